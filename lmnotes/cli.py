@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'described', 'readable', 'Option', 'options_of', 'Command', 'resolve', 'command_options', 'call', 'plain',
-           'show', 'build_command', 'versions', 'application', 'is_users', 'message', 'execute', 'main']
+           'show', 'build_command', 'versions', 'application', 'is_users', 'message', 'execute', 'Filling', 'fill_mask',
+           'Generation', 'generate', 'main']
 
 # %% ../nbs/20_cli.ipynb #48ad828e
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -264,6 +266,8 @@ class Command:
         What the function's `**` parameter takes: a function or a dataclass whose parameters become options.
     hidden : tuple
         Names of parameters that the command line does not offer.
+    stream : str or None
+        Name of the parameter that takes a function for each new piece of text; a terminal shows the pieces as they come.
     """
 
     target: object
@@ -273,6 +277,7 @@ class Command:
     loaders: dict = dataclasses.field(default_factory=dict)
     rest: object = None
     hidden: tuple = ()
+    stream: typing.Optional[str] = None
 
 
 def resolve(target):
@@ -373,7 +378,7 @@ def plain(value):
 
 
 def show(result, as_json=False):
-    """Write a result to standard output; under torchrun only the first process writes.
+    """Write a result to standard output.
 
     Parameters
     ----------
@@ -382,9 +387,8 @@ def show(result, as_json=False):
     as_json : bool
         Write JSON in place of the result's own representation.
     """
-    if result is None or _rank():
-        return
-    typer.echo(json.dumps(plain(result), indent=2, ensure_ascii=False) if as_json else str(result))
+    if result is not None:
+        typer.echo(json.dumps(plain(result), indent=2, ensure_ascii=False) if as_json else str(result))
 
 
 def _rank():
@@ -419,6 +423,11 @@ _DEBUG = typing.Annotated[bool, typer.Option("--debug", help="Show the whole tra
 _JSON = typing.Annotated[bool, typer.Option("--json", help="Write the result as JSON.")]
 
 
+def _write(text):
+    "Show a piece of text at once."
+    typer.echo(text, nl=False)
+
+
 def _examples(lines):
     "Examples as an epilog, one to a line."
     return "Examples:\n" + "\n".join(f"  {line}" for line in lines) if lines else None
@@ -445,6 +454,9 @@ def build_command(name, command):
         as_json = given.pop("json")
         given.pop("debug")
         values = {key: _read(options[key], value) for key, value in given.items() if value not in (None, [], ())}
+        if command.stream and sys.stdout.isatty() and not as_json:
+            _attempt(command, options, {**values, command.stream: _write})
+            return typer.echo()
         show(_attempt(command, options, values), as_json)
 
     parameters = [_parameter(option, option.name in command.arguments) for option in options.values()]
@@ -602,10 +614,15 @@ def _give_up(error, debug):
     return 2 if is_users(error) else 1
 
 
-def _close_pipe():
-    "Send what is still to be written nowhere: the reader of our output has gone."
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141                                            # 128 + SIGPIPE, as `cat` would end
+def _drop_output():
+    "Send what is still to be written nowhere: its reader has gone, or the disk is full."
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _first_process_only():
+    "Under torchrun the first process writes the output, the others write theirs nowhere."
+    return contextlib.redirect_stdout(open(os.devnull, "w")) if _rank() else contextlib.nullcontext()
 
 
 def execute(table, argv):
@@ -626,22 +643,263 @@ def execute(table, argv):
     debug = "--debug" in argv[:argv.index("--") if "--" in argv else None]
     try:
         group = application(table)
-        with group.make_context("lmnotes", list(argv) or ["--help"]) as ctx:
+        with _first_process_only(), group.make_context("lmnotes", list(argv) or ["--help"]) as ctx:
             group.invoke(ctx)
-        sys.stdout.flush()
     except typer.Exit as end:
         return end.exit_code
     except KeyboardInterrupt as stop:
         _complain(f"interrupted; {stop or 'nothing was written'}")
         return 130
     except BrokenPipeError:
-        return _close_pipe()
+        _drop_output()
+        return 141                                        # 128 + SIGPIPE, as `cat` would end
     except Exception as error:
         return _give_up(error, debug)
     return 0
 
 # %% ../nbs/20_cli.ipynb #a3595d0d
-COMMANDS = {}
+_FAMILIES = {"masked": ("MaskedLM", "ForPreTraining"), "causal": ("CausalLM", "LMHeadModel")}
+
+
+def _open(model, family, device):
+    "Open a folder or hub name as a masked or causal model, with its tokenizer; refuse the wrong family."
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} was asked for and no CUDA device is here; take device='cpu' or 'auto'")
+    try:
+        config = AutoConfig.from_pretrained(model)
+    except OSError as error:
+        raise FileNotFoundError(f"no model at {str(model)!r}: neither a folder with config.json, nor a model that the hub gives here") from error
+    names = config.architectures or ["a model without a head"]
+    if not names[0].endswith(_FAMILIES[family]):
+        other = "generate takes causal models, fill-mask masked ones"
+        raise ValueError(f"{str(model)!r} holds {names[0]}, which is no {family} language model; {other}")
+    auto = AutoModelForMaskedLM if family == "masked" else AutoModelForCausalLM
+    return auto.from_pretrained(model).to(device).eval(), AutoTokenizer.from_pretrained(model)
+
+# %% ../nbs/20_cli.ipynb #33611a83
+@dataclasses.dataclass(frozen=True)
+class Filling:
+    """What a masked language model puts into the gaps of a text.
+
+    Attributes
+    ----------
+    text : str
+        The text with the likeliest token in each gap.
+    gaps : tuple
+        For each gap the likeliest tokens as pairs (token, probability), best first.
+    """
+
+    text: str
+    gaps: tuple
+
+    def __repr__(self):
+        rows = [f"gap {n}: " + ", ".join(f"{token} {share:.3f}" for token, share in gap) for n, gap in enumerate(self.gaps, 1)]
+        return "\n".join([self.text, *rows])
+
+
+def fill_mask(model, text, top=5, device="auto"):
+    """Fill the gaps of a text with a masked language model; each gap is filled as if the others stayed masked.
+
+    Parameters
+    ----------
+    model : str or path
+        Folder of a masked language model, or its hub name.
+    text : str
+        A text with one or more [MASK].
+    top : int
+        Number of candidates for each gap.
+    device : str
+        cpu, cuda, or auto: CUDA where it is there.
+
+    Returns
+    -------
+    Filling
+        The filled text, and the candidates with their probabilities.
+
+    Raises
+    ------
+    ValueError
+        If the text has no gap, is longer than the model, or if the model is not a masked one.
+    """
+    import torch
+    network, tokenizer = _open(model, "masked", device)
+    ids = tokenizer(text.replace("[MASK]", tokenizer.mask_token), return_tensors="pt").input_ids.to(network.device)
+    _check_gaps(ids, text, top, network.config, tokenizer)
+    at = (ids[0] == tokenizer.mask_token_id).nonzero().flatten()
+    with torch.inference_mode():
+        best = network(input_ids=ids).logits[0, at].float().softmax(-1).topk(top)
+    tokens = [tokenizer.convert_ids_to_tokens(row) for row in best.indices.tolist()]
+    gaps = tuple(tuple(zip(*pair)) for pair in zip(tokens, best.values.tolist()))
+    ids[0, at] = best.indices[:, 0]
+    return Filling(tokenizer.decode(ids[0], skip_special_tokens=True), gaps)
+
+
+def _check_gaps(ids, text, top, config, tokenizer):
+    "Refuse what cannot be filled, before the model runs."
+    if not (ids == tokenizer.mask_token_id).any():
+        raise ValueError(f"text {text!r} has no [MASK]: write one where a token is to be found")
+    if ids.shape[1] > config.max_position_embeddings:
+        raise ValueError(f"text has {ids.shape[1]} tokens and the model takes {config.max_position_embeddings}: shorten it")
+    if not 1 <= top <= config.vocab_size:
+        raise ValueError(f"top={top} must lie between 1 and the vocabulary's {config.vocab_size}")
+
+# %% ../nbs/20_cli.ipynb #f142b6b3
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """A text that a causal language model went on with.
+
+    Attributes
+    ----------
+    prompt : str
+        What it was given.
+    text : str
+        The prompt, as the model read it, and what it wrote.
+    new_tokens : int
+        Number of tokens written, the end of text not counted.
+    ended : bool
+        Whether the model ended the text by itself.
+    """
+
+    prompt: str
+    text: str
+    new_tokens: int
+    ended: bool
+
+    def __repr__(self):
+        return self.text
+
+
+def generate(model, prompt, max_new_tokens=50, temperature=1.0, top_k=None, top_p=None, seed=0, device="auto", on_text=None):
+    """Go on with a prompt, token by token, with a causal language model.
+
+    Parameters
+    ----------
+    model : str or path
+        Folder of a causal language model, or its hub name.
+    prompt : str
+        The beginning; empty where the tokenizer has a start-of-text token.
+    max_new_tokens : int
+        Number of tokens at most.
+    temperature : float
+        Divides the logits before sampling; 0 takes the likeliest token each time.
+    top_k : int, optional
+        Sample from the k likeliest tokens only.
+    top_p : float, optional
+        Sample from the likeliest tokens whose probabilities sum to p only.
+    seed : int
+        Seed of the sampling.
+    device : str
+        cpu, cuda, or auto: CUDA where it is there.
+    on_text : callable, optional
+        Called with each new piece of text as it comes, the prompt first.
+
+    Returns
+    -------
+    Generation
+        The text and how it ended.
+
+    Raises
+    ------
+    ValueError
+        If the model is not a causal one, the prompt does not fit into it, or a sampling parameter is out of range.
+    """
+    import torch
+    _check_sampling(max_new_tokens, temperature, top_k, top_p)
+    network, tokenizer = _open(model, "causal", device)
+    ids = torch.tensor([_prompt_ids(prompt, max_new_tokens, network.config, tokenizer)], device=network.device)
+    pieces, cuda = _pieces(tokenizer, on_text), [network.device] if network.device.type == "cuda" else []
+    with torch.random.fork_rng(cuda):                      # the caller's random state stays as it is
+        torch.manual_seed(seed)
+        out = network.generate(inputs=ids, attention_mask=torch.ones_like(ids), streamer=pieces,
+                               generation_config=_sampling(network.config, max_new_tokens, temperature, top_k, top_p))
+    new = out[0, ids.shape[1]:]
+    ended = bool(len(new)) and int(new[-1]) in _ends(network.config)
+    return Generation(prompt, _decode(tokenizer, out[0]), len(new) - ended, ended)
+
+# %% ../nbs/20_cli.ipynb #9abb84a5
+def _check_sampling(max_new_tokens, temperature, top_k, top_p):
+    "Refuse sampling parameters out of range, before the model is opened."
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens} must be 1 or more")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature={temperature} must be 0 (the likeliest token each time) or a positive number")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k={top_k} must be 1 or more; leave it out to sample from all tokens")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p} must lie in (0, 1]; leave it out to sample from all tokens")
+
+
+def _ends(config):
+    "The ids that end a text."
+    ids = config.eos_token_id
+    return set(ids if isinstance(ids, list) else [] if ids is None else [ids])
+
+
+def _prompt_ids(prompt, max_new_tokens, config, tokenizer):
+    "The prompt's ids, without an end of text after it; refuse a prompt that leaves no room."
+    ids = tokenizer(prompt).input_ids
+    while len(ids) > 1 and ids[-1] in _ends(config):       # some tokenizers close every text
+        ids.pop()
+    ids = ids or ([tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else [])
+    room = config.max_position_embeddings
+    if not ids:
+        raise ValueError("prompt is empty and the tokenizer has no start-of-text token: give a prompt")
+    if len(ids) + max_new_tokens > room:
+        raise ValueError(f"a prompt of {len(ids)} tokens and max_new_tokens={max_new_tokens} do not fit into the model's {room} positions")
+    return ids
+
+
+def _sampling(config, max_new_tokens, temperature, top_k, top_p):
+    "The library's options, each said: its own defaults (top_k of 50, for one) do not apply."
+    from transformers import GenerationConfig
+    ends = sorted(_ends(config))
+    common = {"max_new_tokens": max_new_tokens, "eos_token_id": ends or None, "pad_token_id": ends[0] if ends else 0}
+    if temperature == 0:
+        return GenerationConfig(do_sample=False, **common)
+    return GenerationConfig(do_sample=True, temperature=float(temperature), top_k=top_k or 0, top_p=top_p or 1.0, **common)
+
+
+def _decode(tokenizer, ids):
+    "Ids as text, without special tokens and without tidying: a longer list of ids only adds to the text."
+    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _pieces(tokenizer, on_text):
+    "The library's streamer that hands on each new piece of text; None where nobody listens."
+    if on_text is None:
+        return None
+    from transformers.generation.streamers import BaseStreamer
+
+    class Pieces(BaseStreamer):
+        ids, said = [], 0
+
+        def put(self, value):
+            self.ids = [*self.ids, *value.flatten().tolist()]
+            text = _decode(tokenizer, self.ids)
+            if not text.endswith("\ufffd"):                # half of a character: wait for the rest
+                self.end(text)
+
+        def end(self, text=None):
+            text = _decode(tokenizer, self.ids) if text is None else text
+            on_text(text[self.said:])
+            self.said = len(text)
+    return Pieces()
+
+# %% ../nbs/20_cli.ipynb #94c1d1b2
+COMMANDS = {
+    "fill-mask": Command(
+        "lmnotes.cli:fill_mask", "Fill the gaps of a text with a masked language model.",
+        ('lmnotes fill-mask runs/demo/pretrained "Return the [MASK] of the array."',
+         'lmnotes fill-mask runs/demo/pretrained "The [MASK] to [MASK]." --top 3 --json')),
+    "generate": Command(
+        "lmnotes.cli:generate", "Go on with a prompt, with a causal language model.",
+        ('lmnotes generate runs/gpt "Return the" --max-new-tokens 30',
+         'lmnotes generate runs/gpt "Return the" --temperature 0'), stream="on_text"),
+}
 
 # %% ../nbs/20_cli.ipynb #d946c480
 def main(argv=None):
@@ -660,7 +918,12 @@ def main(argv=None):
     for stream in (sys.stdout, sys.stderr):                # a terminal that lacks a character gets an escape
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     logging.basicConfig(format="%(message)s", level=logging.ERROR if _rank() else logging.WARNING)
-    return execute(COMMANDS, sys.argv[1:] if argv is None else argv)
+    code = execute(COMMANDS, sys.argv[1:] if argv is None else argv)
+    try:
+        typer.echo(nl=False)                               # flushes
+    except OSError:
+        _drop_output()
+    return code
 
 # %% ../nbs/20_cli.ipynb #e9ef1fc8
 #| eval: false

@@ -300,3 +300,238 @@ def test_version_imports_nothing_heavy():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
     assert [line.split()[0] for line in out[:-1]] == ["lmnotes", "Python", "torch", "transformers", "datasets"]
     assert out[-1] == "0 []"
+
+
+# --- the command as a process ---------------------------------------------------------------------------------------
+
+def lmnotes(*words, env=None, **kwargs):
+    "Run the command as a process of its own."
+    return subprocess.run([sys.executable, "-m", "lmnotes.cli", *map(str, words)], capture_output=True, text=True,
+                          env={**os.environ, **(env or {})}, timeout=300, **kwargs)
+
+
+def test_as_a_module():
+    done = lmnotes("--help")
+    assert done.returncode == 0 and done.stderr == "" and "Examples:" in done.stdout
+    done = lmnotes("wrong")
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+
+
+def test_entry_point():
+    from importlib.metadata import entry_points
+    found = [entry for entry in entry_points(group="console_scripts") if entry.name == "lmnotes"]
+    if not found:
+        pytest.skip("lmnotes is not installed here")
+    assert found[0].value == "lmnotes.cli:main"
+
+
+def test_reader_that_leaves():
+    code = ("import sys; from lmnotes import cli\ndef many(n: int = 5):\n    return 'x' * 10**6\n"
+            "sys.exit(cli.execute({'many': cli.Command(many, ''), 'b': cli.Command(many, '')}, ['many']))")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "PYTHONUNBUFFERED": ""})
+    assert process.stdout.read(1) == "x"
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait(30) == 141
+    process.stderr.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_full_output():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "lmnotes.cli", "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and done.stderr == "lmnotes: error: No space left on device\n"
+
+
+def test_ctrl_c(tmp_path):
+    code = ("import sys, time; from lmnotes import cli\ndef work(output_dir='out'):\n    print('ready', flush=True); time.sleep(60)\n"
+            "sys.exit(cli.execute({'work': cli.Command(work, ''), 'b': cli.Command(work, '')}, ['work']))")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and err == "lmnotes: interrupted; nothing was saved\n"
+
+
+def test_terminal_without_unicode():
+    code = ("import sys; from lmnotes import cli\ndef fail(n: int = 1):\n    print('π'); raise ValueError('π')\n"
+            "cli.COMMANDS.update(a=cli.Command(fail, '')); sys.exit(cli.main(['a']))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stdout) == (2, "\\u03c0\n") and done.stderr.startswith("lmnotes: error: ")
+
+
+@pytest.mark.parametrize("words, limit", [(["-m", "lmnotes.cli", "--help"], 0.6), (["-m", "lmnotes.cli", "--version"], 0.6), (["-c", "import lmnotes"], 0.3)])
+def test_start_is_quick(words, limit):
+    "The best of several runs: a busy machine delays some; `benchmarks/cli.py` has medians."
+    best = float("inf")
+    for _ in range(8):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *words], capture_output=True, check=True)
+        best = min(best, time.perf_counter() - start)
+        if best < limit:
+            break
+    assert best < limit
+
+
+@pytest.mark.slow
+def test_torchrun_prints_once():
+    pytest.importorskip("torch")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "lmnotes.cli"]
+    done = subprocess.run([*launch, "--version"], capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["lmnotes", "Python", "torch", "transformers", "datasets"]
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help_for_every_option(name, capsys):
+    options = command_options(cli.COMMANDS[name])
+    assert [option.name for option in options.values() if not option.help] == []
+    assert execute(cli.COMMANDS, [name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert cli.COMMANDS[name].summary in " ".join(out.split()) and "Examples:" in out
+
+
+@pytest.mark.parametrize("name, example", [(name, example) for name, command in cli.COMMANDS.items() for example in command.examples])
+def test_every_example_parses(name, example):
+    program, word, *rest = shlex.split(example)
+    assert (program, word) == ("lmnotes", name)
+    command = cli.build_command(name, cli.COMMANDS[name])
+    with command.make_context(name, rest) as context:
+        given = {key: value for key, value in context.params.items() if value not in (None, [], ())}
+    options = command_options(cli.COMMANDS[name])
+    for key in set(given) - {"json", "debug"}:
+        cli._read(options[key], given[key])
+
+
+# --- fill-mask and generate -----------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    "A folder with two small random models, masked and causal, and their tokenizers."
+    torch = pytest.importorskip("torch")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+    folder = tmp_path_factory.mktemp("models")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = {word: n for n, word in enumerate(special + "the array is returned as a list of numbers .".split())}
+    masked = Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
+    masked.pre_tokenizer, masked.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
+    masked.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    torch.manual_seed(0)
+    PreTrainedTokenizerFast(tokenizer_object=masked, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+                            mask_token="[MASK]").save_pretrained(folder / "masked")
+    BertForMaskedLM(BertConfig(vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=12)).save_pretrained(folder / "masked")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    causal = Tokenizer(models.BPE({**{letter: n for n, letter in enumerate(alphabet)}, "<end>": 256}, []))
+    causal.pre_tokenizer, causal.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    causal.add_special_tokens(["<end>"])
+    PreTrainedTokenizerFast(tokenizer_object=causal, eos_token="<end>", bos_token="<end>").save_pretrained(folder / "causal")
+    config = GPT2Config(vocab_size=257, n_positions=64, n_embd=16, n_layer=1, n_head=2, bos_token_id=256, eos_token_id=256, initializer_range=0.5)
+    GPT2LMHeadModel(config).save_pretrained(folder / "causal")
+    return folder
+
+
+def test_fill_mask_equals_the_pipeline(models):
+    from transformers import pipeline
+    text = "the [MASK] is returned as a [MASK] ."
+    got = cli.fill_mask(models / "masked", text, top=3, device="cpu")
+    expected = pipeline("fill-mask", model=str(models / "masked"), device="cpu")(text, top_k=3)
+    assert [[token for token, _ in gap] for gap in got.gaps] == [[row["token_str"] for row in gap] for gap in expected]
+    for gap, rows in zip(got.gaps, expected):
+        assert [share for _, share in gap] == pytest.approx([row["score"] for row in rows], rel=1e-5)
+    assert repr(got).splitlines()[0] == got.text and "[MASK]" not in got.text
+
+
+@pytest.mark.parametrize("text, top, says", [("no gap", 5, r"\[MASK\]"), ("a [MASK] " * 9, 5, "12"), ("a [MASK]", 0, "top=0"), ("a [MASK]", 10**6, "top=")])
+def test_fill_mask_refuses(models, text, top, says):
+    with pytest.raises(ValueError, match=says):
+        cli.fill_mask(models / "masked", text, top=top)
+
+
+def test_families_are_told_apart(models):
+    with pytest.raises(ValueError, match="BertForMaskedLM.*causal"):
+        cli.generate(models / "masked", "the")
+    with pytest.raises(ValueError, match="GPT2LMHeadModel.*masked"):
+        cli.fill_mask(models / "causal", "the [MASK]")
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0, 3.0])
+def test_generation_streams_the_same_text(models, temperature):
+    import torch
+    pieces, state = [], torch.random.get_rng_state()
+    got = cli.generate(models / "causal", "the π", max_new_tokens=40, temperature=temperature, seed=3, device="cpu", on_text=pieces.append)
+    assert "".join(pieces) == got.text and got.text.startswith("the π") and pieces[0] == "the π"
+    assert got.new_tokens <= 40 and got.ended == (got.new_tokens < 40)
+    assert got == cli.generate(models / "causal", "the π", max_new_tokens=40, temperature=temperature, seed=3, device="cpu")
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_sampling_parameters(models):
+    def run(**kwargs):
+        return cli.generate(models / "causal", "the", max_new_tokens=30, device="cpu", **kwargs).text
+    greedy = run(temperature=0)
+    assert run(top_k=1, seed=5) == greedy and run(top_p=1e-9, seed=6) == greedy and run(temperature=1e-4, seed=7) == greedy
+    assert len({run(temperature=2.0, seed=seed) for seed in range(3)}) == 3
+
+
+def test_greedy_is_the_argmax(models):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    network, tokenizer = (kind.from_pretrained(models / "causal") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    ids = tokenizer("a list", return_tensors="pt").input_ids
+    for _ in range(10):
+        ids = torch.cat([ids, network(input_ids=ids).logits[:, -1].argmax(-1, keepdim=True)], 1)
+    assert cli.generate(models / "causal", "a list", max_new_tokens=10, temperature=0, device="cpu").text == tokenizer.decode(ids[0], skip_special_tokens=True)
+
+
+def test_empty_prompt_begins_with_the_start_of_text(models):
+    assert cli.generate(models / "causal", "", max_new_tokens=3, device="cpu").new_tokens <= 3
+
+
+@pytest.mark.parametrize("change, says", [({"max_new_tokens": 0}, "max_new_tokens=0"), ({"max_new_tokens": 65}, "64 positions"), ({"temperature": -1.0}, "temperature"),
+                                          ({"temperature": float("nan")}, "temperature"), ({"top_k": 0}, "top_k=0"), ({"top_p": 1.5}, "top_p=1.5")])
+def test_generate_refuses(models, change, says):
+    with pytest.raises(ValueError, match=says):
+        cli.generate(models / "causal", "the", **{"device": "cpu", **change})
+
+
+def test_missing_models_and_devices(models, monkeypatch):
+    for name in ("nowhere", "runs/nowhere", "./a/b/c"):
+        with pytest.raises(FileNotFoundError, match=name):
+            cli.generate(name, "the")
+    import torch
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="cuda"):
+        cli.generate(models / "causal", "the", device="cuda")
+
+
+def test_commands_of_models(models, capsys):
+    assert execute(cli.COMMANDS, ["fill-mask", str(models / "masked"), "the [MASK] .", "--top", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["gaps"]) == 1 and len(found["gaps"][0]) == 2
+    assert execute(cli.COMMANDS, ["generate", str(models / "causal"), "the", "--max-new-tokens", "5"]) == 0
+    assert capsys.readouterr().out.startswith("the")
+
+
+def test_a_terminal_streams(models):
+    pty = pytest.importorskip("pty")
+    leader, follower = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-m", "lmnotes.cli", "generate", str(models / "causal"), "the array", "--max-new-tokens", "5", "--temperature", "0"],
+                               stdout=follower, stderr=subprocess.DEVNULL)
+    os.close(follower)
+    shown = b""
+    try:
+        while chunk := os.read(leader, 1000):
+            shown += chunk
+    except OSError:                                         # the other side is closed
+        pass
+    os.close(leader)
+    text = cli.generate(models / "causal", "the array", max_new_tokens=5, temperature=0, device="cpu").text
+    assert process.wait(60) == 0 and shown.decode(errors="replace").replace("\r\n", "\n") == text + "\n"
+
+
+def test_real_model_tells_a_story(shared_models):
+    got = cli.generate(shared_models / "stories260K", "Once upon a time", max_new_tokens=20, temperature=0, device="cpu")
+    assert got.text.startswith("Once upon a time, there was a little girl")

@@ -26,7 +26,6 @@ import traceback
 import types
 import typing
 from collections import abc
-from enum import Enum
 from pathlib import Path
 
 import typer
@@ -74,7 +73,7 @@ def _alternatives(annotation):
         return [found for arg in args for found in _alternatives(arg)]
     if annotation in (bool, int, float, str):
         return [annotation]
-    if isinstance(annotation, type) and issubclass(annotation, os.PathLike):
+    if origin is None and isinstance(annotation, type) and issubclass(annotation, os.PathLike):
         return [str]
     if isinstance(origin, type) and issubclass(origin, abc.Iterable) and not issubclass(origin, abc.Mapping):
         inner = set(_alternatives(args[0]))
@@ -167,20 +166,15 @@ def options_of(function):
     return found
 
 # %% ../nbs/20_cli.ipynb #1f8ab620
-def _literals(option):
-    "The choices of an option all of whose types are `Literal`s."
-    found = [typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else None for kind in option.types]
-    return [value for values in found if values for value in values] if found and all(found) else []
+def _choices(option):
+    "The values of the option's `Literal` types."
+    return [value for kind in option.types if typing.get_origin(kind) is typing.Literal for value in typing.get_args(kind)]
 
 
-def _asked(option):
-    "The annotation that Typer gets; numbers come as texts, so that an error can name what was typed."
-    choices = _literals(option)
-    if choices:
-        return Enum(option.name, {str(value): str(value) for value in choices})
-    if any(typing.get_origin(kind) is list for kind in option.types):
-        return list[str]
-    return bool if option.types == (bool,) else str
+def _allowed(option):
+    "The plain types of an option, those of a list's elements included."
+    listed = [arg for kind in option.types if typing.get_origin(kind) is list for arg in typing.get_args(kind)]
+    return [kind for kind in _READERS if kind in option.types or kind in listed]
 
 
 def _whole(text):
@@ -193,37 +187,29 @@ def _truth(text):
     return {"true": True, "false": False}[text.lower()]
 
 
-_READERS = {bool: ("true or false", _truth), int: ("a whole number", _whole), float: ("a number", float), str: ("a text", str)}
+_READERS = {bool: ("true or false", "BOOL", _truth), int: ("a whole number", "INT", _whole),
+            float: ("a number", "FLOAT", float), str: ("a text", "TEXT", str)}
 
 
 def _one(option, text):
-    "Read one text as the first of the option's types that takes it."
-    allowed = {kind for types_ in option.types for kind in (typing.get_args(types_) or (types_,))}
-    for kind, (_, read) in _READERS.items():
-        if kind in allowed:
-            try:
-                return read(text)
-            except (ValueError, KeyError, OverflowError):
-                pass
-    names = " or ".join(name for kind, (name, _) in _READERS.items() if kind in allowed)
-    raise ValueError(f"--{option.name.replace('_', '-')} takes {names}, not {text!r}")
+    "Read one text as a choice, or as the first of the option's types that takes it."
+    for choice in _choices(option):
+        if text == str(choice):
+            return choice
+    for kind in _allowed(option):
+        with contextlib.suppress(ValueError, KeyError, OverflowError):
+            return _READERS[kind][2](text)
+    names = [repr(str(choice)) for choice in _choices(option)] + [_READERS[kind][0] for kind in _allowed(option)]
+    typed = option.name.upper() if option.required else f"--{option.name.replace('_', '-')}"
+    raise ValueError(f"{typed} takes {', '.join(names[:-1])}{' or ' if names[1:] else ''}{names[-1]}, not {text!r}")
 
 
 def _read(option, given):
-    "Turn what Typer read into what the function takes."
-    if isinstance(given, Enum):
-        return next(value for value in _literals(option) if str(value) == given.value)
+    "Turn what Typer gives (a text, several, or a flag) into what the function takes."
     if isinstance(given, (list, tuple)):
-        alone = len(given) == 1 and any(kind in (int, float, str) for kind in option.types)
+        alone = len(given) == 1 and any(kind in option.types for kind in _READERS)
         return _one(option, given[0]) if alone else [_one(option, text) for text in given]
     return given if isinstance(given, bool) else _one(option, given)
-
-
-def _metavar(option):
-    "What stands for the value in the help: INT, FLOAT, TEXT; the choices speak for themselves."
-    names = {int: "INT", float: "FLOAT", str: "TEXT", bool: "BOOL"}
-    allowed = [kind for types_ in option.types for kind in (typing.get_args(types_) or (types_,))]
-    return None if _literals(option) or option.types == (bool,) else "|".join(dict.fromkeys(names.get(kind, "TEXT") for kind in allowed))
 
 # %% ../nbs/20_cli.ipynb #2e69ce48
 def _default_text(value):
@@ -234,13 +220,15 @@ def _default_text(value):
 
 def _parameter(option, by_position):
     "The `inspect.Parameter` that makes Typer offer an option, or an argument where it is given by position."
-    asked = _asked(option)
+    many = any(typing.get_origin(kind) is list for kind in option.types)
+    asked = bool if option.types == (bool,) else list[str] if many else str
+    metavar = None if asked is bool else "|".join([*map(str, _choices(option)), *(_READERS[kind][1] for kind in _allowed(option))])
     if option.required:
         info = typer.Argument(help=option.help, show_default=False, metavar=option.name.upper())
     elif by_position:
         info = typer.Argument(help=option.help + _default_text(option.default), show_default=False, metavar=option.name.upper())
     else:
-        info = typer.Option(help=option.help + _default_text(option.default), show_default=False, metavar=_metavar(option))
+        info = typer.Option(help=option.help + _default_text(option.default), show_default=False, metavar=metavar)
     kind = asked if option.required else typing.Optional[asked]
     default = inspect.Parameter.empty if option.required else None
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=typing.Annotated[kind, info])
@@ -312,7 +300,8 @@ def command_options(command):
     dict
         Name → `Option`; the function's own come first and win over others of the same name.
     """
-    own = options_of(resolve(command.target))
+    function = resolve(command.target)
+    own = options_of(function)
     for name in command.loaders:
         own[name] = dataclasses.replace(own[name], types=(str,))
     found = {**(options_of(resolve(command.rest)) if command.rest else {}), **own}
@@ -322,7 +311,7 @@ def command_options(command):
             found.setdefault(option.name, option)
     missing = [name for name, option in found.items() if option.required and not option.types]
     if missing:
-        raise TypeError(f"{command.target}: no text can be read for the required parameter {missing[0]!r}; give it a loader")
+        raise TypeError(f"no text can be read for the required parameter {missing[0]!r} of {function.__name__}: give it a loader")
     return {name: option for name, option in found.items() if option.types and name not in command.hidden}
 
 # %% ../nbs/20_cli.ipynb #4b44b81f
@@ -418,7 +407,7 @@ def _attempt(command, options, values):
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(str(stop) or _saved(folder, since)) from stop
 
-# %% ../nbs/20_cli.ipynb #1e1be70b
+# %% ../nbs/20_cli.ipynb #a120f90b
 _DEBUG = typing.Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
 _JSON = typing.Annotated[bool, typer.Option("--json", help="Write the result as JSON.")]
 
@@ -428,9 +417,30 @@ def _write(text):
     typer.echo(text, nl=False)
 
 
+def _carry_out(command, options, given, as_json):
+    "Read the values that were given, call the function, show its result; a terminal sees a stream as it comes."
+    values = {key: _read(options[key], value) for key, value in given.items()}
+    if command.stream and sys.stdout.isatty() and not as_json:
+        _attempt(command, options, {**values, command.stream: _write})
+        typer.echo()
+    else:
+        show(_attempt(command, options, values), as_json)
+
+
 def _examples(lines):
     "Examples as an epilog, one to a line."
     return "Examples:\n" + "\n".join(f"  {line}" for line in lines) if lines else None
+
+
+def _write_epilog(self, ctx, formatter):
+    "Write the examples as they are: the library would wrap them."
+    formatter.write(f"\n{self.epilog}\n" if self.epilog else "")
+
+
+class _Single(TyperCommand):
+    "A sub-command whose help ends with examples."
+
+    format_epilog = _write_epilog
 
 
 def build_command(name, command):
@@ -450,14 +460,8 @@ def build_command(name, command):
     """
     options = command_options(command)
 
-    def run(**given):
-        as_json = given.pop("json")
-        given.pop("debug")
-        values = {key: _read(options[key], value) for key, value in given.items() if value not in (None, [], ())}
-        if command.stream and sys.stdout.isatty() and not as_json:
-            _attempt(command, options, {**values, command.stream: _write})
-            return typer.echo()
-        show(_attempt(command, options, values), as_json)
+    def run(json, debug, **given):
+        _carry_out(command, options, {key: value for key, value in given.items() if value not in (None, [], ())}, json)
 
     parameters = [_parameter(option, option.name in command.arguments) for option in options.values()]
     parameters += [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
@@ -469,17 +473,6 @@ def build_command(name, command):
     return typer.main.get_command(app)
 
 # %% ../nbs/20_cli.ipynb #3f827b90
-def _write_epilog(self, ctx, formatter):
-    "Write the examples as they are: the library would wrap them."
-    formatter.write(f"\n{self.epilog}\n" if self.epilog else "")
-
-
-class _Single(TyperCommand):
-    "A sub-command whose help ends with examples."
-
-    format_epilog = _write_epilog
-
-
 class _Group(TyperGroup):
     "A group whose commands are built when they are asked for: the list needs the table only."
 
@@ -524,7 +517,7 @@ def _print_versions(wanted):
         typer.echo("\n".join(f"{name} {version}" for name, version in versions().items()))
         raise typer.Exit()
 
-
+# %% ../nbs/20_cli.ipynb #69148179
 def application(table):
     """Make the whole command of a table of commands.
 
@@ -678,7 +671,22 @@ def _open(model, family, device):
         other = "generate takes causal models, fill-mask masked ones"
         raise ValueError(f"{str(model)!r} holds {names[0]}, which is no {family} language model; {other}")
     auto = AutoModelForMaskedLM if family == "masked" else AutoModelForCausalLM
-    return auto.from_pretrained(model).to(device).eval(), AutoTokenizer.from_pretrained(model)
+    with _no_bar(Path(model).is_dir()):
+        return auto.from_pretrained(model).to(device).eval(), AutoTokenizer.from_pretrained(model)
+
+
+@contextlib.contextmanager
+def _no_bar(wanted):
+    "Leave out the library's bar for reading a local file; a download keeps its bar."
+    from transformers.utils import logging as library
+    shown = library.is_progress_bar_enabled()
+    if wanted:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if wanted and shown:
+            library.enable_progress_bar()
 
 # %% ../nbs/20_cli.ipynb #33611a83
 @dataclasses.dataclass(frozen=True)
@@ -697,7 +705,7 @@ class Filling:
     gaps: tuple
 
     def __repr__(self):
-        rows = [f"gap {n}: " + ", ".join(f"{token} {share:.3f}" for token, share in gap) for n, gap in enumerate(self.gaps, 1)]
+        rows = [f"gap {n}: " + ", ".join(f"{token.strip()} {share:.3f}" for token, share in gap) for n, gap in enumerate(self.gaps, 1)]
         return "\n".join([self.text, *rows])
 
 
@@ -732,7 +740,7 @@ def fill_mask(model, text, top=5, device="auto"):
     at = (ids[0] == tokenizer.mask_token_id).nonzero().flatten()
     with torch.inference_mode():
         best = network(input_ids=ids).logits[0, at].float().softmax(-1).topk(top)
-    tokens = [tokenizer.convert_ids_to_tokens(row) for row in best.indices.tolist()]
+    tokens = [[tokenizer.decode([number]) for number in row] for row in best.indices.tolist()]
     gaps = tuple(tuple(zip(*pair)) for pair in zip(tokens, best.values.tolist()))
     ids[0, at] = best.indices[:, 0]
     return Filling(tokenizer.decode(ids[0], skip_special_tokens=True), gaps)
@@ -885,7 +893,8 @@ def _pieces(tokenizer, on_text):
 
         def end(self, text=None):
             text = _decode(tokenizer, self.ids) if text is None else text
-            on_text(text[self.said:])
+            if text[self.said:]:
+                on_text(text[self.said:])
             self.said = len(text)
     return Pieces()
 
@@ -893,8 +902,8 @@ def _pieces(tokenizer, on_text):
 COMMANDS = {
     "fill-mask": Command(
         "lmnotes.cli:fill_mask", "Fill the gaps of a text with a masked language model.",
-        ('lmnotes fill-mask runs/demo/pretrained "Return the [MASK] of the array."',
-         'lmnotes fill-mask runs/demo/pretrained "The [MASK] to [MASK]." --top 3 --json')),
+        ('lmnotes fill-mask runs/pretrained "Return the [MASK] of the array."',
+         'lmnotes fill-mask runs/pretrained "The [MASK] to [MASK]." --top 3 --json')),
     "generate": Command(
         "lmnotes.cli:generate", "Go on with a prompt, with a causal language model.",
         ('lmnotes generate runs/gpt "Return the" --max-new-tokens 30',
@@ -927,5 +936,5 @@ def main(argv=None):
 
 # %% ../nbs/20_cli.ipynb #e9ef1fc8
 #| eval: false
-if __name__ == "__main__" and not hasattr(sys, "ps1"):     # ps1: there when a notebook or a console runs this
+if __name__ == "__main__" and not hasattr(sys, "ps1"):
     sys.exit(main())

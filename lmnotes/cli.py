@@ -608,7 +608,7 @@ def _give_up(error, debug):
 
 
 def _drop_output():
-    "Send what is still to be written nowhere: its reader has gone, or the disk is full."
+    "Send the rest of the output nowhere: its reader has gone, or the disk is full."
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -631,11 +631,10 @@ def execute(table, argv):
     Returns
     -------
     int
-        0; 1 for an error in the program; 2 for one that the user can mend; 130 after Ctrl-C; 141 when the reader of a pipe left.
+        0; 1 for an error of the program; 2 for one that the user can mend; 130 after Ctrl-C; 141 when a pipe's reader left.
     """
-    debug = "--debug" in argv[:argv.index("--") if "--" in argv else None]
+    debug, group = "--debug" in [*argv, "--"][:[*argv, "--"].index("--")], application(table)
     try:
-        group = application(table)
         with _first_process_only(), group.make_context("lmnotes", list(argv) or ["--help"]) as ctx:
             group.invoke(ctx)
     except typer.Exit as end:

@@ -68,7 +68,7 @@ def cross_entropy(p, q, base=np.e):
 def _distribution(p, name):
     "The array of `p`, after checking that each row is a distribution."
     p = np.asarray(p, dtype=np.float64)
-    if p.ndim == 0 or (p < 0).any() or not np.allclose(p.sum(-1), 1, atol=1e-6):
+    if not p.size or p.ndim == 0 or (p < 0).any() or not np.allclose(p.sum(-1), 1, atol=1e-6):
         raise ValueError(f"{name} is no distribution: its sums are {p.sum(-1) if p.ndim else p}; probabilities are at least 0 and sum to 1")
     return p
 
@@ -344,8 +344,10 @@ class NGramLanguageModel:
 
     def __init__(self, order=3, smoothing="modified_kneser_ney", *, k=1.0, discounts=None,
                  vocabulary=None, min_count=1, unknown="<unk>", boundaries=True):
-        if not isinstance(order, (int, np.integer)) or order < 1:
+        if not isinstance(order, (int, np.integer)) or isinstance(order, bool) or order < 1:
             raise ValueError(f"order is {order!r}: pass a whole number of at least 1 (1 ignores the context, 2 is a bigram model)")
+        if not isinstance(min_count, (int, np.integer)) or min_count < 1:
+            raise ValueError(f"min_count is {min_count!r}: pass a whole number of at least 1 (1 keeps every word)")
         if smoothing not in SMOOTHINGS:
             raise ValueError(f"smoothing is {smoothing!r}: choose one of {', '.join(SMOOTHINGS)}")
         if smoothing == "add_k" and not 0 < k < np.inf:
@@ -488,7 +490,10 @@ def _discount_table(discounts, order):
     if discounts is None:
         return None
     given = np.asarray(discounts, dtype=np.float64)
-    given = np.broadcast_to(given[:, None] if given.ndim == 1 and len(given) == order else given, (order, 3))
+    given = given[:, None] if given.ndim == 1 else given
+    if given.shape not in ((), (order, 1), (order, 3)):
+        raise ValueError(f"discounts is {discounts!r}: pass one number, {order} (one for each order), or an array of shape ({order}, 3)")
+    given = np.broadcast_to(given, (order, 3))
     if (given < 0).any() or (given > [1, 2, 3]).any():
         raise ValueError(f"discounts is {discounts!r}: a discount lies between 0 and the count (1, 2, 3) that it is taken from")
     return np.hstack([np.zeros((order, 1)), given])
@@ -549,6 +554,8 @@ class SyntheticLanguage:
 
     def __init__(self, rules=None):
         self.rules = agreement_rules() if rules is None else rules
+        if not self.rules:
+            raise ValueError("rules is empty: pass at least one state with its words")
         self.states = list(self.rules)
         self.words = list(dict.fromkeys(word for row in self.rules.values() for word in row))
         self.ids = {word: i for i, word in enumerate(self.words)}
@@ -627,6 +634,27 @@ class SyntheticLanguage:
         _, joint = self.contexts(order - 1)
         weight = joint.sum(1)
         return float(weight @ entropy(joint @ self.emission / weight[:, None]))
+
+    def cross_entropy(self, model):
+        """
+        Exact cross-entropy of an n-gram model in nats per token: an expectation over all texts, not an estimate.
+
+        Parameters
+        ----------
+        model : NGramLanguageModel
+            Fitted with `boundaries=False` to this language's words.
+
+        Returns
+        -------
+        float
+            At least `conditional_entropy(model.order)`, which is at least `entropy_rate`.
+        """
+        ids, joint = self.contexts(model.order - 1)
+        columns = [model.ids[word] for word in self.words]
+        with np.errstate(divide="ignore"):
+            log_q = np.log([model.distribution([self.words[i] for i in context])[columns] for context in ids.tolist()])
+        p = joint @ self.emission                                       # (contexts, words): P(context, word)
+        return float(-(p * np.where(p > 0, log_q, 0)).sum())
 
     def __repr__(self):
         return f"SyntheticLanguage({len(self.states)} states, {len(self.words)} words, perplexity {self.perplexity:.4f})"

@@ -313,6 +313,44 @@ def kneser_ney_weights(tables, counts, discounts, n_words):
     return weights
 
 # %% ../nbs/01_theory.ipynb #dd7d2bf4
+def _find(keys, wanted):
+    "Index of each wanted key in the sorted `keys`, or -1."
+    if not len(keys):
+        return np.full(len(wanted), -1)
+    index = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[index] == wanted, index, -1)
+
+
+def _score(model, ids, depth):
+    "Log-probability of every token but the marks of a beginning: one look-up for each order, for all tokens at once."
+    p, grams = np.full(len(ids), 1 / model.n_words), np.zeros(len(ids), dtype=np.int64)
+    for n, (keys, weights) in enumerate(zip(model.keys, model.weights)):
+        at = np.flatnonzero(depth >= n)
+        context = grams[at - 1]                             # index of the n tokens before; -1 if never seen
+        index = _find(keys, context * len(model.words) + ids[at])
+        p[at] = weights.floor[context] + weights.backoff[context] * p[at]
+        p[at[index >= 0]] = weights.seen[index[index >= 0]]
+        grams = np.full(len(ids), -1)
+        grams[at] = index
+    with np.errstate(divide="ignore"):
+        return np.log(p[depth >= model.boundaries])
+
+# %% ../nbs/01_theory.ipynb #b790d744
+def _predict(model, ids):
+    "Probability of every word after the ids of a context: the same sum over orders, for one context and all words."
+    p, base = np.full(len(model.words), 1 / model.n_words), len(model.words)
+    for n, (keys, weights) in enumerate(zip(model.keys, model.weights)):
+        if n > len(ids):
+            break
+        context = 0
+        for m, token in enumerate(ids[len(ids) - n:]):      # index of the last n tokens, from the first of them on
+            context = int(_find(model.keys[m], np.array([context * base + token]))[0]) if context >= 0 else -1
+        low, high = np.searchsorted(keys, [context * base, (context + 1) * base])
+        p = weights.floor[context] + weights.backoff[context] * p
+        p[keys[low:high] % base] = weights.seen[low:high]
+    return p[:model.n_words]
+
+# %% ../nbs/01_theory.ipynb #149c07a0
 SMOOTHINGS = ("mle", "add_k", "kneser_ney", "modified_kneser_ney")
 
 
@@ -353,10 +391,29 @@ class NGramLanguageModel:
         if smoothing == "add_k" and not 0 < k < np.inf:
             raise ValueError(f"k is {k!r}: pass a positive number, or smoothing='mle' to add nothing")
         self.order, self.smoothing, self.k, self.discounts = int(order), smoothing, k, _discount_table(discounts, order)
-        self.vocabulary, self.min_count, self.unknown, self.boundaries = vocabulary, min_count, unknown, boundaries
+        self.vocabulary, self.min_count, self.unknown, self.boundaries = None if vocabulary is None else list(vocabulary), min_count, unknown, boundaries
 
     def fit(self, sequences):
-        "Count the n-grams of `sequences` (an iterable of sequences of tokens) and weigh them; gives the model itself."
+        """
+        Count the n-grams of sequences and turn the counts into probabilities.
+
+        Parameters
+        ----------
+        sequences : iterable of sequences
+            Tokens of each sequence: words, characters, ids (anything that can be looked up).
+
+        Returns
+        -------
+        NGramLanguageModel
+            The model itself, with `words` (the first `n_words` can be predicted), `ids` and, for Kneser–Ney, `discounts_`.
+
+        Raises
+        ------
+        ValueError
+            If there is no token, or a token is the mark of a beginning or an end.
+        TypeError
+            If a text stands where a sequence of tokens should.
+        """
         sequences = _as_sequences(sequences)
         self.words = _known_words(sequences, self)
         self.n_words = len(self.words) - self.boundaries        # words that can be predicted: all but the start
@@ -367,26 +424,90 @@ class NGramLanguageModel:
         return self
 
     def log_probs(self, sequence):
-        "Natural logarithm of each token's probability given those before it (and of the end's); shape (tokens [+ 1],)."
-        return self._score(*self._encode(_as_sequences([sequence], empty=True)))
+        """
+        Natural logarithm of the probability of each token given those before it.
+
+        Parameters
+        ----------
+        sequence : sequence
+            Tokens; with boundaries, without their marks.
+
+        Returns
+        -------
+        numpy.ndarray, shape (tokens,) or (tokens + 1,)
+            With boundaries, the last number is the end's.
+        """
+        return _score(self, *self._encode(_as_sequences([sequence], empty=True)))
 
     def log_prob(self, sequence):
-        "Natural logarithm of the probability of a sequence: the sum of `log_probs`, by the chain rule."
+        """
+        Natural logarithm of the probability of a sequence, by the chain rule.
+
+        Parameters
+        ----------
+        sequence : sequence
+            Tokens; with boundaries, without their marks.
+
+        Returns
+        -------
+        float
+            The sum of `log_probs(sequence)`.
+        """
         return float(self.log_probs(sequence).sum())
 
     def perplexity(self, sequences):
-        "Perplexity per token, ends included, of `sequences`; infinite if one token has probability 0."
-        return perplexity(self._score(*self._encode(_as_sequences(sequences))))
+        """
+        Perplexity per token, ends included, over all sequences together.
+
+        Parameters
+        ----------
+        sequences : iterable of sequences
+            Tokens of each sequence.
+
+        Returns
+        -------
+        float
+            Infinite if one token has probability 0.
+        """
+        return perplexity(_score(self, *self._encode(_as_sequences(sequences))))
 
     def distribution(self, context=()):
-        "Probability of every word of `words[:n_words]` after the tokens of `context`; shape (n_words,)."
-        return self._distribution(self._context(context))
+        """
+        Probability of every possible next word.
+
+        Parameters
+        ----------
+        context : sequence
+            Tokens before it, from the beginning of the sequence; only the last `order - 1` matter.
+
+        Returns
+        -------
+        numpy.ndarray, shape (n_words,)
+            In the order of `words`; sums to 1 (to 0 where maximum likelihood has never seen the context).
+        """
+        return _predict(self, self._context(context))
 
     def sample(self, max_length=50, context=(), seed=0):
-        "Draw tokens after `context` until the end or `max_length`; gives the list of new tokens."
+        """
+        Draw tokens one after the other until the end.
+
+        Parameters
+        ----------
+        max_length : int
+            Most tokens to draw.
+        context : sequence
+            Tokens to go on from.
+        seed : int
+            The same seed draws the same tokens.
+
+        Returns
+        -------
+        list
+            The new tokens, without the end.
+        """
         random, tokens, ids = np.random.default_rng(seed), [], self._context(context)
         while len(tokens) < max_length:
-            p = self._distribution(ids)
+            p = _predict(self, ids)
             if not p.any():
                 break                                           # maximum likelihood knows nothing after an unseen context
             ids.append(int(random.choice(len(p), p=p / p.sum())))
@@ -406,52 +527,16 @@ class NGramLanguageModel:
             raise ValueError(f"a sequence holds {self.start!r} or {self.end!r}: leave them out, the model adds them itself")
         return ids, np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
-    def _score(self, ids, depth):
-        "Log-probability of every token but the marks of a beginning: one look-up for each order, for all tokens at once."
-        p, grams = np.full(len(ids), 1 / self.n_words), np.zeros(len(ids), dtype=np.int64)
-        for n, (keys, weights) in enumerate(zip(self.keys, self.weights)):
-            at = np.flatnonzero(depth >= n)
-            context = grams[at - 1]                             # index of the n tokens before; -1 if never seen
-            index = _find(keys, context * len(self.words) + ids[at])
-            p[at] = weights.floor[context] + weights.backoff[context] * p[at]
-            p[at[index >= 0]] = weights.seen[index[index >= 0]]
-            grams = np.full(len(ids), -1)
-            grams[at] = index
-        with np.errstate(divide="ignore"):
-            return np.log(p[depth >= self.boundaries])
-
     def _context(self, context):
         "Ids of a context, after the mark of the beginning if there is one."
         ids, _ = self._encode(_as_sequences([context], empty=True))
         return ids.tolist()[:-1] if self.boundaries else ids.tolist()
 
-    def _distribution(self, ids):
-        "Probability of every word after the ids of a context: the same sum over orders, for one context and all words."
-        p, base = np.full(len(self.words), 1 / self.n_words), len(self.words)
-        for n, (keys, weights) in enumerate(zip(self.keys, self.weights)):
-            if n > len(ids):
-                break
-            context = 0
-            for m, token in enumerate(ids[len(ids) - n:]):      # index of the last n tokens, from the first of them on
-                context = int(_find(self.keys[m], np.array([context * base + token]))[0]) if context >= 0 else -1
-            low, high = np.searchsorted(keys, [context * base, (context + 1) * base])
-            p = weights.floor[context] + weights.backoff[context] * p
-            p[keys[low:high] % base] = weights.seen[low:high]
-        return p[:self.n_words]
-
     def __repr__(self):
         size = f", {self.n_words:,} words, {sum(map(len, self.keys)):,} n-grams" if hasattr(self, "keys") else ", not fitted"
         return f"NGramLanguageModel(order={self.order}, smoothing={self.smoothing!r}{size})"
 
-# %% ../nbs/01_theory.ipynb #b790d744
-def _find(keys, wanted):
-    "Index of each wanted key in the sorted `keys`, or -1."
-    if not len(keys):
-        return np.full(len(wanted), -1)
-    index = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[index] == wanted, index, -1)
-
-
+# %% ../nbs/01_theory.ipynb #dc454888
 def _look_up(model):
     "The function from a word to its id: the unknown word's for one never seen, or an error where there is none."
     if model.unknown is not None:
@@ -581,7 +666,19 @@ class SyntheticLanguage:
         return float(np.exp(self.entropy_rate))
 
     def entropy(self, length):
-        "Exact entropy in nats of the first `length` tokens of a text from the start."
+        """
+        Exact entropy of the first tokens of a text from the start.
+
+        Parameters
+        ----------
+        length : int
+            Number of tokens.
+
+        Returns
+        -------
+        float
+            Nats for all of them together; divided by `length`, it tends to `entropy_rate`.
+        """
         state, total = np.eye(len(self.states))[0], 0.0
         step, surprise = _state_matrix(self.emission, self.next_state), entropy(self.emission)
         for _ in range(length):
@@ -589,7 +686,21 @@ class SyntheticLanguage:
         return float(total)
 
     def sample(self, length, seed=0):
-        "Draw `length` tokens from the start; gives a list of words."
+        """
+        Draw a text from the start.
+
+        Parameters
+        ----------
+        length : int
+            Number of tokens.
+        seed : int
+            The same seed draws the same text.
+
+        Returns
+        -------
+        list of str
+            The words.
+        """
         rows = [np.cumsum(row[row > 0]).tolist() for row in self.emission]
         words = [np.flatnonzero(row).tolist() for row in self.emission]
         following, state, tokens = self.next_state.tolist(), 0, []
@@ -600,7 +711,24 @@ class SyntheticLanguage:
         return tokens
 
     def states_of(self, tokens):
-        "State before each token of a text from the start, shape (tokens,); -1 after a word that was impossible."
+        """
+        State of the source before each token of a text from the start.
+
+        Parameters
+        ----------
+        tokens : sequence of str
+            Words of the language.
+
+        Returns
+        -------
+        numpy.ndarray, shape (tokens,)
+            Indices into `states`; -1 after a word that was impossible.
+
+        Raises
+        ------
+        ValueError
+            If a token is no word of the language.
+        """
         following, state, states = self.next_state.tolist(), 0, []
         for token in tokens:
             if token not in self.ids:
@@ -610,17 +738,55 @@ class SyntheticLanguage:
         return np.array(states, dtype=np.int64)
 
     def log_probs(self, tokens):
-        "Natural logarithm of each token's true probability, from the start, shape (tokens,); -inf from an impossible word on."
+        """
+        Natural logarithm of the true probability of each token given those before it.
+
+        Parameters
+        ----------
+        tokens : sequence of str
+            A text from the start.
+
+        Returns
+        -------
+        numpy.ndarray, shape (tokens,)
+            Minus infinity from the first impossible word on.
+        """
         states, ids = self.states_of(tokens), np.array([self.ids[token] for token in tokens], dtype=np.int64)
         with np.errstate(divide="ignore"):
             return np.where(states >= 0, np.log(self.emission[states, ids]), -np.inf)
 
     def log_prob(self, tokens):
-        "Natural logarithm of the true probability of a text from the start."
+        """
+        Natural logarithm of the true probability of a text.
+
+        Parameters
+        ----------
+        tokens : sequence of str
+            A text from the start.
+
+        Returns
+        -------
+        float
+            The sum of `log_probs(tokens)`.
+        """
         return float(self.log_probs(tokens).sum())
 
     def contexts(self, length):
-        "Every possible stretch of `length` tokens (ids, shape (m, length)) and its probability with each state after it (m, states)."
+        """
+        Every possible stretch of text of a length, with its exact probability.
+
+        Parameters
+        ----------
+        length : int
+            Number of tokens.
+
+        Returns
+        -------
+        ids : numpy.ndarray, shape (m, length)
+            The stretches, as indices into `words`.
+        joint : numpy.ndarray, shape (m, states)
+            Probability, anywhere in an endless text, of each stretch and the state after it.
+        """
         ids, joint = np.zeros((1, 0), dtype=np.int64), self.stationary[None]
         for _ in range(length):
             parts = [(word, joint @ _step(self, word)) for word in range(len(self.words))]
@@ -630,34 +796,75 @@ class SyntheticLanguage:
         return ids, joint
 
     def conditional_entropy(self, order):
-        "Exact entropy in nats of a token given the `order - 1` before it: the floor of every n-gram model of that order."
-        _, joint = self.contexts(order - 1)
-        weight = joint.sum(1)
-        return float(weight @ entropy(joint @ self.emission / weight[:, None]))
-
-    def cross_entropy(self, model):
         """
-        Exact cross-entropy of an n-gram model in nats per token: an expectation over all texts, not an estimate.
+        Exact entropy of a token given those just before it: the floor of every n-gram model of that order.
 
         Parameters
         ----------
-        model : NGramLanguageModel
-            Fitted with `boundaries=False` to this language's words.
+        order : int
+            Tokens of memory plus one.
 
         Returns
         -------
         float
-            At least `conditional_entropy(model.order)`, which is at least `entropy_rate`.
+            Nats per token; falls with `order` towards `entropy_rate`.
         """
-        ids, joint = self.contexts(model.order - 1)
-        columns = [model.ids[word] for word in self.words]
-        with np.errstate(divide="ignore"):
-            log_q = np.log([model.distribution([self.words[i] for i in context])[columns] for context in ids.tolist()])
+        _, joint = self.contexts(order - 1)
+        weight = joint.sum(1)
+        return float(weight @ entropy(joint @ self.emission / weight[:, None]))
+
+    def cross_entropy(self, model, order=None):
+        """
+        Exact cross-entropy in nats per token of a model with a short memory: an expectation over all texts, no estimate.
+
+        Parameters
+        ----------
+        model : NGramLanguageModel or callable
+            Fitted with `boundaries=False` to this language's words; or a function from contexts (ids, shape
+            (m, order - 1)) to the probabilities of the next word, shape (m, words).
+        order : int, optional
+            Tokens of memory plus one. None: the n-gram model's order.
+
+        Returns
+        -------
+        float
+            At least `conditional_entropy(order)`, which is at least `entropy_rate`.
+        """
+        ids, joint = self.contexts((order or model.order) - 1)
         p = joint @ self.emission                                       # (contexts, words): P(context, word)
+        with np.errstate(divide="ignore"):
+            log_q = np.log(model(ids) if callable(model) else _predict_all(self, model, ids))
         return float(-(p * np.where(p > 0, log_q, 0)).sum())
+
+    def logits(self, ids):
+        """
+        What a perfect causal model answers: the log-probability of every next word after each token, from the start.
+
+        Parameters
+        ----------
+        ids : array_like of int, shape (batch, block)
+            Texts from the start of the language, as indices into `words`.
+
+        Returns
+        -------
+        numpy.ndarray, shape (batch, block, words)
+            At position t the distribution of token t + 1; uniform after an impossible word.
+        """
+        ids, states, rows = np.asarray(ids), np.zeros(len(ids), dtype=np.int64), []
+        for column in ids.T:
+            states = np.where(states >= 0, self.next_state[states, column], -1)
+            rows.append(np.where(states[:, None] >= 0, self.emission[states], 1 / len(self.words)))
+        with np.errstate(divide="ignore"):
+            return np.log(np.stack(rows, axis=1))
 
     def __repr__(self):
         return f"SyntheticLanguage({len(self.states)} states, {len(self.words)} words, perplexity {self.perplexity:.4f})"
+
+
+def _predict_all(language, model, contexts):
+    "An n-gram model's probabilities of the language's words after each context, shape (m, words)."
+    columns = [model.ids[word] for word in language.words]
+    return np.array([model.distribution([language.words[i] for i in context])[columns] for context in contexts.tolist()])
 
 
 def _step(language, word):

@@ -353,3 +353,37 @@ def test_no_n_gram_model_passes_the_floor_in_expectation(order):
     assert exact >= LANGUAGE.conditional_entropy(order) >= LANGUAGE.entropy_rate
     text = LANGUAGE.sample(100_000, seed=2)
     assert -model.log_probs(text).mean() == pytest.approx(exact, abs=0.02)
+
+
+def test_logits_are_those_of_a_perfect_causal_model():
+    text = LANGUAGE.sample(50, seed=3)
+    ids = np.array([[LANGUAGE.ids[w] for w in text]])
+    logits = LANGUAGE.logits(ids)
+    assert logits.shape == (1, 50, len(LANGUAGE.words))
+    np.testing.assert_allclose(np.exp(logits).sum(-1), 1)
+    scored = logits[0, np.arange(49), ids[0, 1:]]                                       # position t predicts token t + 1
+    np.testing.assert_allclose(scored, LANGUAGE.log_probs(text)[1:])
+    impossible = LANGUAGE.logits([[LANGUAGE.ids[w] for w in ("the", "dog", "sleep", "the")]])[0]
+    np.testing.assert_allclose(np.exp(impossible[2:]), 1 / len(LANGUAGE.words))
+
+
+def test_exact_cross_entropy_of_a_function_is_that_of_the_model():
+    model = NGramLanguageModel(3, "add_k", boundaries=False, unknown=None, vocabulary=LANGUAGE.words).fit([LANGUAGE.sample(2000, 1)])
+    as_function = lambda ids: np.array([model.distribution([LANGUAGE.words[i] for i in row]) for row in ids])
+    assert LANGUAGE.cross_entropy(as_function, order=3) == pytest.approx(LANGUAGE.cross_entropy(model))
+    uniform = lambda ids: np.full((len(ids), len(LANGUAGE.words)), 1 / len(LANGUAGE.words))
+    assert LANGUAGE.cross_entropy(uniform, order=1) == pytest.approx(math.log(len(LANGUAGE.words)))
+    silent = NGramLanguageModel(5, "mle", boundaries=False, unknown=None, vocabulary=LANGUAGE.words).fit([LANGUAGE.sample(300, 1)])
+    assert LANGUAGE.cross_entropy(silent) == np.inf
+
+
+def test_the_best_model_of_an_order_is_the_languages_own_conditional_distribution():
+    for order in (1, 2, 4):
+        ids, joint = LANGUAGE.contexts(order - 1)
+        best = joint @ LANGUAGE.emission / joint.sum(1, keepdims=True)
+        assert LANGUAGE.cross_entropy(lambda _: best, order) == pytest.approx(LANGUAGE.conditional_entropy(order), rel=1e-12)
+
+
+def test_theory_imports_without_torch():
+    code = "import sys, lmnotes.theory; assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

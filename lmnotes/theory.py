@@ -248,7 +248,7 @@ def continuation_counts(tables):
     -------
     list of numpy.ndarray
         One for each order. The highest order, and n-grams at a sequence's beginning, which nothing
-        can precede, keep how often they occur (Chen and Goodman 1999, section 4.1.6; Heafield et al. 2013).
+        can precede, keep how often they occur (Chen and Goodman 1998, section 2.7; Heafield et al. 2013).
     """
     counts = [np.where(low.at_start, low.counts, np.bincount(high.suffix, minlength=len(low.keys)))
               for low, high in zip(tables, tables[1:])]
@@ -269,7 +269,7 @@ def estimate_discounts(counts, single=False):
     Returns
     -------
     numpy.ndarray, shape (4,)
-        Discount for a count of 0 (always 0), 1, 2, and 3 or more (Chen and Goodman 1999, equation 26).
+        Discount for a count of 0 (always 0), 1, 2, and 3 or more (Chen and Goodman 1998, equation 26).
         Where too few n-grams occur once to four times, the single discount; failing that, 0.5, 1, 1.5.
     """
     n1, n2, n3, n4 = (int((counts == i).sum()) for i in (1, 2, 3, 4))
@@ -299,7 +299,7 @@ def kneser_ney_weights(tables, counts, discounts, n_words):
     Returns
     -------
     list of NGramWeights
-        One for each order (Chen and Goodman 1999, equations 24 to 27).
+        One for each order (Chen and Goodman 1998, section 3).
     """
     weights, contexts, below = [], 1, np.array([1 / n_words])
     for table, count, discount in zip(tables, counts, discounts):
@@ -635,6 +635,17 @@ class SyntheticLanguage:
     ------
     ValueError
         If a state's probabilities do not sum to 1, a next state is missing, or the states fall into separate parts.
+
+    Attributes
+    ----------
+    words, states : list
+        All words and all states; arrays below use their indices.
+    emission : numpy.ndarray, shape (states, words)
+        Probability of each word in each state.
+    next_state : numpy.ndarray, shape (states, words)
+        State after each word in each state; -1 where the word is impossible.
+    stationary : numpy.ndarray, shape (states,)
+        Share of time that an endless text spends in each state.
     """
 
     def __init__(self, rules=None):
@@ -644,8 +655,8 @@ class SyntheticLanguage:
         self.states = list(self.rules)
         self.words = list(dict.fromkeys(word for row in self.rules.values() for word in row))
         self.ids = {word: i for i, word in enumerate(self.words)}
-        self.emission = np.zeros((len(self.states), len(self.words)))                 # (states, words): P(word | state)
-        self.next_state = np.full(self.emission.shape, -1)                            # (states, words): -1 if impossible
+        self.emission = np.zeros((len(self.states), len(self.words)))
+        self.next_state = np.full(self.emission.shape, -1)
         for s, row in enumerate(self.rules.values()):
             for word, (p, state) in row.items():
                 if state not in self.rules:

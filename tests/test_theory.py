@@ -79,7 +79,7 @@ def test_kneser_ney_is_nltks_for_the_same_discount(order, discount):
 # --- against a second implementation with dictionaries, straight from the paper's formulas ---
 
 def by_dictionaries(sequences, order, n_words, single):
-    "Interpolated (modified) Kneser–Ney of Chen and Goodman 1999, recursively, without any array."
+    "Interpolated (modified) Kneser–Ney of Chen and Goodman 1998, recursively, without any array."
     counts = [{} for _ in range(order + 1)]
     for s in sequences:
         s = ("<s>", *s, "</s>")

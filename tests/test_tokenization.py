@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertConfig, GPT2Config
 
-from lmnotes.tokenization import KINDS, BytePairEncoding, WordPiece, bert_normalize, bert_words, gpt2_words, tokenizer_report, train_tokenizer, viterbi
+from lmnotes.tokenization import KINDS, BytePairEncoding, WordPiece, bert_normalize, bert_words, byte_characters, gpt2_words, tokenizer_report, train_tokenizer, viterbi
 
 STRANGE = ["", " ", "\n\n", "naïve café e\u0301", "東京は日本の首都です", "😀👩‍👩‍👧🏽", "\u200b\u200d\u0301", "مرحبا", "한국어", "x" * 300, bytes(range(256)).decode("latin-1"), "İstanbul ΑΣ ß", "a\u00a0b\u2003c\u3000d"]
 
@@ -147,11 +147,11 @@ def test_viterbi_equals_library():
 def real_texts(folder, n=10_000):
     "Lines of Chinese, German and English, from the machine's data."
     import pandas as pd
-    out = []
-    for name in ("chinese_novel", "multi30k", "wnut17", "sms_spam", "wikitext2"):
-        frame = pd.concat(pd.read_parquet(f) for f in sorted((folder / name).rglob("*.parquet")))
-        for column in frame.columns:
-            out += [line for text in frame[column].head(2000) if isinstance(text, str) for line in text.splitlines()[:20]]
+    read = lambda name, split: pd.concat(pd.read_parquet(f) for f in sorted((folder / name).rglob(f"{split}*.parquet")))
+    out = [line for text in read("chinese_novel", "train")["text"].head(40) for line in text.splitlines()]
+    out += [row[language] for row in read("multi30k", "train")["translation"].head(2000) for language in ("en", "de")]
+    out += [" ".join(tokens) for tokens in read("wnut17", "train")["tokens"].head(1500)]
+    out += list(read("sms_spam", "train")["sms"].head(2000)) + list(read("wikitext2", "train")["text"].head(6000))
     return random.Random(0).sample(out, n)
 
 
@@ -168,10 +168,16 @@ def test_published_bert(shared_data):
 
 def test_published_gpt2(shared_data):
     folder = shared_data / "vocabularies"
-    vocabulary = json.loads((folder / "gpt2-vocab.json").read_text("utf-8"))
+    stored = json.loads((folder / "gpt2-vocab.json").read_text("utf-8"))
     merges = [tuple(line.split(" ")) for line in (folder / "gpt2-merges.txt").read_text("utf-8").split("\n")[1:] if line]
+    # the stored vocabulary was changed by the project that it came from (a few of GPT-2's tokens are replaced): number the
+    # tokens by GPT-2's own rule, bytes and then merges, and compare with what was left
+    tokens = [*byte_characters().values(), *map("".join, merges), "<|endoftext|>"]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    assert len(vocabulary) == 50257 and sum(stored.get(token) == i for token, i in vocabulary.items()) > 50200
     library = Tokenizer(models.BPE(vocabulary, merges))
     library.pre_tokenizer, library.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     ours, texts = BytePairEncoding(merges, vocabulary), real_texts(shared_data) + STRANGE
+    assert [ours.encode("Hello world")] == [[15496, 995]]            # as published
     for text, encoding in zip(texts, library.encode_batch(texts)):
         assert ours.encode(text) == encoding.ids and ours.decode(encoding.ids) == text, text

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'described', 'readable', 'Option', 'options_of', 'Command', 'resolve', 'command_options', 'call', 'plain',
            'show', 'build_command', 'versions', 'application', 'is_users', 'message', 'execute', 'Filling', 'fill_mask',
-           'Generation', 'generate', 'main']
+           'Generation', 'generate', 'make_corpus', 'make_tokenizer', 'open_tokenizer', 'main']
 
 # %% ../nbs/20_cli.ipynb #48ad828e
 import contextlib
@@ -897,8 +897,101 @@ def _pieces(tokenizer, on_text):
             self.said = len(text)
     return Pieces()
 
+# %% ../nbs/20_cli.ipynb #c82419d8
+def make_corpus(output_dir=None, overwrite=False, **options):
+    """Load a corpus, report on it, and save it where a folder is named.
+
+    Parameters
+    ----------
+    output_dir : str or path, optional
+        Folder to save the corpus in; without it nothing is written.
+    overwrite : bool
+        Replace what the folder holds.
+    **options
+        Parameters of `load_corpus`.
+
+    Returns
+    -------
+    CorpusReport
+        Documents, characters and splits.
+    """
+    from lmnotes.corpora import check_output_dir, corpus_report, load_corpus, write_aside
+    if output_dir is not None:
+        check_output_dir(output_dir, overwrite)
+    corpus = load_corpus(**options)
+    if output_dir is not None:
+        with write_aside(output_dir, overwrite) as folder:
+            corpus.save_to_disk(folder)
+    return corpus_report(corpus)
+
+
+def make_tokenizer(corpus, output_dir="runs/tokenizer", overwrite=False, **options):
+    """Train a tokenizer on a corpus, save it, and report on held-out text.
+
+    Parameters
+    ----------
+    corpus : DatasetDict
+        What to train on: `docstrings`, a file, a folder, or a hub name.
+    output_dir : str or path
+        Folder for the tokenizer.
+    overwrite : bool
+        Replace what the folder holds.
+    **options
+        Parameters of `train_tokenizer`.
+
+    Returns
+    -------
+    TokenizerReport
+        Characters per token and unknown tokens of the validation split.
+    """
+    from lmnotes.corpora import check_output_dir, write_aside
+    from lmnotes.tokenization import tokenizer_report, train_tokenizer
+    check_output_dir(output_dir, overwrite)
+    tokenizer = train_tokenizer(corpus, **options)
+    with write_aside(output_dir, overwrite) as folder:
+        tokenizer.save_pretrained(folder)
+    held = corpus.get("validation", corpus["train"])
+    return tokenizer_report(tokenizer, (row["text"] for row, _ in zip(held, range(2000)) if row["text"].strip()))
+
+
+def open_tokenizer(tokenizer):
+    """Open a tokenizer's folder, or a hub name.
+
+    Parameters
+    ----------
+    tokenizer : str or path
+        Folder that `lmnotes tokenizer` wrote, or a hub name.
+
+    Returns
+    -------
+    PreTrainedTokenizerFast
+        The tokenizer.
+    """
+    from transformers import AutoTokenizer
+    try:
+        return AutoTokenizer.from_pretrained(tokenizer)
+    except OSError as error:
+        raise FileNotFoundError(f"no tokenizer at {str(tokenizer)!r}: give a folder that `lmnotes tokenizer` wrote, or a hub name") from error
+
 # %% ../nbs/20_cli.ipynb #94c1d1b2
+_CORPUS = {"corpus": "lmnotes.corpora:load_corpus"}
+
 COMMANDS = {
+    "demo": Command("lmnotes.demo:demo", "Run the whole path once: corpus, tokenizer, pretraining, fine-tuning, report.",
+                    ("lmnotes demo", "lmnotes demo --minutes 3 --output-dir runs/longer")),
+    "corpus": Command("lmnotes.cli:make_corpus", "Load a corpus, report on it, save it.",
+                      ("lmnotes corpus", "lmnotes corpus book.txt --output-dir runs/corpus"), arguments=("source",), rest="lmnotes.corpora:load_corpus"),
+    "tokenizer": Command("lmnotes.cli:make_tokenizer", "Train a tokenizer and save it.",
+                         ("lmnotes tokenizer docstrings --vocab-size 8192", "lmnotes tokenizer book.txt --kind bpe --output-dir runs/bpe"),
+                         loaders=_CORPUS, rest="lmnotes.tokenization:train_tokenizer"),
+    "pretrain": Command("lmnotes.pretraining:pretrain", "Pretrain a language model from a corpus and a tokenizer.",
+                        ("lmnotes pretrain docstrings runs/tokenizer --minutes 2", "lmnotes pretrain book.txt runs/bpe --model gpt-mini --output-dir runs/gpt"),
+                        loaders={**_CORPUS, "tokenizer": "lmnotes.cli:open_tokenizer"}, rest="lmnotes.pretraining:PretrainingOptions", hidden=("options",)),
+    "finetune": Command("lmnotes.finetuning:finetune", "Fine-tune a pretrained folder to classify texts.",
+                        ("lmnotes finetune runs/pretrained --train-examples 1000", "lmnotes finetune runs/pretrained --data reviews.csv --output-dir runs/reviews"),
+                        rest="lmnotes.finetuning:FinetuningOptions", hidden=("options",)),
+    "perplexity": Command("lmnotes.perplexity:perplexity", "Measure perplexity, or pseudo-perplexity, on texts.",
+                          ("lmnotes perplexity runs/pretrained book.txt", "lmnotes perplexity runs/gpt docstrings --max-texts 100")),
     "fill-mask": Command(
         "lmnotes.cli:fill_mask", "Fill the gaps of a text with a masked language model.",
         ('lmnotes fill-mask runs/pretrained "Return the [MASK] of the array."',

@@ -7,6 +7,8 @@ __all__ = ['windows', 'PerplexityResult', 'perplexity', 'SurprisalResult', 'surp
 
 # %% ../nbs/07_perplexity.ipynb #69a583d3
 import os
+import sys
+import types
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -269,8 +271,8 @@ def perplexity(model, texts, tokenizer=None, *, text_column=None, window=None, s
     ----------
     model : str, path or PreTrainedModel
         A folder, a hub name, or a model in hand (then with its tokenizer).
-    texts : list of str, path or Dataset
-        Documents; each is scored by itself. A file or folder is read as `load_corpus` does.
+    texts : str, path, list or Dataset
+        A file or folder (read as `load_corpus` does), `docstrings`, a data set, or a list of texts; each text is scored by itself.
     tokenizer : PreTrainedTokenizerFast, optional
         The model's tokenizer; by default that of the folder.
     text_column : str, optional
@@ -352,6 +354,17 @@ def _result(kind, scores, texts, skipped, protocol):
         raise ValueError("texts: no token to score, each text has a single token and bos is off; give longer texts, or bos=True")
     columns = zip(*[(float(s.sum(dtype=np.float64)), len(s), max(1, len(t.split())), len(t.encode()), len(t)) for s, t in kept])
     return PerplexityResult(kind, *map(tuple, columns), skipped + len(counted) - len(kept), protocol)
+
+# %% ../nbs/07_perplexity.ipynb #ab31f898
+class _CallableModule(types.ModuleType):
+    "A module that, called, calls its function `perplexity`."
+
+    def __call__(self, *arguments, **options):
+        return perplexity(*arguments, **options)
+
+
+if __name__ != "__main__":
+    sys.modules[__name__].__class__ = _CallableModule
 
 # %% ../nbs/07_perplexity.ipynb #ea7149db
 @dataclass(frozen=True)

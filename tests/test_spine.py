@@ -1,0 +1,327 @@
+"""Bad input, damage and interruption along the whole path, with a throwaway tokenizer and model."""
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from safetensors.torch import load_file
+
+from lmnotes import checkpoints, corpora, finetuning, pretraining
+from lmnotes.checkpoints import info, load, save, verify
+from lmnotes.cli import COMMANDS, execute
+from lmnotes.corpora import check_output_dir, corpus_report, load_corpus, write_aside
+from lmnotes.perplexity import perplexity, surprisal
+from lmnotes.pretraining import Batches, pack, pretrain, resolve_device
+from lmnotes.tokenization import train_tokenizer
+
+WORDS = "the cat dog bird fish sat ran flew swam on under over a mat log tree sea and then it slept".split()
+TEXTS = [" ".join(WORDS[(i * k + k) % len(WORDS)] for k in range(1, 25)) + f" number {i}" for i in range(200)]
+TINY = dict(block_size=16, batch_size=4, precision="fp32", device="cpu", validation_blocks=4, evaluations=1)
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return DatasetDict(train=Dataset.from_dict({"text": TEXTS[:180]}), validation=Dataset.from_dict({"text": TEXTS[180:]}))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpus):
+    return train_tokenizer(corpus, vocab_size=120, progress=False)
+
+
+@pytest.fixture(scope="module")
+def folder(corpus, tokenizer, tmp_path_factory):
+    return pretrain(corpus, tokenizer, "bert-tiny", tmp_path_factory.mktemp("spine") / "model", steps=3, **TINY).output_dir
+
+
+# --- corpora ---------------------------------------------------------------------------------------
+def test_files_of_every_kind_give_the_same_documents(tmp_path):
+    import gzip
+    import json
+    import pandas
+    frame = pandas.DataFrame({"text": TEXTS})
+    (tmp_path / "a.txt").write_text("\n\n".join(TEXTS), encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in TEXTS), encoding="utf-8")
+    frame.to_csv(tmp_path / "c.csv", index=False)
+    frame.to_parquet(tmp_path / "d.parquet")
+    with gzip.open(tmp_path / "e.txt.gz", "wt", encoding="utf-8") as file:
+        file.write("\n\n".join(TEXTS))
+    for name in ("a.txt", "b.jsonl", "c.csv", "d.parquet", "e.txt.gz", "a.*"):
+        loaded = load_corpus(str(tmp_path / name), deduplicate=False, cache_dir=tmp_path / "cache")
+        assert sorted([*loaded["train"]["text"], *loaded["validation"]["text"]]) == sorted(TEXTS), name
+        assert len(loaded["validation"]) == 20
+
+
+def test_streams_hold_out_without_overlap(tmp_path):
+    (tmp_path / "a.txt").write_text("\n\n".join(TEXTS), encoding="utf-8")
+    stream = load_corpus(str(tmp_path / "a.txt"), streaming=True, validation_fraction=0.2, cache_dir=tmp_path / "cache")
+    train, held = ([row["text"] for row in stream[s]] for s in ("train", "validation"))
+    assert sorted(train + held) == sorted(TEXTS) and not set(train) & set(held) and 20 < len(held) < 60
+
+
+def test_docstrings_are_split_by_module_and_cached(tmp_path):
+    first = load_corpus("docstrings:datasets", cache_dir=tmp_path)
+    start = time.perf_counter()
+    second = load_corpus("docstrings:datasets", cache_dir=tmp_path)
+    assert time.perf_counter() - start < 2 and first["train"]["text"] == second["train"]["text"]
+    assert not set(first["train"]["module"]) & (set(first["validation"]["module"]) | set(first["test"]["module"]))
+    assert set(first["train"].column_names) == {"text", "package", "module", "name"}
+
+
+def test_real_corpora(shared_data):
+    for name in ("english_mix", "wikitext2"):
+        report = corpus_report(load_corpus(str(shared_data / name)))
+        assert report.documents["train"] > 1000 and report.characters["validation"] > 500_000
+
+
+@pytest.mark.parametrize("make, error, needle", [
+    (lambda p: str(p / "missing.txt"), FileNotFoundError, "missing.txt"),
+    (lambda p: (p / "empty.txt").write_text("") and 0 or str(p / "empty.txt"), ValueError, "empty"),
+    (lambda p: (p / "latin.txt").write_bytes("Grüße ".encode("latin-1")) and str(p / "latin.txt"), ValueError, "byte 2"),
+    (lambda p: Dataset.from_dict({"body": ["a", "b"]}), ValueError, "body"),
+    (lambda p: Dataset.from_dict({"text": ["", "  "]}), ValueError, "empty"),
+    (lambda p: "nobody/no-such-corpus", FileNotFoundError, "network"),
+    (lambda p: "docstrings:nopackage", ValueError, "nopackage"),
+    (lambda p: 17, TypeError, "int"),
+])
+def test_bad_corpora(make, error, needle, tmp_path):
+    with pytest.raises(error, match=needle):
+        load_corpus(make(tmp_path), cache_dir=tmp_path / "cache")
+
+
+def test_near_duplicates_of_a_held_out_text_leave_training():
+    text = " ".join(f"word{i}" for i in range(60))
+    corpus = load_corpus(DatasetDict(train=Dataset.from_dict({"text": [text + " end", "something else that stays here"]}), validation=Dataset.from_dict({"text": [text]})))
+    assert corpus["train"]["text"][:] == ["something else that stays here"] and corpus["validation"]["text"][:] == [text]
+
+
+# --- folders ---------------------------------------------------------------------------------------
+def test_an_error_while_writing_leaves_what_was_there(tmp_path):
+    target = tmp_path / "out"
+    with write_aside(target) as aside:
+        (aside / "a").write_text("1")
+    for error in (OSError(28, "No space left on device"), KeyboardInterrupt()):
+        with pytest.raises(type(error)):
+            with write_aside(target, overwrite=True) as aside:
+                (aside / "a").write_text("2")
+                raise error
+    assert (target / "a").read_text() == "1" and os.listdir(tmp_path) == ["out"]
+    with pytest.raises(FileExistsError, match="overwrite"):
+        check_output_dir(target)
+
+
+def test_a_full_disk_while_saving_keeps_the_earlier_checkpoint(folder, tokenizer, tmp_path, monkeypatch):
+    model, _ = load(folder, device="cpu")
+    save(model, tokenizer, tmp_path / "m")
+    before = (tmp_path / "m" / "model.safetensors").read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(pretraining, "write_checksums", full)
+    with pytest.raises(OSError, match="No space"):
+        save(model, tokenizer, tmp_path / "m", overwrite=True)
+    assert verify(tmp_path / "m") == [] and (tmp_path / "m" / "model.safetensors").read_bytes() == before and os.listdir(tmp_path) == ["m"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_damaged_folder_is_named_and_not_opened(folder, tmp_path, name, damage):
+    import shutil
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    path = Path(copy) / name
+    path.unlink() if damage == "missing" else path.write_bytes(path.read_bytes()[:-20])
+    for call in (lambda: load(copy), lambda: finetuning.finetune(copy, output_dir=tmp_path / "f"), lambda: perplexity(str(copy), ["the cat"])):
+        with pytest.raises(ValueError, match=name):
+            call()
+    assert not (tmp_path / "f").exists()
+
+
+def test_a_folder_of_others_without_checksums(folder, tmp_path):
+    model, tokenizer = load(folder, device="cpu")
+    model.save_pretrained(tmp_path / "plain"), tokenizer.save_pretrained(tmp_path / "plain")
+    again, _ = load(tmp_path / "plain", device="cpu")
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
+    weights = tmp_path / "plain" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "damaged" in verify(tmp_path / "plain")[0]
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load(tmp_path / "nowhere")
+    assert info(folder).parameters == sum(p.numel() for p in model.parameters())
+
+
+# --- pretraining -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("changes, needle", [
+    (dict(steps=0), "steps 0"), (dict(minutes=0), "minutes 0"), (dict(steps=1, epochs=1), "one budget"), (dict(mask_rate=1.0), "mask_rate"), (dict(block_size=600), "600"),
+    (dict(device="cuda:77"), "cuda:77"), (dict(optimizer="sgd"), "sgd"),
+])
+def test_bad_choices_of_pretraining(corpus, tokenizer, tmp_path, changes, needle):
+    with pytest.raises(ValueError, match=needle):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", **changes)
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_does_not_fit_is_refused(corpus, tokenizer, folder, tmp_path):
+    wide = train_tokenizer([f"w{i} x{i} y{i}" for i in range(400)], vocab_size=600, progress=False)
+    with pytest.raises(ValueError, match="embedding"):
+        pretrain(corpus, wide, folder, tmp_path / "x", steps=1)
+    with pytest.raises(ValueError, match="too few"):
+        pretrain({"train": Dataset.from_dict({"text": ["a cat"]})}, tokenizer, "bert-tiny", tmp_path / "x", steps=1)
+    with pytest.raises(ValueError, match="mask token"):
+        pretrain(corpus, train_tokenizer(corpus, kind="bpe", vocab_size=300, progress=False), "bert-tiny", tmp_path / "x", steps=1)
+    with pytest.raises(FileExistsError, match="overwrite"):
+        pretrain(corpus, tokenizer, "bert-tiny", folder, steps=1)
+    with pytest.raises(FileNotFoundError, match="hub|local"):
+        pretrain(corpus, tokenizer, "nobody/no-model", tmp_path / "x", steps=1)
+    assert verify(folder) == [] and not (tmp_path / "x").exists()
+
+
+def test_cuda_asked_for_and_absent():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(ValueError, match="cuda.*cpu"):
+        resolve_device("cuda")
+
+
+def test_same_seed_same_weights(corpus, tokenizer, tmp_path):
+    runs = [pretrain(corpus, tokenizer, "bert-tiny", tmp_path / str(i), steps=4, seed=s, **TINY) for i, s in enumerate((5, 5, 6))]
+    a, b, c = (load_file(Path(r.output_dir) / "model.safetensors") for r in runs)
+    assert all(torch.equal(a[k], b[k]) for k in a) and not all(torch.equal(a[k], c[k]) for k in a)
+    assert runs[0].loss_after == runs[1].loss_after != runs[2].loss_after
+
+
+def test_a_loss_that_is_no_number_stops_the_run(corpus, tokenizer, tmp_path):
+    with pytest.raises(FloatingPointError, match="learning rate"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=40, learning_rate=1e30, optimizer="adamw", clip=1e30, **TINY)
+
+
+_RUN = """
+import sys
+from datasets import Dataset, DatasetDict
+from transformers import AutoTokenizer
+from lmnotes.pretraining import pretrain
+texts = open(sys.argv[1]).read().split("\\n")
+corpus = DatasetDict(train=Dataset.from_dict({"text": texts[:180]}), validation=Dataset.from_dict({"text": texts[180:]}))
+pretrain(corpus, AutoTokenizer.from_pretrained(sys.argv[2]), "bert-tiny", sys.argv[3], steps=60, checkpoint_steps=5, resume="resume" in sys.argv,
+         block_size=16, batch_size=4, precision="fp32", device="cpu", validation_blocks=4, evaluations=1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_goes_on_to_the_same_weights(tokenizer, tmp_path, number):
+    (tmp_path / "texts").write_text("\n".join(TEXTS))
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    words = [sys.executable, "-c", _RUN, str(tmp_path / "texts"), str(tmp_path / "tokenizer")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*words, str(tmp_path / "alone")], check=True, env=environment, capture_output=True)
+    process = subprocess.Popen([*words, str(tmp_path / "killed")], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.time() + 120
+    while not list((tmp_path / "killed" / "checkpoints").glob("step-*")) and process.poll() is None and time.time() < until:
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(60) != 0, "the run ended before it was stopped"
+    newest = sorted((tmp_path / "killed" / "checkpoints").glob("step-*"))[-1]
+    if number == signal.SIGKILL and len(list((tmp_path / "killed" / "checkpoints").glob("step-*"))) > 1:
+        (newest / "optimizer.safetensors").write_bytes(b"damaged")         # the one before is used
+    subprocess.run([*words, str(tmp_path / "killed"), "resume"], check=True, env=environment, capture_output=True)
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("alone", "killed"))
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_resuming_with_other_choices_names_them(corpus, tokenizer, tmp_path, monkeypatch):
+    original = pretraining._Watch.on_step_end
+
+    def stop(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            self.interrupted.set()
+        return original(self, args, state, control, **kwargs)
+    monkeypatch.setattr(pretraining._Watch, "on_step_end", stop)
+    with pytest.raises(KeyboardInterrupt, match="resume"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "run", steps=8, **TINY)
+    with pytest.raises(ValueError, match="learning_rate"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "run", steps=8, resume=True, learning_rate=1e-5, **TINY)
+
+
+# --- perplexity and fine-tuning ---------------------------------------------------------------------
+def test_bad_texts(folder):
+    for texts, error in (([], ValueError), (["", " "], ValueError), ([3], TypeError), ("no/such/file.txt", FileNotFoundError)):
+        with pytest.raises(error):
+            perplexity(folder, texts, device="cpu")
+    with pytest.raises(ValueError, match="text"):
+        surprisal(folder, "", device="cpu")
+
+
+def test_a_broken_model_is_named(folder):
+    model, tokenizer = load(folder, device="cpu")
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="document 0"):
+        perplexity(model, ["the cat sat on the mat"], tokenizer)
+
+
+def test_masked_scores_equal_the_dense_definition(folder):
+    model, tokenizer = load(folder, device="cpu")
+    texts = ["the cat sat on the mat", "a dog ran"]
+    result, total = perplexity(model, texts, tokenizer), 0.0
+    for text in texts:
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        for i in range(1, ids.shape[1] - 1):
+            masked = ids.clone()
+            masked[0, i] = tokenizer.mask_token_id
+            with torch.no_grad():
+                total += model(input_ids=masked).logits[0, i].log_softmax(-1)[ids[0, i]].item()
+    assert abs(result.log_likelihood - total) < 1e-4 * abs(total)
+
+
+def test_a_real_causal_model(shared_models, shared_data):
+    from datasets import load_dataset
+    data = load_dataset(str(shared_data / "tinystories"))
+    texts = [t for t in data[next(iter(data))]["text"][:8] if t.strip()]
+    model, tokenizer = load(shared_models / "stories260K", device="cpu")
+    result = perplexity(model, texts, tokenizer, window=256, bos=False)
+    total = count = 0
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        for begin, first, end in __import__("lmnotes.perplexity", fromlist=["windows"]).windows(ids.shape[1], 256, 256):
+            with torch.no_grad():
+                scores = model(ids[:, begin:end]).logits.log_softmax(-1)
+            for t in range(max(first, begin + 1), end):
+                total += scores[0, t - begin - 1, ids[0, t]].item()
+                count += 1
+    assert count <= sum(result.tokens) and 1 < result.perplexity < 20
+
+
+def test_finetuning_learns_a_simple_rule_and_reopens(folder, tmp_path):
+    rows = [{"sentence": t, "label": "has cat" if "cat" in t.split() else "none"} for t in TEXTS]
+    data = Dataset.from_list(rows)
+    result = finetuning.finetune(folder, data, tmp_path / "f", epochs=6, batch_size=8, max_length=32, device="cpu", precision="fp32")
+    assert result.labels == ("has cat", "none") and result.scores["accuracy"] >= result.majority["accuracy"]
+    from transformers import pipeline
+    assert pipeline("text-classification", model=str(tmp_path / "f"))("the cat sat")[0]["label"] in result.labels
+    with pytest.raises(FileExistsError):
+        finetuning.finetune(folder, data, tmp_path / "f")
+
+
+# --- the command -----------------------------------------------------------------------------------
+def test_the_path_by_commands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text("\n\n".join(TEXTS), encoding="utf-8")
+    tiny = "--steps 3 --block-size 16 --batch-size 4 --device cpu --validation-blocks 4 --precision fp32".split()
+    assert execute(COMMANDS, ["corpus", "book.txt", "--output-dir", "runs/corpus", "--deduplicate", "exact"]) == 0 and Path("runs/corpus/train").is_dir()
+    assert execute(COMMANDS, ["tokenizer", "book.txt", "--vocab-size", "120"]) == 0
+    assert execute(COMMANDS, ["pretrain", "book.txt", "runs/tokenizer", "--model", "bert-tiny", *tiny]) == 0
+    assert execute(COMMANDS, ["perplexity", "runs/pretrained", "book.txt", "--max-texts", "3"]) == 0
+    assert "pseudo-perplexity" in capsys.readouterr().out
+    assert execute(COMMANDS, ["fill-mask", "runs/pretrained", "the [MASK] sat"]) == 0
+    capsys.readouterr()
+    for words, needle in ((["corpus", "missing.txt"], "missing.txt"), (["pretrain", "book.txt", "runs/tokenizer", *tiny], "overwrite"), (["pretrain", "book.txt", "runs/none", *tiny], "runs/none"),
+                          (["pretrain", "book.txt", "runs/tokenizer", "--output-dir", "x", "--steps", "0"], "steps"), (["perplexity", "runs/none", "book.txt"], "runs/none"),
+                          (["finetune", "runs/none"], "runs/none"), (["demo", "--corpus", "missing.txt"], "missing.txt"), (["demo", "--minutes", "0"], "minutes")):
+        assert execute(COMMANDS, words) == 2, words
+        err = capsys.readouterr().err
+        assert needle in err and "Traceback" not in err and len([line for line in err.splitlines() if "rror" in line]) <= 1, err

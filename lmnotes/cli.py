@@ -977,7 +977,7 @@ def open_tokenizer(tokenizer):
 _CORPUS = {"corpus": "lmnotes.corpora:load_corpus"}
 
 COMMANDS = {
-    "demo": Command("lmnotes.demo:demo", "Run the whole path once: corpus, tokenizer, pretraining, fine-tuning, report.",
+    "demo": Command("lmnotes.demo:demo", "Run the whole path once and write a report.",
                     ("lmnotes demo", "lmnotes demo --minutes 3 --output-dir runs/longer")),
     "corpus": Command("lmnotes.cli:make_corpus", "Load a corpus, report on it, save it.",
                       ("lmnotes corpus", "lmnotes corpus book.txt --output-dir runs/corpus"), arguments=("source",), rest="lmnotes.corpora:load_corpus"),

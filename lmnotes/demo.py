@@ -212,13 +212,13 @@ def _steps(corpus, folder, budget, seed, device):
     tokenizer.save_pretrained(folder / "tokenizer")
     pretrained = pretrain(corpus, tokenizer, "bert-mini", folder / "pretrained", mask_rate=0.3, learning_rate=3e-3, seed=seed, device=device, evaluations=3, **budget)
     model, tokenizer = load(folder / "pretrained", device=device)
-    settings = dict(data="docstrings/package", train_examples=1000, test_examples=1000, epochs=4, max_length=96, seed=seed, device=device)
+    settings = dict(data="docstrings/package", train_examples=800, test_examples=800, epochs=4, max_length=96, seed=seed, device=device)
     tuned = finetune(folder / "pretrained", output_dir=folder / "finetuned", **settings)
     twin = finetune(folder / "pretrained", output_dir=folder / "twin", from_scratch=True, **settings)
     _remove(folder / "twin")
     torch.manual_seed(seed)
     untrained = AutoModelForMaskedLM.from_config(model.config).to(device).eval()
-    texts = [t[:300] for t in held[:40]]
+    texts = [t[:300] for t in held[:16]]
     scored = {name: perplexity(m, texts, tokenizer) for name, m in (("pretrained", model), ("untrained", untrained))}
     gaps = [g for g in (hide_word(s, tokenizer) for s in map(_first_sentence, held)) if g][:3]
     bits = surprisal(model, _first_sentence(next(t for t in held if 40 < len(_first_sentence(t)) < 160)), tokenizer)

@@ -12,6 +12,7 @@ import types
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -65,18 +66,37 @@ def _causal_scores(model, ids, window, stride, bos, batch_tokens, progress):
         for i, job in enumerate(batch):
             inputs[i, : len(job[1])] = torch.tensor(job[1])
         inputs = inputs.to(model.device)                      # padding stands on the right, where a causal model does not look
-        values = -_token_losses(model(input_ids=inputs).logits[:, :-1], inputs[:, 1:]).cpu().numpy()
-        for i, (d, row, offset, first) in enumerate(batch):
-            positions = np.arange(1, len(row)) + offset       # document position of each predicted token
-            keep = positions >= first
-            scores[d][positions[keep]] = values[i, : len(row) - 1][keep]
+        start_at = [max(1, first - offset) for _, _, offset, first in batch]      # place in the row of the first token to score
+        places = [(i, p) for i, job in enumerate(batch) for p in range(start_at[i], len(job[1]))]
+        row, place = torch.tensor(places, dtype=torch.long, device=model.device).reshape(-1, 2).unbind(1)
+        output = model.base_model(input_ids=inputs, use_cache=False)
+        output.last_hidden_state = output.last_hidden_state[row, place - 1]       # neither padding nor tokens scored before reach the head
+        values = _token_losses(model, output, inputs[row, place])
+        if values is None:                                                        # the head cannot be reached alone, as in OPT
+            values = F.cross_entropy(model(input_ids=inputs).logits[row, place - 1].float(), inputs[row, place], reduction="none")
+        values = -values.cpu().numpy()
+        for value, (i, p) in zip(values, places):
+            scores[batch[i][0]][p + batch[i][2]] = value
     return scores
 
 
-def _token_losses(logits, targets):
-    "Cross-entropy of each target, shape of `targets`, in float32, a slice at a time."
-    rows = zip(logits.split(8), targets.split(8))
-    return torch.cat([F.cross_entropy(l.float().transpose(1, 2), t, reduction="none") for l, t in rows])
+def _token_losses(model, output, targets, rows=512):
+    "Cross-entropy of each target in float32: the model's own head (with its scale and caps) on so many positions at a time; None if that fails."
+    base, hidden, losses = model.base_model, output.last_hidden_state, [torch.zeros(0, device=targets.device)]
+    own = vars(base).get("forward")
+    calls = []
+    base.forward = lambda *_, **__: calls.append(1) or output
+    try:
+        for part, target in zip(hidden.split(rows), targets.split(rows)):
+            output.last_hidden_state = part[None]
+            logits = model(input_ids=target.new_zeros(1, 1)).logits[0]            # the replaced encoder answers, whatever the input
+            if not calls:
+                return None
+            losses.append(F.cross_entropy(logits.float(), target, reduction="none"))
+    finally:
+        vars(base).pop("forward")
+        vars(base).update({"forward": own} if own else {})
+    return torch.cat(losses)
 
 
 def _batches(jobs, batch_tokens, progress, length):
@@ -252,14 +272,28 @@ def _opened(model, tokenizer, device):
     return (model if device == "auto" else model.to(resolve_device(device))), tokenizer, type(model).__name__
 
 
+def _task(model):
+    "What the model is for; one that was never saved is known by its class."
+    known = model.config if model.config.architectures else SimpleNamespace(architectures=[type(model).__name__])
+    return task_of(known)
+
+
+def _positions(model):
+    "Positions that the model can take, if it says so; RoBERTa's first ones belong to padding."
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return module.num_embeddings - module.padding_idx - 1
+    return getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
+
+
 def _limits(model, window, stride):
-    "Window and stride, checked against the model's positions."
-    positions = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None) or 1024
+    "Window and stride, checked against the model's positions; a further window needs one token before those that it scores."
+    positions = _positions(model) or 1024
     window = window or min(positions, 1024)
     if not 2 <= window <= positions:
         raise ValueError(f"window {window} must be at least 2 and at most the model's {positions} positions")
-    if stride is not None and not 1 <= stride <= window:
-        raise ValueError(f"stride {stride} must be at least 1 and at most the window, {window}")
+    if stride is not None and not 1 <= stride < window:
+        raise ValueError(f"stride {stride} must be at least 1 and less than the window, {window}")
     return window, stride
 
 # %% ../nbs/07_perplexity.ipynb #90c35fec
@@ -310,16 +344,16 @@ def perplexity(model, texts, tokenizer=None, *, text_column=None, window=None, s
     """
     texts = _as_texts(texts, text_column, max_texts)
     model, tokenizer, name = _opened(model, tokenizer, device)
-    task, (window, stride) = task_of(model.config), _limits(model, window, stride)
+    task, (window, stride) = _task(model), _limits(model, window, stride)
     if task not in ("causal", "masked"):
         raise ValueError(f"model {name!r} is for {task}: perplexity needs a causal or a masked language model")
-    kept = [t for t in texts if t.strip()]
-    ids, words = _encoded(tokenizer, kept, model)
+    kept = {i: t for i, t in enumerate(texts) if t.strip()}
+    ids, words = _encoded(tokenizer, list(kept.values()), model)
     training = model.training
     model.eval()
     if task == "causal":
         start = next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None) if bos else None
-        scores = _causal_scores(model, ids, window, stride or window - (start is not None), start, batch_tokens, progress)
+        scores = _causal_scores(model, ids, window, stride or window - 1, start, batch_tokens, progress)
     else:
         if tokenizer.mask_token_id is None:
             raise ValueError(f"the tokenizer of {name!r} has no mask token, which a masked model needs: give the model's own tokenizer")
@@ -328,7 +362,7 @@ def perplexity(model, texts, tokenizer=None, *, text_column=None, window=None, s
     protocol = {"model": name, "dtype": str(next(model.parameters()).dtype).removeprefix("torch."), "window": window, "documents": "each by itself"}
     protocol |= {"stride": stride or "disjoint", "beginning": start if start is not None else "first token not scored"} if task == "causal" else {"masks": "within word, left to right" if within_word else "one token"}
     protocol |= {"words": "white space", "vocabulary": len(tokenizer), "torch": torch.__version__, "transformers": transformers.__version__}
-    return _result("perplexity" if task == "causal" else "pseudo-perplexity", scores, kept, len(texts) - len(kept), protocol)
+    return _result("perplexity" if task == "causal" else "pseudo-perplexity", scores, kept, len(texts) - len(kept), protocol, first=int(task == "causal" and start is None))
 
 
 def _encoded(tokenizer, texts, model):
@@ -341,15 +375,14 @@ def _encoded(tokenizer, texts, model):
     return encoded["input_ids"], [encoded.word_ids(i) for i in range(len(texts))]
 
 
-def _result(kind, scores, texts, skipped, protocol):
-    "Sum the scores of each document."
-    for d, row in enumerate(scores):
-        bad = np.flatnonzero(np.isinf(row)) if len(row) else []
-        if len(bad) or (len(row) > 1 and np.isnan(row[1:]).any()):
-            position = int(bad[0]) if len(bad) else int(np.flatnonzero(np.isnan(row[1:]))[0]) + 1
-            raise FloatingPointError(f"the model gives no number for token {position} of document {d}: its weights are damaged, or the type is too narrow; try dtype float32")
-    counted = [(s[~np.isnan(s)], t) for s, t in zip(scores, texts)]
-    kept = [(s, t) for s, t in counted if len(s)]
+def _result(kind, scores, texts, skipped, protocol, first):
+    "Sum the scores of each document, from token `first` on; `texts` by their number."
+    for number, row in zip(texts, scores):
+        bad = np.flatnonzero(~np.isfinite(row[first:]))
+        if len(bad):
+            raise FloatingPointError(f"the model gives no number for token {bad[0] + first} of document {number}: its weights are damaged, or their type is too narrow; try float32")
+    counted = [(row[first:], text) for row, text in zip(scores, texts.values())]
+    kept = [(row, text) for row, text in counted if len(row)]
     if not kept:
         raise ValueError("texts: no token to score, each text has a single token and bos is off; give longer texts, or bos=True")
     columns = zip(*[(float(s.sum(dtype=np.float64)), len(s), max(1, len(t.split())), len(t.encode()), len(t)) for s, t in kept])
@@ -440,9 +473,9 @@ def surprisal(model, text, tokenizer=None, *, bos=True, within_word=False, devic
     window, _ = _limits(model, None, None)
     ids, words = _encoded(tokenizer, [text], model)
     model.eval()
-    if task_of(model.config) == "causal":
+    if _task(model) == "causal":
         start = next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None) if bos else None
-        scores = _causal_scores(model, ids, window, window - (start is not None), start, 4096, False)[0]
+        scores = _causal_scores(model, ids, window, window - 1, start, 4096, False)[0]
     else:
         scores = _masked_scores(model, tokenizer, ids, words, window, within_word, 4096, False)[0]
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]

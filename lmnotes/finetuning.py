@@ -332,7 +332,7 @@ def predict_logits(model, tokenizer, texts, max_length=128, batch_size=64):
 # %% ../nbs/09_finetuning.ipynb #e1d8f8fe
 def _open_classifier(model, names, seed, from_scratch):
     "A classifier with a fresh last layer, and the tokenizer."
-    if not Path(model).is_dir() and "/" not in str(model):
+    if not Path(model).is_dir() and (str(model).count("/") != 1 or str(model)[0] in "./~"):
         raise FileNotFoundError(f"model {str(model)!r} is no folder: give one that `pretrain` wrote, or a hub name")
     if Path(model).is_dir() and (problems := verify(model)):
         raise ValueError(f"checkpoint {str(model)!r} is not whole: {'; '.join(problems)}; copy or train it again")

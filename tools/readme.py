@@ -47,6 +47,9 @@ def readme(notebook):
 def main(argv):
     "Write or check README; give the exit code."
     source, target = ROOT / "nbs" / "index.ipynb", ROOT / "README.md"
+    if not source.is_file():
+        print(f"   {source.relative_to(ROOT)} is absent: README.md is made from it")
+        return 1
     made = readme(json.loads(source.read_text(encoding="utf-8")))
     if "--check" in argv:
         same = target.is_file() and target.read_text(encoding="utf-8") == made

@@ -1,0 +1,150 @@
+"""The tools of the repository: README from its notebook, the check that changes nothing, the runner of notebooks."""
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.skipif(not (ROOT / "tools").is_dir(), reason="tools/ is only in a checkout")
+
+
+def tool(name):
+    "Load a script of tools/ as a module."
+    spec = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def code(source, *outputs):
+    "A code cell with its outputs."
+    return {"cell_type": "code", "id": "c", "metadata": {}, "execution_count": None, "source": source, "outputs": list(outputs)}
+
+
+def prose(source):
+    "A markdown cell."
+    return {"cell_type": "markdown", "id": "m", "metadata": {}, "source": source}
+
+
+def printed(text, name="stdout"):
+    "What a cell printed."
+    return {"output_type": "stream", "name": name, "text": text}
+
+
+def result(data):
+    "What a cell's last line gave."
+    return {"output_type": "execute_result", "execution_count": None, "metadata": {}, "data": data}
+
+
+def notebook(*cells):
+    "A notebook of these cells."
+    return {"cells": list(cells), "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+
+
+SAMPLE = notebook(
+    prose("# lmnotes\n> One line"),
+    prose(["Two ", "parts."]),
+    code("#| default_exp __init__"),
+    code("#| hide\nsecret = 1"),
+    code("#| export\ndef exported(): pass"),
+    code("#| fig-alt: a curve\nprint(1)", printed("1\n"), printed("a warning\n", "stderr")),
+    code("draw()", result({"image/png": "AAAA", "text/plain": "<Figure size 640x480>"})),
+    code("1 + 1", result({"text/plain": ["2"]})),
+    code("#| echo: false\n"),
+)
+
+
+def test_readme_of_a_sample():
+    made = tool("readme").readme(SAMPLE)
+    assert "# lmnotes\n\n> One line" in made and "Two parts." in made
+    assert "```python\nprint(1)\n```\n\n```text\n1\n```" in made
+    assert "```python\n1 + 1\n```\n\n```text\n2\n```" in made
+    assert "```python\ndraw()\n```" in made and made.endswith("```\n")
+    for absent in ("#|", "secret", "exported", "default_exp", "warning", "Figure", "AAAA"):
+        assert absent not in made, absent
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    "A checkout of one page, its module and the tools."
+    (tmp_path / "nbs").mkdir()
+    shutil.copytree(ROOT / "tools", tmp_path / "tools", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("settings.ini", "pyproject.toml", "setup.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "nbs" / "index.ipynb").write_text(json.dumps(SAMPLE), encoding="utf-8")
+    return tmp_path
+
+
+def run(folder, *argv):
+    "Run a tool of a checkout."
+    return subprocess.run([sys.executable, folder / "tools" / argv[0], *argv[1:]], cwd=folder, capture_output=True, text=True)
+
+
+def test_readme_is_written_and_checked(checkout):
+    readme = checkout / "README.md"
+    absent = run(checkout, "readme.py", "--check")
+    assert absent.returncode == 1 and absent.stdout.count("\n") == 1 and not readme.exists()
+    assert run(checkout, "readme.py").returncode == 0 and "Two parts." in readme.read_text(encoding="utf-8")
+    assert run(checkout, "readme.py", "--check").returncode == 0
+    readme.write_text(readme.read_text(encoding="utf-8") + "by hand\n", encoding="utf-8")
+    differs = run(checkout, "readme.py", "--check")
+    assert differs.returncode == 1 and "python tools/readme.py" in differs.stdout
+    assert "by hand" in readme.read_text(encoding="utf-8")               # checking changed nothing
+
+
+def test_readme_says_when_its_notebook_is_absent(checkout):
+    (checkout / "nbs" / "index.ipynb").unlink()
+    for argv in (["readme.py"], ["readme.py", "--check"]):
+        done = run(checkout, *argv)
+        assert done.returncode == 1 and "index.ipynb" in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_check_finds_what_is_not_clean_or_not_exported_and_changes_nothing(checkout):
+    pytest.importorskip("nbdev")
+    page = notebook(prose("# Page\n> One line"), code("#| default_exp page"), code("#| export\ndef one():\n    \"One.\"\n    return 1"))
+    page["cells"] = [{**cell, "id": f"cell{i:04d}"} for i, cell in enumerate(page["cells"])]
+    target = checkout / "nbs" / "01_page.ipynb"
+    target.write_text(json.dumps(page), encoding="utf-8")
+    (checkout / "nbs" / "index.ipynb").write_text(json.dumps(notebook({**prose("# lmnotes\n> One line"), "id": "first001"})), encoding="utf-8")
+    environment = Path(sys.executable).parent
+    for command in ("nbdev_export", "nbdev_clean"):
+        subprocess.run([environment / command], cwd=checkout, check=True, capture_output=True)
+    assert run(checkout, "readme.py").returncode == 0
+    clean = run(checkout, "check.py")
+    assert clean.returncode == 0, clean.stdout + clean.stderr
+    assert [line for line in clean.stdout.splitlines() if line.startswith("==")] == clean.stdout.splitlines()
+
+    dirty = json.loads(target.read_text(encoding="utf-8"))
+    dirty["cells"][2]["execution_count"] = 7
+    dirty["cells"][2]["source"] = "#| export\ndef one():\n    \"One.\"\n    return 2"
+    target.write_text(json.dumps(dirty), encoding="utf-8")
+    before = {p: p.read_bytes() for p in checkout.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    found = run(checkout, "check.py")
+    assert found.returncode == 1
+    assert "nbdev_clean would change: 01_page.ipynb" in found.stdout and "nbdev_export would change: " in found.stdout and "page.py" in found.stdout
+    after = {p: p.read_bytes() for p in checkout.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    assert before == after
+
+
+def test_runner_stores_outputs_without_stderr_and_fails_on_an_error(tmp_path):
+    pytest.importorskip("ipykernel")
+    runner = tool("run_notebooks")
+    page = tmp_path / "page.ipynb"
+    cells = [code("import os, sys\nprint(sorted(os.listdir('.')))\nprint('progress', file=sys.stderr)"),
+             code("#| eval: false\nraise ValueError('left out')", printed("kept\n")), code("#| cuda\nraise ValueError('left out')")]
+    page.write_text(json.dumps(notebook(*[{**cell, "id": f"cell{i:04d}"} for i, cell in enumerate(cells)])), encoding="utf-8")
+    untouched = page.read_bytes()
+    runner.run(page, store=False)
+    assert page.read_bytes() == untouched
+    runner.run(page, store=True)
+    stored = json.loads(page.read_text(encoding="utf-8"))["cells"]
+    assert ["".join(o["text"]) for o in stored[0]["outputs"]] == ["[]\n"]   # an empty folder, and no stderr
+    assert "".join(stored[1]["outputs"][0]["text"]) == "kept\n" and all(c["cell_type"] == "code" for c in stored)
+    page.write_text(json.dumps(notebook({**code("1 / 0"), "id": "cell0000"})), encoding="utf-8")
+    with pytest.raises(runner.CellExecutionError, match="ZeroDivisionError"):
+        runner.run(page, store=True)

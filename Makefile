@@ -49,11 +49,12 @@ test: $(VENV)/.dev
 
 test-oldest:
 	@$(MAKE) --no-print-directory VENV=.venv-oldest .venv-oldest/.oldest
+	@echo "== tests with the oldest supported versions"
 	@.venv-oldest/bin/python -m pytest tests
 
 .venv-oldest/.oldest: constraints-oldest.txt settings.ini setup.py pyproject.toml | .venv-oldest/.python
 	@echo "== installing the oldest supported versions"
-	@.venv-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt -e . pytest nltk
+	@.venv-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt -e . pytest nltk "setuptools>=77"
 	@touch $@
 
 notebooks: $(VENV)/.dev
@@ -63,7 +64,7 @@ notebooks: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	@$(BIN)/nbdev_proc_nbs
-	@if command -v quarto >/dev/null; then cd _proc && quarto render; else echo "The pages are prepared in _proc/. Rendering was skipped: Quarto is not installed (https://quarto.org)."; fi
+	@if command -v quarto >/dev/null; then rm -rf _docs && (cd _proc && quarto render --no-cache) && mv _proc/_docs _docs && echo "The site is in _docs/."; else echo "The pages are prepared in _proc/. Rendering was skipped: Quarto is not installed (https://quarto.org)."; fi
 
 lab: $(VENV)/.dev
 	@$(BIN)/jupyter lab nbs

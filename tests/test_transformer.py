@@ -1,0 +1,226 @@
+"""04_transformer: our BERT and GPT-2 against the library's, in every configuration that changes the arithmetic."""
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+
+from lmnotes.transformer import (GPT, PRESETS, BertLM, SelfAttention, activation_bytes, attention, bert_weights, flops_per_token, gpt_weights, model_config, parameter_count,
+                                 rotary, sinusoidal)
+
+BERT = dict(vocab_size=90, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=30)
+GPT2 = dict(vocab_size=90, n_embd=32, n_layer=2, n_head=4, n_positions=40, bos_token_id=None, eos_token_id=None)
+BERTS = [{}, {"num_attention_heads": 1}, {"hidden_act": "relu"}, {"hidden_act": "gelu_new"}, {"hidden_act": "silu"}, {"tie_word_embeddings": False}, {"type_vocab_size": 5},
+         {"layer_norm_eps": 1e-3}, {"pad_token_id": None}, {"pad_token_id": 7}, {"num_hidden_layers": 5, "intermediate_size": 7}]
+GPTS = [{}, {"n_head": 1}, {"n_inner": 17}, {"activation_function": "relu"}, {"activation_function": "gelu"}, {"tie_word_embeddings": False}, {"scale_attn_weights": False},
+        {"scale_attn_by_inverse_layer_idx": True}, {"layer_norm_epsilon": 1e-3}, {"reorder_and_upcast_attn": True}, {"n_layer": 4}]
+
+
+def scrambled(model):
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    return model.eval()
+
+
+def bert(**changes):
+    return scrambled(BertForMaskedLM(BertConfig(**{**BERT, **changes})))
+
+
+def gpt(**changes):
+    return scrambled(GPT2LMHeadModel(GPT2Config(**{**GPT2, **changes})))
+
+
+def rows_and_mask(side, vocab=90, lengths=(3, 9, 1, 6)):
+    torch.manual_seed(2)
+    rows = [torch.randint(1, vocab, (n,)) for n in lengths]
+    ids, mask = torch.zeros(len(rows), max(lengths), dtype=torch.long), torch.zeros(len(rows), max(lengths), dtype=torch.long)
+    for i, row in enumerate(rows):
+        where = slice(0, len(row)) if side == "right" else slice(ids.shape[1] - len(row), None)
+        ids[i, where], mask[i, where] = row, 1
+    return rows, ids, mask
+
+
+def same_logits_and_gradients(ours, theirs, renamed, ids, **inputs):
+    labels = torch.randint(ours.config.vocab_size, ids.shape)
+    a, b = ours(ids, **inputs), theirs(ids, **inputs).logits
+    assert ((a - b).norm() / b.norm()).item() < 1e-5
+    for logits in (a, b):
+        F.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
+    mine = {name: p.grad for name, p in ours.named_parameters()}
+    other = renamed({name: p.grad for name, p in theirs.named_parameters()})
+    assert mine.keys() == other.keys()
+    scale = max(g.norm() for g in other.values())
+    for name, gradient in other.items():
+        assert (mine[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-6 * scale, name
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("changes", BERTS, ids=str)
+def test_bert_equals_the_library(changes, fast):
+    theirs = bert(**changes)
+    _, ids, mask = rows_and_mask("right")
+    segments = (torch.arange(ids.shape[1]) % theirs.config.type_vocab_size).expand_as(ids)
+    same_logits_and_gradients(BertLM.from_transformers(theirs, fast), theirs, bert_weights, ids, attention_mask=None, token_type_ids=segments)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("changes", GPTS, ids=str)
+def test_gpt_equals_the_library(changes, fast):
+    theirs = gpt(**changes)
+    _, ids, _ = rows_and_mask("right")
+    same_logits_and_gradients(GPT.from_transformers(theirs, fast), theirs, gpt_weights, ids)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("kind", [BertLM, GPT])
+def test_padding_and_company_do_not_change_a_row(kind, side):
+    ours = kind.from_transformers(bert() if kind is BertLM else gpt())
+    rows, ids, mask = rows_and_mask(side)
+    with torch.no_grad():
+        together = ours(ids, mask)
+        assert together.isfinite().all()
+        other = ids.masked_fill(mask == 0, 55)                                     # what stands in the padding does not matter
+        assert torch.equal(ours(other, mask)[mask.bool()], together[mask.bool()])
+        for i, row in enumerate(rows):
+            assert torch.allclose(together[i][mask[i].bool()], ours(row[None])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_right_padded_batch_equals_the_library():
+    theirs = bert()
+    _, ids, mask = rows_and_mask("right")
+    assert torch.allclose(BertLM.from_transformers(theirs)(ids, mask)[mask.bool()], theirs(ids, mask).logits[mask.bool()], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_generation_with_and_without_cache_and_in_the_library(fast):
+    theirs = gpt()
+    ours = GPT.from_transformers(theirs, fast)
+    rows, ids, mask = rows_and_mask("left")
+    cached, uncached = (ours.generate(ids, 15, mask, cached=cached) for cached in (True, False))
+    assert torch.equal(cached, uncached)
+    assert torch.equal(cached, theirs.generate(ids, attention_mask=mask, max_new_tokens=15, do_sample=False, pad_token_id=0))
+    samples = [ours.generate(ids, 15, mask, temperature=0.9, cached=c, generator=torch.Generator().manual_seed(3)) for c in (True, False)]
+    assert torch.equal(*samples) and not torch.equal(samples[0], cached)
+
+
+def test_causal_mask_hides_the_future():
+    ours = GPT.from_transformers(gpt())
+    ids = torch.randint(90, (2, 12))
+    other = ids.clone()
+    other[:, 7:] = (other[:, 7:] + 1) % 90
+    assert torch.equal(ours(ids)[:, :7], ours(other)[:, :7])
+
+
+def test_half_precision_and_autocast():
+    ours, ids = GPT.from_transformers(gpt()), torch.randint(90, (2, 12))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (ours(ids).float() - ours(ids)).abs().max() < 1
+    assert (ours.bfloat16()(ids).float() - GPT.from_transformers(gpt())(ids)).abs().mean() < 0.1
+
+
+def test_dropout_is_on_in_training_only():
+    ours = BertLM.from_transformers(bert())
+    ids = torch.randint(90, (2, 12))
+    assert torch.equal(ours(ids), ours(ids))
+    ours.train()
+    assert not torch.equal(ours(ids), ours(ids))
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_equals_the_fused_function(causal, scale):
+    q, k, v = (torch.randn(2, 3, 7, 4, dtype=torch.float64) for _ in range(3))
+    assert torch.allclose(attention(q, k, v, is_causal=causal, scale=scale), F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale), atol=1e-12)
+    mask = torch.rand(2, 1, 7, 7) < 0.7
+    mask |= torch.eye(7, dtype=torch.bool)
+    assert torch.allclose(attention(q, k, v, mask, scale=scale), F.scaled_dot_product_attention(q, k, v, mask, scale=scale), atol=1e-12)
+
+
+def test_rotary_equals_the_library():
+    config = LlamaConfig(hidden_size=64, num_attention_heads=4)
+    q, positions = torch.randn(2, 4, 11, 16), torch.arange(11)
+    cos, sin = LlamaRotaryEmbedding(config)(q, positions[None])
+    assert torch.allclose(rotary(q, positions), apply_rotary_pos_emb(q, q, cos, sin)[0], atol=1e-5)
+
+
+def test_sinusoidal_by_its_definition():
+    import math
+    waves = sinusoidal(torch.arange(9), 6)
+    assert waves.shape == (9, 6)
+    for place in range(9):
+        for i in range(3):
+            assert math.isclose(waves[place, 2 * i].item(), math.sin(place / 10000 ** (2 * i / 6)), abs_tol=1e-6)
+            assert math.isclose(waves[place, 2 * i + 1].item(), math.cos(place / 10000 ** (2 * i / 6)), abs_tol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_operations_are_what_pytorch_counts(family):
+    if family == "llama":
+        config = LlamaConfig(vocab_size=90, hidden_size=32, intermediate_size=50, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=1, attn_implementation="eager")
+        model = LlamaForCausalLM(config)
+    else:
+        config = BertConfig(**BERT) if family == "bert" else GPT2Config(**GPT2, n_inner=50)
+        model = (BertLM if family == "bert" else GPT)(config, fast=False)
+    ids = torch.randint(90, (3, 20))
+    with FlopCounterMode(display=False) as counter:
+        logits = model(ids)
+        F.cross_entropy(getattr(logits, "logits", logits).flatten(0, 1), ids.flatten()).backward()
+    assert counter.get_total_flops() == pytest.approx(60 * flops_per_token(config, 20), rel=2e-3 if family == "llama" else 1e-9)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_open_with_plain_auto_classes(name, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+    config = model_config(name, 64, block_size=32)
+    if parameter_count(config) > 2e7:
+        pytest.skip("large: its configuration is checked by its parameter count in the notebook")
+    kind = AutoModelForMaskedLM if "bert" in name else AutoModelForCausalLM
+    model = kind.from_config(config)
+    assert sum(p.numel() for p in model.parameters()) == parameter_count(config)
+    model.save_pretrained(tmp_path)
+    again = kind.from_pretrained(tmp_path)
+    ids = torch.randint(64, (1, 8))
+    assert torch.equal(model.eval()(ids).logits, again.eval()(ids).logits)
+
+
+def test_activations_of_another_family_are_refused():
+    with pytest.raises(ValueError, match="llama"):
+        activation_bytes(model_config("llama-mini", 100), 32)
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: SelfAttention(32, 5), "32 cannot be divided among 5 heads"),
+    (lambda: BertLM(BertConfig(**{**BERT, "num_attention_heads": 5})), "5 heads"),
+    (lambda: BertLM(GPT2Config(**GPT2)), "'gpt2'"),
+    (lambda: BertLM(BertConfig(**BERT, is_decoder=True)), "decoder"),
+    (lambda: GPT(BertConfig(**BERT)), "'bert'"),
+    (lambda: GPT(GPT2Config(**GPT2, add_cross_attention=True)), "cross-attention"),
+    (lambda: BertLM(BertConfig(**BERT))(torch.tensor([[1, 90]])), "input_ids hold 90, the vocabulary has the ids 0 to 89"),
+    (lambda: GPT(GPT2Config(**GPT2))(torch.tensor([[-1, 2]])), "input_ids hold -1"),
+    (lambda: BertLM(BertConfig(**BERT))(torch.zeros(1, 31, dtype=torch.long)), "31 tokens, the model 30 positions"),
+    (lambda: GPT(GPT2Config(**GPT2))(torch.zeros(1, 41, dtype=torch.long)), "41 tokens, the model 40 positions"),
+    (lambda: GPT(GPT2Config(**GPT2)).generate(torch.zeros(1, 30, dtype=torch.long), 11), "41 tokens"),
+    (lambda: GPT(GPT2Config(**GPT2))(torch.zeros(3, dtype=torch.long)), "(3,)"),
+    (lambda: GPT(GPT2Config(**GPT2))(torch.zeros(1, 0, dtype=torch.long)), "(1, 0)"),
+    (lambda: BertLM.from_transformers(gpt()), "'gpt2'"),
+    (lambda: model_config("bert-mini", 100, num_attention_heads=3), "256 cannot be divided among 3 heads"),
+    (lambda: model_config("bert-mini", 100, block_size=0), "block_size 0"),
+    (lambda: model_config("nothing", 100), "'nothing' is not a preset"),
+])
+def test_bad_input(call, message):
+    with pytest.raises(ValueError) as error:
+        call()
+    assert message in str(error.value)
+
+
+def test_weights_of_another_shape_are_named():
+    theirs = bert()
+    theirs.config.intermediate_size = 60
+    with pytest.raises(ValueError, match=r"inner.weight' have the shape \(48, 32\), the configuration asks for \(60, 32\)"):
+        BertLM.from_transformers(theirs)
+    theirs.config.intermediate_size, theirs.config.num_hidden_layers = 48, 3
+    with pytest.raises(ValueError, match="lack 'layers.2"):
+        BertLM.from_transformers(theirs)

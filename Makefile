@@ -38,7 +38,9 @@ $(VENV)/.dev: constraints.txt settings.ini setup.py pyproject.toml | $(VENV)/.py
 
 demo: $(VENV)/.run
 	@echo "== lmnotes demo"
-	@if [ -e runs/demo/metrics.json ] && [ -z "$(ARGS)" ]; then $(BIN)/lmnotes demo --overwrite; else $(BIN)/lmnotes demo $(ARGS); fi
+	@again=; case "$(ARGS)" in *--output-dir*|*--overwrite*|*--resume*) ;; *) \
+	  if [ -e runs/demo/metrics.json ]; then again=--overwrite; elif [ -e runs/demo/choices.json ]; then echo "   going on with the run that was stopped in runs/demo (make demo ARGS=--overwrite starts anew)"; again=--resume; fi;; esac; \
+	  $(BIN)/lmnotes demo $$again $(ARGS)
 
 test: $(VENV)/.dev
 	@$(BIN)/python tools/check.py

@@ -1019,6 +1019,7 @@ def main(argv=None):
     for stream in (sys.stdout, sys.stderr):                # a terminal that lacks a character gets an escape
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     logging.basicConfig(format="%(message)s", level=logging.ERROR if _rank() else logging.WARNING)
+    logging.getLogger("lmnotes").setLevel(logging.ERROR if _rank() else logging.INFO)       # what a run reports as it goes
     code = execute(COMMANDS, sys.argv[1:] if argv is None else argv)
     try:
         typer.echo(nl=False)                               # flushes

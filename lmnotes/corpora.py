@@ -255,6 +255,9 @@ def held_out(groups, fraction, seed=0):
     return set(names[:max(1, round(fraction * len(names)))] if fraction else [])
 
 # %% ../nbs/02_corpora.ipynb #369128d5
+_WRITTEN = ("lmnotes.json", "metrics.json", "choices.json", "results.json", "config.json", "tokenizer.json", "dataset_dict.json", "dataset_infos.json", "progress.json", "checkpoints")
+
+
 def check_output_dir(output_dir, overwrite=False):
     """Refuse an output folder that holds something, or that cannot be written.
 
@@ -263,7 +266,7 @@ def check_output_dir(output_dir, overwrite=False):
     output_dir : str or path
         Folder to write later.
     overwrite : bool
-        Whether it may replace what is there.
+        Whether it may replace an earlier result that is there; a folder with other things in it is never replaced.
 
     Returns
     -------
@@ -273,15 +276,18 @@ def check_output_dir(output_dir, overwrite=False):
     Raises
     ------
     FileExistsError
-        If it holds something and `overwrite` is not set.
+        If it holds something and `overwrite` is not set, or something that is no result of a run.
     OSError
         If it is a file, or cannot be written.
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise NotADirectoryError(f"output_dir {str(output_dir)!r} is a file: name a folder")
-    if output_dir.is_dir() and any(output_dir.iterdir()) and not overwrite:
+    held = sorted(p.name for p in output_dir.iterdir()) if output_dir.is_dir() else []
+    if held and not overwrite:
         raise FileExistsError(f"output_dir {str(output_dir)!r} holds an earlier result: choose another folder, or allow overwrite=True (--overwrite)")
+    if held and not set(held) & set(_WRITTEN):
+        raise FileExistsError(f"output_dir {str(output_dir)!r} holds {', '.join(held[:3])}{' …' if held[3:] else ''}, which is no result of a run: overwrite replaces results only, choose another folder")
     parent = next(p for p in (output_dir.absolute(), *output_dir.absolute().parents) if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise PermissionError(f"output_dir {str(output_dir)!r} cannot be written: {parent} is not a writable folder")

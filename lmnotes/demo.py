@@ -11,8 +11,9 @@ import io
 import json
 import logging
 import platform
+import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from html import escape
 from pathlib import Path
 
@@ -21,11 +22,11 @@ import torch
 import transformers
 from transformers import AutoModelForMaskedLM
 
-from .checkpoints import load
+from .checkpoints import load, verify
 from .corpora import check_output_dir, corpus_report, load_corpus, write_aside
 from .finetuning import finetune
 from .perplexity import perplexity, surprisal
-from .pretraining import pretrain, resolve_device
+from .pretraining import PretrainingResult, pretrain, resolve_device
 from .tokenization import tokenizer_report, train_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ class DemoResult:
         return "\n".join(lines + [f"{m['seconds']:.0f} s; results in {self.output_dir}, report in {self.output_dir}/report.html"])
 
 
-def demo(minutes=1.5, steps=None, corpus="docstrings", output_dir="runs/demo", seed=0, device="auto", overwrite=False):
+def demo(minutes=1.5, steps=None, corpus="docstrings", output_dir="runs/demo", seed=0, device="auto", resume=False, overwrite=False):
     """Run the whole path: corpus, tokenizer, pretraining, saving, fine-tuning, perplexity, gaps.
 
     Parameters
@@ -172,8 +173,10 @@ def demo(minutes=1.5, steps=None, corpus="docstrings", output_dir="runs/demo", s
         Seed of all choices.
     device : str
         `auto`, `cpu` or `cuda`.
+    resume : bool
+        Go on with a run that was stopped in this folder: what is whole there is kept, pretraining goes on from its last checkpoint.
     overwrite : bool
-        Replace an earlier run.
+        Replace an earlier run; a whole one stands beside, as `…-previous`, until the new one is whole.
 
     Returns
     -------
@@ -183,55 +186,128 @@ def demo(minutes=1.5, steps=None, corpus="docstrings", output_dir="runs/demo", s
     Raises
     ------
     ValueError
-        If a choice cannot be, or the corpus is too small.
+        If a choice cannot be, or the corpus is too small, or a run is resumed with other choices.
     FileNotFoundError
-        If there is no such corpus.
+        If there is no such corpus, or nothing to resume.
     FileExistsError
-        If the folder holds an earlier run and `overwrite` is not set.
+        If the folder holds an earlier run, and neither `resume` nor `overwrite` is set.
+    KeyboardInterrupt
+        After Ctrl-C; what is done stays in the folder, for `resume`.
     """
     start, budget = time.perf_counter(), {"steps": steps} if steps is not None else {"minutes": minutes}
     if not next(iter(budget.values())) > 0:
         raise ValueError(f"{next(iter(budget))} {next(iter(budget.values()))} must be above 0")
-    output_dir, device = check_output_dir(output_dir, overwrite), str(resolve_device(device))
+    folder, device = Path(output_dir), str(resolve_device(device))
+    choices = {**budget, "corpus": corpus if isinstance(corpus, str) else str(corpus) if isinstance(corpus, Path) else type(corpus).__name__, "seed": seed, "device": device}
+    _check_start(folder, choices, resume, overwrite)
     loaded = load_corpus(corpus, seed=seed)
-    with write_aside(output_dir, overwrite) as folder:
-        metrics = _steps(loaded, folder, budget, seed, device)
-        metrics["seconds"] = time.perf_counter() - start
-        figures = metrics.pop("figures")
-        (folder / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-        (folder / "report.html").write_text(_report(metrics, figures), encoding="utf-8")
+    _make_folder(folder, choices)
+    try:
+        metrics, figures = _steps(loaded, folder, budget, seed, device)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(str(stop) or f"what is done stands in {output_dir}: go on with resume=True (--resume)") from stop
+    metrics["seconds"] = time.perf_counter() - start
+    (folder / "report.html").write_text(_report(metrics, figures), encoding="utf-8")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    shutil.rmtree(_previous(folder), ignore_errors=True)
     return DemoResult(str(output_dir), metrics)
 
 # %% ../nbs/19_demo.ipynb #fef5961c
+def _previous(folder):
+    "Where an earlier whole run stands until the new one is whole."
+    return folder.absolute().with_name(f"{folder.absolute().name}-previous")
+
+
+def _check_start(folder, choices, resume, overwrite):
+    "Refuse a folder that holds a run, or one that cannot be gone on with."
+    noted = folder / "choices.json"
+    if not resume or not noted.is_file():
+        if resume and not overwrite:
+            raise FileNotFoundError(f"output_dir {str(folder)!r} holds no run that was stopped: leave resume (--resume) out")
+        if noted.is_file() and not (folder / "metrics.json").is_file() and not overwrite:
+            raise FileExistsError(f"output_dir {str(folder)!r} holds a run that was stopped: go on with resume=True (--resume), or start anew with overwrite=True (--overwrite)")
+        check_output_dir(folder, overwrite)
+        return
+    if (folder / "metrics.json").is_file():
+        raise FileExistsError(f"output_dir {str(folder)!r} holds a run that is whole, there is nothing to resume: see {folder}/report.html, or start anew with overwrite=True (--overwrite)")
+    then = json.loads(noted.read_text(encoding="utf-8"))
+    other = [f"{k} (then {then.get(k)}, now {choices.get(k)})" for k in {**then, **choices} if then.get(k) != choices.get(k)]
+    if other:
+        raise ValueError(f"the run in {str(folder)!r} cannot be resumed with another {', '.join(other)}: give the same, or start anew in another folder")
+
+
+def _make_folder(folder, choices):
+    "An empty folder with the choices of the run; or the one to go on with, as it is."
+    noted, text = folder / "choices.json", json.dumps(choices)
+    if noted.is_file() and noted.read_text(encoding="utf-8") == text and not (folder / "metrics.json").is_file():
+        return
+    if (folder / "metrics.json").is_file():
+        shutil.rmtree(_previous(folder), ignore_errors=True)
+        folder.absolute().rename(_previous(folder))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    noted.write_text(text, encoding="utf-8")
+
+# %% ../nbs/19_demo.ipynb #02d999e1
 def _steps(corpus, folder, budget, seed, device):
-    "The seven steps; give the metrics."
+    "The seven steps; give the metrics and the figures."
     report, held = corpus_report(corpus), _held_out_texts(corpus, seed)
-    logger.info("%r", report)
+    logger.info("1/7 %r", report)
     tokenizer = train_tokenizer(corpus, vocab_size=8192)
     described = tokenizer_report(tokenizer, held[:500])
-    tokenizer.save_pretrained(folder / "tokenizer")
-    pretrained = pretrain(corpus, tokenizer, "bert-mini", folder / "pretrained", mask_rate=0.3, learning_rate=3e-3, seed=seed, device=device, evaluations=3, **budget)
+    logger.info("2/7 tokenizer: %s", f"{described.vocab_size:,} tokens, {described.characters_per_token:.2f} characters per token, {described.unknown_tokens} unknown")
+    with write_aside(folder / "tokenizer", overwrite=True) as aside:
+        tokenizer.save_pretrained(aside)
+    pretrained = _pretrained(corpus, tokenizer, folder / "pretrained", seed, device, budget)
+    logger.info("3/7 pretraining: %r", pretrained)
     model, tokenizer = load(folder / "pretrained", device=device)
-    settings = dict(data="docstrings/package", train_examples=800, test_examples=800, epochs=4, max_length=96, seed=seed, device=device)
-    tuned = finetune(folder / "pretrained", output_dir=folder / "finetuned", **settings)
-    twin = finetune(folder / "pretrained", output_dir=folder / "twin", from_scratch=True, **settings)
-    _remove(folder / "twin")
-    torch.manual_seed(seed)
-    untrained = AutoModelForMaskedLM.from_config(model.config).to(device).eval()
-    texts = [t[:300] for t in held[:16]]
-    scored = {name: perplexity(m, texts, tokenizer) for name, m in (("pretrained", model), ("untrained", untrained))}
+    identical = _round_trip(model, tokenizer, folder, held[0])
+    logger.info("4/7 saved and loaded back: logits bit-identical: %s", identical)
+    tuned, twin = (_tuned(folder, name, seed, device) for name in ("finetuned", "twin"))
+    shutil.rmtree(folder / "twin")
+    logger.info("5/7 fine-tuning: %r; random twin: accuracy %.3f", tuned, twin.scores["accuracy"])
+    scored = _pseudo_perplexities(model, tokenizer, [t[:300] for t in held[:16]], seed)
+    logger.info("6/7 pseudo-perplexity: %.1f, untrained %.0f", scored["pretrained"].perplexity, scored["untrained"].perplexity)
     gaps = [g for g in (hide_word(s, tokenizer) for s in map(_first_sentence, held)) if g][:3]
-    bits = surprisal(model, _first_sentence(next(t for t in held if 40 < len(_first_sentence(t)) < 160)), tokenizer)
+    filled = [{"sentence": s, "word": w, "guesses": guesses(model, tokenizer, s)} for s, w in gaps]
+    logger.info("7/7 gaps filled: %d", len(filled))
+    bits = surprisal(model, _first_sentence(next((t for t in held if 40 < len(_first_sentence(t)) < 160), held[0])), tokenizer)
+    return _metrics(report, described, pretrained, identical, tuned, twin, scored, filled, seed, device), _figures(pretrained, tuned, bits)
+
+
+def _metrics(report, described, pretrained, identical, tuned, twin, scored, filled, seed, device):
+    "What goes into `metrics.json`."
     return {"corpus": {"source": report.source, "documents": report.documents, "characters": report.characters, "duplicates_removed": report.duplicates_removed},
             "tokenizer": {k: getattr(described, k) for k in ("vocab_size", "texts", "tokens", "characters_per_token", "unknown_tokens")},
             "pretraining": {k: getattr(pretrained, k) for k in ("parameters", "steps", "tokens", "seconds", "loss_before", "loss_after", "history")},
-            "round_trip_identical": _round_trip(model, tokenizer, folder, held[0]),
+            "round_trip_identical": identical,
             "finetuning": {"pretrained": tuned.scores, "random_twin": twin.scores, "majority": tuned.majority, "labels": tuned.labels},
             "pseudo_perplexity": {name: r.perplexity for name, r in scored.items()} | {f"{name}_interval": r.interval() for name, r in scored.items()},
-            "protocol": scored["pretrained"].protocol | {"model": "pretrained"},
-            "fill_mask": [{"sentence": s, "word": w, "guesses": guesses(model, tokenizer, s)} for s, w in gaps],
-            "seed": seed, "device": device, "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
-            "figures": _figures(pretrained, tuned, bits)}
+            "protocol": scored["pretrained"].protocol | {"model": "pretrained"}, "fill_mask": filled,
+            "seed": seed, "device": device, "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}}
+
+# %% ../nbs/19_demo.ipynb #a9b56ebb
+def _pretrained(corpus, tokenizer, folder, seed, device, budget):
+    "Pretrain, go on with pretraining, or take the whole model that is there."
+    if (folder / "lmnotes.json").is_file() and not verify(folder):
+        facts = json.loads((folder / "lmnotes.json").read_text(encoding="utf-8"))
+        return PretrainingResult(**{f.name: facts[f.name] for f in fields(PretrainingResult)})
+    going_on = (folder / "checkpoints").is_dir()
+    return pretrain(corpus, tokenizer, "bert-mini", folder, mask_rate=0.3, learning_rate=3e-3, seed=seed, device=device, evaluations=3, checkpoint_minutes=1,
+                    resume=going_on, overwrite=not going_on, **budget)
+
+
+def _tuned(folder, name, seed, device):
+    "Fine-tune the pretrained model, or its twin with random weights."
+    return finetune(folder / "pretrained", output_dir=folder / name, from_scratch=name == "twin", data="docstrings/package", train_examples=800, test_examples=800,
+                    epochs=4, max_length=96, seed=seed, device=device, overwrite=True)
+
+
+def _pseudo_perplexities(model, tokenizer, texts, seed):
+    "Results of the pretrained model and of one with untrained weights."
+    torch.manual_seed(seed)
+    untrained = AutoModelForMaskedLM.from_config(model.config).to(model.device).eval()
+    return {name: perplexity(m, texts, tokenizer) for name, m in (("pretrained", model), ("untrained", untrained))}
 
 
 def _held_out_texts(corpus, seed):
@@ -250,13 +326,7 @@ def _round_trip(model, tokenizer, folder, text):
     "Whether saving and loading once more gives logits that are equal bit for bit."
     model.save_pretrained(folder / "again")
     again = AutoModelForMaskedLM.from_pretrained(folder / "again").to(model.device).eval()
-    _remove(folder / "again")
+    shutil.rmtree(folder / "again")
     inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=128).to(model.device)
     with torch.no_grad():
         return bool(torch.equal(model(**inputs).logits, again(**inputs).logits))
-
-
-def _remove(folder):
-    "Remove a folder."
-    import shutil
-    shutil.rmtree(folder)

@@ -105,6 +105,7 @@ def test_an_error_while_writing_leaves_what_was_there(tmp_path):
     target = tmp_path / "out"
     with write_aside(target) as aside:
         (aside / "a").write_text("1")
+        (aside / "lmnotes.json").write_text("{}")
     for error in (OSError(28, "No space left on device"), KeyboardInterrupt()):
         with pytest.raises(type(error)):
             with write_aside(target, overwrite=True) as aside:
@@ -113,6 +114,45 @@ def test_an_error_while_writing_leaves_what_was_there(tmp_path):
     assert (target / "a").read_text() == "1" and os.listdir(tmp_path) == ["out"]
     with pytest.raises(FileExistsError, match="overwrite"):
         check_output_dir(target)
+
+
+def test_a_stopped_demo_is_gone_on_with_and_a_whole_one_is_kept_until_the_new_one_is_whole(tmp_path, corpus, monkeypatch):
+    from lmnotes import demo as room
+    out, calls = tmp_path / "demo", []
+
+    def steps(stop, loaded, folder, *rest):
+        calls.append(sorted(os.listdir(folder)))
+        (folder / f"part{len(calls)}").touch()
+        if stop:
+            raise KeyboardInterrupt
+        return {"n": len(calls)}, []
+    monkeypatch.setattr(room, "_report", lambda metrics, figures: "page")
+    run = lambda stop=False, **more: (monkeypatch.setattr(room, "_steps", lambda *a: steps(stop, *a)), room.demo(**{"steps": 2, "corpus": corpus, "output_dir": out, "device": "cpu", **more}))
+    with pytest.raises(FileNotFoundError, match="no run that was stopped"):
+        run(resume=True)
+    with pytest.raises(KeyboardInterrupt, match="resume"):
+        run(stop=True)
+    with pytest.raises(FileExistsError, match="was stopped"):
+        run()
+    with pytest.raises(ValueError, match="steps .then 2, now 3."):
+        run(steps=3, resume=True)
+    run(resume=True)
+    assert calls == [["choices.json"], ["choices.json", "part1"]] and (out / "metrics.json").is_file()
+    with pytest.raises(FileExistsError, match="whole"):
+        run(resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(stop=True, overwrite=True)
+    assert (tmp_path / "demo-previous" / "metrics.json").is_file() and not (out / "metrics.json").exists()
+    run(overwrite=True)
+    assert os.listdir(tmp_path) == ["demo"] and '"n": 4' in (out / "metrics.json").read_text()
+
+
+def test_overwriting_never_replaces_what_no_run_wrote(tmp_path):
+    (tmp_path / "holidays.jpg").write_text("1")
+    for write in (lambda: check_output_dir(tmp_path, overwrite=True), lambda: write_aside(tmp_path, overwrite=True).__enter__()):
+        with pytest.raises(FileExistsError, match="holidays.jpg"):
+            write()
+    assert os.listdir(tmp_path) == ["holidays.jpg"]
 
 
 def test_a_full_disk_while_saving_keeps_the_earlier_checkpoint(folder, tokenizer, tmp_path, monkeypatch):

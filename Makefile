@@ -8,6 +8,9 @@ export PIP_NO_INPUT = 1
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
+# Quarto loads jQuery and RequireJS from a CDN into every page with an HTML output; no page uses them.
+WITHOUT_CDN := sed -i.bak -e '/^<script src="https:\/\/cdnjs.cloudflare.com/d' -e "/^<script type=.application\/javascript.>define('jquery'/d"
+
 .PHONY: help demo test test-oldest notebooks docs lab clean
 .DEFAULT_GOAL := help
 
@@ -65,8 +68,9 @@ notebooks: $(VENV)/.dev
 	@$(BIN)/python tools/readme.py
 
 docs: $(VENV)/.dev
-	@$(BIN)/nbdev_proc_nbs
-	@if command -v quarto >/dev/null; then rm -rf _docs && (cd _proc && quarto render --no-cache) && mv _proc/_docs _docs && echo "The site is in _docs/."; else echo "The pages are prepared in _proc/. Rendering was skipped: Quarto is not installed (https://quarto.org)."; fi
+	@rm -rf _proc
+	@PYTHONPATH="$(CURDIR)" $(BIN)/nbdev_proc_nbs
+	@if command -v quarto >/dev/null; then rm -rf _docs && (cd _proc && quarto render --no-cache) && mv _proc/_docs _docs && $(WITHOUT_CDN) _docs/*.html && rm _docs/*.bak && echo "The site is in _docs/."; else echo "The pages are prepared in _proc/. Rendering was skipped: Quarto is not installed (https://quarto.org)."; fi
 
 lab: $(VENV)/.dev
 	@$(BIN)/jupyter lab nbs

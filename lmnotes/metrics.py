@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['logger', 'accuracy', 'precision_recall_f1', 'matthews_correlation', 'pearson', 'spearman', 'normalize_answer',
            'exact_match', 'token_f1', 'spans', 'span_f1', 'bleu', 'chrf', 'rouge', 'reliability', 'calibration_error',
-           'bootstrap_interval', 'Score', 'score', 'McNemar', 'mcnemar', 'Difference', 'paired_bootstrap']
+           'bootstrap_interval', 'Score', 'score', 'score_files', 'McNemar', 'mcnemar', 'Difference',
+           'paired_bootstrap']
 
 # %% ../nbs/08_metrics.ipynb #04e04157
+import json
 import logging
 import math
 import re
@@ -15,6 +17,7 @@ import string
 from collections import Counter
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 import numpy as np
 
@@ -1004,6 +1007,61 @@ def _named(name, value):
     if not isinstance(value, dict):
         return {name: value}
     return {f"{name}_{part}".strip("_"): number for part, number in value.items()}
+
+# %% ../nbs/08_metrics.ipynb #52851bf9
+def _read_examples(name, path, task_type):
+    "One example for each line of a text file, or for each JSON value of a `.jsonl` file."
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{name} {str(path)!r} is no file: check the path")
+    lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n") if path.stat().st_size else []
+    as_json, split = path.suffix.lower() == ".jsonl", {"tokens": str.split, "multi-label": lambda line: [label.strip() for label in line.split(",") if label.strip()]}
+    read = json.loads if as_json else {"regression": float, "classification": str.strip, **split}.get(task_type, str)
+    examples = []
+    for number, line in enumerate(lines, 1):
+        try:
+            examples.append(read(line))
+        except ValueError:
+            raise ValueError(f"{name} {str(path)!r}, line {number} is {line[:60]!r}, no {'JSON value' if as_json else 'number'}: correct the line") from None
+    return [str(label) for label in examples] if task_type == "classification" else examples
+
+
+def score_files(task_type, predictions, references, *, labels=None, positive=None, confidence=0.95, samples=1000, seed=0):
+    """Score a file of predictions against a file of references.
+
+    Parameters
+    ----------
+    task_type : {"classification", "multi-label", "regression", "tokens", "question-answering", "translation", "summarization", "generation"}
+        Kind of task.
+    predictions : str or path
+        Text file with one prediction a line (labels of a set separated by commas, tags by white space), or `.jsonl` with one JSON value a line.
+    references : str or path
+        File of references, in the same order; in a `.jsonl` file also a list of right answers.
+    labels : list of str, optional
+        The label set; another label is an error. By default those that occur.
+    positive : str, optional
+        For classification, a label whose own precision, recall and F1 are wanted.
+    confidence : float
+        Of the intervals.
+    samples : int
+        Bootstrap samples over examples; 0 for no intervals.
+    seed : int
+        Their seed.
+
+    Returns
+    -------
+    Score
+        Values, intervals and protocol.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is not there.
+    ValueError
+        If a line cannot be read, or `score` refuses what was read.
+    """
+    read = [_read_examples(name, path, task_type) for name, path in (("predictions", predictions), ("references", references))]
+    return score(task_type, *read, labels=labels, positive=positive, confidence=confidence, samples=samples, seed=seed)
 
 # %% ../nbs/08_metrics.ipynb #5257c556
 @dataclass(frozen=True)

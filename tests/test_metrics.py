@@ -16,9 +16,8 @@ pytest.importorskip("hypothesis")
 from hypothesis import given, settings, strategies as st
 from sklearn import metrics as sk
 
-from lmnotes import metrics
 from lmnotes.metrics import (accuracy, bleu, bootstrap_interval, calibration_error, chrf, exact_match, matthews_correlation, mcnemar, normalize_answer,
-                             paired_bootstrap, pearson, precision_recall_f1, reliability, rouge, score, span_f1, spans, spearman, token_f1)
+                             paired_bootstrap, pearson, precision_recall_f1, reliability, rouge, score, score_files, span_f1, spans, spearman, token_f1)
 
 settings.register_profile("quick", max_examples=60, deadline=None, derandomize=True)
 settings.load_profile("quick")
@@ -367,6 +366,57 @@ def test_one_class_only():
 
 def test_html_is_escaped():
     assert "<b>" not in score("classification", ["<b>"], ["<b>"], positive="<b>", samples=2)._repr_html_()
+
+
+# ---- files
+
+def as_file(folder, name, lines, end="\n"):
+    "A file with these lines."
+    (folder / name).write_bytes(end.join([*lines, ""]).encode("utf-8"))
+    return folder / name
+
+
+@pytest.mark.parametrize("task, lines", [
+    ("classification", lambda x: x), ("multi-label", ", ".join), ("regression", str), ("tokens", " ".join)])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_text_files_are_scored_as_lists(tmp_path, task, lines, end):
+    p, r = TASKS[task]
+    files = [as_file(tmp_path, name, map(lines, side), end) for name, side in (("p.txt", p), ("r.txt", r))]
+    assert repr(score_files(task, *files, samples=20)) == repr(score(task, p, r, samples=20))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_json_files_are_scored_as_lists(tmp_path, task):
+    p, r = TASKS[task]
+    files = [as_file(tmp_path, name, map(json.dumps, side)) for name, side in (("p.jsonl", p), ("r.jsonl", r))]
+    assert repr(score_files(task, *map(str, files), samples=20)) == repr(score(task, p, r, samples=20))
+
+
+def test_an_empty_line_is_an_empty_answer(tmp_path):
+    p, r = as_file(tmp_path, "p.txt", ["Nile", "", "a\u2028b"]), as_file(tmp_path, "r.jsonl", ['["Nile"]', "[]", '"a b"'])
+    assert score_files("question-answering", p, r, samples=0)["exact_match"] == 1
+
+
+def test_unreadable_files_are_named(tmp_path):
+    numbers, broken, empty = as_file(tmp_path, "n.txt", ["1", "one"]), as_file(tmp_path, "b.jsonl", ['"x"', "{"]), tmp_path / "e.txt"
+    empty.write_bytes(b"")
+    for call, words in ((lambda: score_files("regression", numbers, numbers), "line 2 is 'one', no number"), (lambda: score_files("translation", broken, broken), "line 2 is '{', no JSON value"),
+                        (lambda: score_files("translation", empty, empty), "nothing to score"), (lambda: score_files("classification", numbers, empty), "2 predictions and 0 references")):
+        with pytest.raises(ValueError, match=words):
+            call()
+    with pytest.raises(FileNotFoundError, match="references .* is no file"):
+        score_files("classification", numbers, tmp_path / "none.txt")
+
+
+def test_the_command_scores_files(tmp_path):
+    pytest.importorskip("typer")
+    p, r = as_file(tmp_path, "p.txt", ["a", "b", "b"]), as_file(tmp_path, "r.txt", ["a", "b", "a"])
+    run = lambda *words: subprocess.run([sys.executable, "-m", "lmnotes.cli", "score", *map(str, words)], capture_output=True, text=True)
+    done = run("classification", p, r, "--samples", 50, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["values"]["accuracy"] == 2 / 3
+    done = run("classification", p, r, "--labels", "a")
+    assert done.returncode == 2 and "predictions[1] is 'b', not among the labels 'a'" in done.stderr
 
 
 # ---- bad input

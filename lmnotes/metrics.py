@@ -43,7 +43,7 @@ def _check_label(name, i, label):
     if not isinstance(label, (str, int, float, bool)) or label != label:
         raise ValueError(f"{name}[{i}] is {str(label)[:60]!r}, no label: give one text or number for each example (for scores of classes their arg max)")
 
-
+# %% ../nbs/08_metrics.ipynb #6c8acd7b
 def _codes(predictions, references, labels=None):
     "Number of each predicted and each true label, and the labels in order."
     predictions, references = _paired(predictions, references)
@@ -126,7 +126,7 @@ def _confusions(predictions, references, labels=None):
     cell, size = r * len(known) + p, len(known)
     return lambda chosen: np.bincount(cell[chosen], minlength=size * size).reshape(size, size), known
 
-
+# %% ../nbs/08_metrics.ipynb #7c412fb2
 def _precision_recall_f1(predictions, references, average="macro", labels=None, positive=1):
     if average not in _AVERAGES:
         raise ValueError(f"average {average!r} must be one of {_shown(_AVERAGES)}")
@@ -292,7 +292,7 @@ def pearson(predictions, references):
     """
     return _defined("pearson", _pearson(predictions, references)(_ALL))
 
-
+# %% ../nbs/08_metrics.ipynb #12e704d1
 def spearman(predictions, references):
     """Spearman correlation: Pearson of the ranks, equal values sharing their mean rank.
 
@@ -351,7 +351,7 @@ def _check_texts(name, texts):
         if not isinstance(text, str):
             raise ValueError(f"{name}[{i}] is {str(text)[:60]!r}, a {type(text).__name__}: give a text, '' for no answer")
 
-
+# %% ../nbs/08_metrics.ipynb #22e2a7bb
 def _shared_words(prediction, reference):
     "F1 of the words of two normalised answers; of two of which one is empty, whether both are."
     p, r = prediction.split(), reference.split()
@@ -372,7 +372,7 @@ def _exact_match(predictions, references):
 def _token_f1(predictions, references):
     return _best(_shared_words, predictions, references)
 
-# %% ../nbs/08_metrics.ipynb #22e2a7bb
+# %% ../nbs/08_metrics.ipynb #5aea5fb2
 def exact_match(predictions, references):
     """Share of answers that equal a reference answer after SQuAD's normalisation.
 
@@ -395,7 +395,7 @@ def exact_match(predictions, references):
     """
     return _exact_match(predictions, references)(_ALL)
 
-
+# %% ../nbs/08_metrics.ipynb #b9aab940
 def token_f1(predictions, references):
     """Mean F1 of the words of answers, the best over the reference answers, after SQuAD's normalisation.
 
@@ -476,7 +476,7 @@ def _span_f1(predictions, references, average="micro", labels=None):
     rows = zip(("predictions", "references"), _tag_rows(predictions, references))
     return _set_f1(*[[_spans_of(name, i, row) for i, row in enumerate(side)] for name, side in rows], average, labels)
 
-
+# %% ../nbs/08_metrics.ipynb #32bb4cac
 def _set_f1(predictions, references, average, labels):
     "F1 of sets of marks (label, begin, end), one set for each sentence."
     seen = sorted({label for row in [*predictions, *references] for label, _, _ in row})
@@ -503,7 +503,7 @@ def _spans_of(name, i, row):
     except ValueError as error:
         raise ValueError(f"{name}[{i}], {error}") from None
 
-
+# %% ../nbs/08_metrics.ipynb #952305c2
 def span_f1(predictions, references, average="micro", labels=None):
     """Precision, recall and F1 of whole spans, as the CoNLL shared tasks count them.
 
@@ -563,7 +563,7 @@ def _bleu(predictions, references, tokenize="13a", lowercase=False):
         return BLEU.compute_bleu(total[:4], total[4:8], *total[8:], smooth_method="exp").score
     return measure
 
-
+# %% ../nbs/08_metrics.ipynb #1538c32f
 def bleu(predictions, references, tokenize="13a", lowercase=False):
     """Corpus BLEU as sacrebleu computes it (Papineni et al. 2002; Post 2018).
 
@@ -616,7 +616,7 @@ def _chrf(predictions, references):
     counts = np.array([max((_chrf_counts(p, text) for text in row), key=_chrf_value) for p, row in zip(predictions, references)])
     return lambda chosen: _chrf_value(counts[chosen].sum(0))
 
-
+# %% ../nbs/08_metrics.ipynb #696154b3
 def chrf(predictions, references):
     """Corpus chrF2: F-score of character n-grams, 1 to 6, recall counting four times (Popović 2015).
 
@@ -656,7 +656,7 @@ def _rouge(predictions, references, stemmer=True):
     values = np.array([[part[name].fmeasure for name in _ROUGE] for part in parts])
     return lambda chosen: dict(zip(_ROUGE, values[chosen].mean(0).tolist()))
 
-
+# %% ../nbs/08_metrics.ipynb #74ac2068
 def rouge(predictions, references, stemmer=True):
     """Mean ROUGE-1, -2, -L and -Lsum F-scores as rouge-score computes them (Lin 2004).
 
@@ -697,7 +697,7 @@ def _confidences(probabilities, references, labels):
     p, r, _ = _codes([labels[i] for i in given.argmax(1)], references, labels)
     return given.max(1), p == r
 
-
+# %% ../nbs/08_metrics.ipynb #4a311f44
 def reliability(probabilities, references, bins=15, labels=None):
     """Confidence and accuracy by bins of confidence, the points of a reliability diagram.
 
@@ -730,7 +730,7 @@ def reliability(probabilities, references, bins=15, labels=None):
     filled = [np.where(count > 0, _divide(total, count), np.nan) for total in sums]
     return {"count": count, "confidence": filled[0], "accuracy": filled[1]}
 
-
+# %% ../nbs/08_metrics.ipynb #70df5ef7
 def _calibration_error(probabilities, references, bins=15, labels=None):
     confidence, right = _confidences(probabilities, references, labels)
     place, gap = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence), confidence - right
@@ -908,7 +908,7 @@ def _regression(predictions, references):
     return [("pearson", _pearson(predictions, references), "linear, nan where one side is constant"), ("spearman", _spearman(predictions, references), "of mean ranks, nan where one side is constant"),
             ("root_mean_squared_error", lambda chosen: float(np.sqrt(((x - y)[chosen] ** 2).mean())), "in the unit of the references")]
 
-
+# %% ../nbs/08_metrics.ipynb #432df8cc
 def _tokens(predictions, references, labels):
     "Rows of a task with a tag for each token: spans where the tags mark them."
     predictions, references = _tag_rows(predictions, references)
@@ -943,12 +943,12 @@ def _summarization(predictions, references):
     "Rows of a task whose answer is a summary."
     return [("", _rouge(predictions, references), "F, mean over texts, Porter stemmer, words of a-z0-9")]
 
-# %% ../nbs/08_metrics.ipynb #432df8cc
+# %% ../nbs/08_metrics.ipynb #4bd81d1d
 def _generation(predictions, references):
     "Rows of a task whose answer is a text of any kind."
     return _translation(predictions, references) + _summarization(predictions, references)
 
-
+# %% ../nbs/08_metrics.ipynb #7238f0b5
 def score(task_type, predictions, references, *, labels=None, probabilities=None, positive=None, confidence=0.95, samples=1000, seed=0):
     """Score predictions with the metrics that the field reports for a kind of task, with intervals.
 
@@ -991,17 +991,14 @@ def score(task_type, predictions, references, *, labels=None, probabilities=None
     if other:
         raise ValueError(f"{other[0]} is not for task_type {task_type!r}: leave it out")
     rows = make(predictions, references, **{name: given[name] for name in takes})
-    draws = list(_draws(len(references), confidence, samples, seed)) if samples else []
-    values, intervals, protocol = {}, {}, {}
-    for name, measure, words in rows:
-        value, drawn = _named(name, measure(_ALL)), [_named(name, measure(chosen)) for chosen in draws]
-        values |= value
-        intervals |= _quantiles(drawn, confidence) if drawn else {}
-        protocol |= dict.fromkeys(value, words)
+    everything = lambda chosen: {key: value for name, measure, _ in rows for key, value in _named(name, measure(chosen)).items()}
+    drawn = [everything(chosen) for chosen in _draws(len(references), confidence, samples, seed)] if samples else []
+    values, intervals = everything(_ALL), _quantiles(drawn, confidence) if drawn else {}
+    protocol = {key: words for name, measure, words in rows for key in _named(name, measure(_ALL))}
     protocol["intervals"] = f"{confidence:.0%}, percentile bootstrap, {samples:,} samples over examples, seed {seed}" if samples else "none"
     return Score(task_type, values, intervals, len(references), protocol)
 
-
+# %% ../nbs/08_metrics.ipynb #3c0bcf69
 def _named(name, value):
     "Values under their full names."
     if not isinstance(value, dict):
@@ -1025,7 +1022,7 @@ def _read_examples(name, path, task_type):
             raise ValueError(f"{name} {str(path)!r}, line {number} is {line[:60]!r}, no {'JSON value' if as_json else 'number'}: correct the line") from None
     return [str(label) for label in examples] if task_type == "classification" else examples
 
-
+# %% ../nbs/08_metrics.ipynb #62145917
 def score_files(task_type, predictions, references, *, labels=None, positive=None, confidence=0.95, samples=1000, seed=0):
     """Score a file of predictions against a file of references.
 
@@ -1086,7 +1083,7 @@ class McNemar:
     def _repr_html_(self):
         return f"<p>{escape(repr(self))}</p>"
 
-
+# %% ../nbs/08_metrics.ipynb #6182588c
 def mcnemar(predictions_a, predictions_b, references):
     """Exact McNemar test: are two classifiers right equally often on the same examples?
 
@@ -1112,7 +1109,7 @@ def mcnemar(predictions_a, predictions_b, references):
     p = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
     return McNemar(only_a, only_b, float(p))
 
-
+# %% ../nbs/08_metrics.ipynb #7ae14cda
 @dataclass(frozen=True)
 class Difference:
     """Difference of a metric between two models on the same examples.
@@ -1139,7 +1136,7 @@ class Difference:
     def _repr_html_(self):
         return f"<p>{escape(repr(self))}</p>"
 
-# %% ../nbs/08_metrics.ipynb #6182588c
+# %% ../nbs/08_metrics.ipynb #fd2046ca
 def paired_bootstrap(metric, predictions_a, predictions_b, references, *, confidence=0.95, samples=1000, seed=0, **options):
     """Compare two models on the same examples by any metric.
 
@@ -1173,7 +1170,7 @@ def paired_bootstrap(metric, predictions_a, predictions_b, references, *, confid
     drawn = [(a(chosen), b(chosen)) for chosen in draws]
     return _differences(a(_ALL), b(_ALL), drawn, confidence)
 
-
+# %% ../nbs/08_metrics.ipynb #7f6162f9
 def _differences(a, b, drawn, confidence):
     "Difference of two values, or of each entry of two dicts, with what the samples gave."
     if isinstance(a, dict):

@@ -254,6 +254,31 @@ def test_calibration_edges():
     assert reliability([[0.5, 0.5]], [0], bins=2)["count"].tolist() == [1, 0]                    # a bin holds its upper edge
 
 
+# ---- real data, where the machine has it
+
+def test_real_tags_with_noise_are_scored_as_nervaluate_does(shared_data):
+    Evaluator, parquet = pytest.importorskip("nervaluate").Evaluator, pytest.importorskip("pyarrow.parquet")
+    name = lambda i: "O" if i == 0 else f"{'BI'[(i - 1) % 2]}-{(i - 1) // 2}"
+    truth = [list(map(name, row)) for row in parquet.read_table(shared_data / "wnut17" / "test.parquet")["ner_tags"].to_pylist()]
+    generator = np.random.default_rng(0)
+    noisy = [[name(generator.integers(0, 13)) if generator.random() < 0.1 else tag for tag in row] for row in truth]
+    strict = Evaluator(truth, noisy, tags=[str(i) for i in range(6)], loader="list").evaluate()["overall"]["strict"]
+    assert span_f1(noisy, truth)["f1"] == pytest.approx(strict.f1) and 0 < strict.f1 < 1
+    assert span_f1(truth, truth)["f1"] == 1
+
+
+def test_real_translations_are_scored_as_sacrebleu_does(shared_data):
+    import sacrebleu
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pairs = parquet.read_table(shared_data / "multi30k" / "test.parquet")["translation"].to_pylist()[:300]
+    english = [pair["en"] for pair in pairs]
+    output = [" ".join(word for i, word in enumerate(text.split()) if i % 5 != 3) for text in english]
+    assert bleu(output, english) == pytest.approx(sacrebleu.corpus_bleu(output, [english]).score) and chrf(output, english) == pytest.approx(sacrebleu.corpus_chrf(output, [english]).score)
+    result = score("translation", output, english, samples=100)
+    low, high = result.intervals["bleu"]
+    assert low < result["bleu"] < high and result["chrf"] > score("translation", [pair["de"] for pair in pairs], english, samples=0)["chrf"]
+
+
 # ---- intervals and differences
 
 def test_interval_is_the_same_for_ours_and_for_any_function():

@@ -1002,6 +1002,10 @@ COMMANDS = {
          'lmnotes generate runs/gpt "Return the" --temperature 0'), stream="on_text"),
 }
 
+# %% ../nbs/20_cli.ipynb #cdaabc80
+COMMANDS["score"] = Command("lmnotes.metrics:score_files", "Score predictions against references, with intervals.",
+                            ("lmnotes score classification predicted.txt true.txt", "lmnotes score translation output.txt references.jsonl --json"))
+
 # %% ../nbs/20_cli.ipynb #d946c480
 def main(argv=None):
     """Run the command `lmnotes`: the entry point of the package.

@@ -59,7 +59,7 @@ test-oldest:
 
 .venv-oldest/.oldest: constraints-oldest.txt settings.ini setup.py pyproject.toml | .venv-oldest/.python
 	@echo "== installing the oldest supported versions"
-	@.venv-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt -e . pytest nltk "setuptools>=77"
+	@.venv-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt -e . pytest nltk hypothesis "setuptools>=77"
 	@touch $@
 
 notebooks: $(VENV)/.dev

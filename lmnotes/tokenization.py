@@ -290,6 +290,7 @@ def likelihood_gain(n, a, b, total):
     -------
     float
         Nats, where each piece has its relative frequency as probability (Schuster and Nakajima 2012, in counts).
+        Exact for two different parts; for a piece with itself, which may overlap, it is an estimate.
     """
     f = lambda x: x * math.log(x) if x > 0 else 0.0
     return f(n) + f(a - n) + f(b - n) - f(total - n) - f(a) - f(b) + f(total)

@@ -135,7 +135,7 @@ def _activation(name):
     return nn.GELU("tanh") if name in ("gelu_new", "gelu_pytorch_tanh") else ACT2FN[name]
 
 
-def _check_ids(input_ids, vocab_size, tokens, limit):
+def _check_ids(input_ids, vocab_size, tokens, limit, attention_mask=None):
     if input_ids.ndim != 2 or not input_ids.numel():
         raise ValueError(f"input_ids have the shape {tuple(input_ids.shape)}: give (batch, tokens), with one token at least")
     lowest, highest = input_ids.min().item(), input_ids.max().item()
@@ -143,6 +143,8 @@ def _check_ids(input_ids, vocab_size, tokens, limit):
         raise ValueError(f"input_ids hold {lowest if lowest < 0 else highest}, the vocabulary has the ids 0 to {vocab_size - 1}: tokenize with the model's own tokenizer")
     if tokens > limit:
         raise ValueError(f"the sequence has {tokens} tokens, the model {limit} positions: truncate the text or cut it into blocks")
+    if attention_mask is not None and tuple(attention_mask.shape) != (len(input_ids), tokens):
+        raise ValueError(f"attention_mask has the shape {tuple(attention_mask.shape)}, the tokens (cached ones included) have {(len(input_ids), tokens)}: give a 1 or 0 for each")
 
 
 def _positions(attention_mask, tokens):
@@ -209,7 +211,7 @@ class BertLM(nn.Module):
 
     def forward(self, input_ids, attention_mask=None, token_type_ids=None):
         """Logits (batch, tokens, vocabulary) of input_ids (batch, tokens); attention_mask: 1 for real tokens; token_type_ids: segments."""
-        _check_ids(input_ids, self.config.vocab_size, input_ids.shape[1], self.config.max_position_embeddings)
+        _check_ids(input_ids, self.config.vocab_size, input_ids.shape[1], self.config.max_position_embeddings, attention_mask)
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         mask = None if attention_mask is None else attention_mask[:, None, None, :].bool()
         segments = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
@@ -318,7 +320,7 @@ class GPT(nn.Module):
     def forward(self, input_ids, attention_mask=None, cache=None):
         """Logits (batch, tokens, vocabulary) of input_ids (batch, tokens); attention_mask covers cached tokens too; cache: one list for each layer."""
         tokens, past = input_ids.shape[-1], cache[0][0].shape[2] if cache and cache[0] else 0
-        _check_ids(input_ids, self.config.vocab_size, past + tokens, self.config.n_positions)
+        _check_ids(input_ids, self.config.vocab_size, past + tokens, self.config.n_positions, attention_mask)
         real = input_ids.new_ones(len(input_ids), past + tokens) if attention_mask is None else attention_mask
         mask = None if attention_mask is None and (not past or tokens == 1) else _causal_mask(real, tokens)
         x = self.dropout(self.tokens(input_ids) + self.positions(_positions(real, tokens)))

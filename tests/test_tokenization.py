@@ -1,16 +1,23 @@
 """Tokenizers: equality with the library and the published vocabularies, round trips, saving, bad input."""
 import json
+import math
 import os
 import random
 import subprocess
 import sys
+import unicodedata
+from collections import Counter
 
 import pytest
 from datasets import Dataset, DatasetDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertConfig, GPT2Config
 
-from lmnotes.tokenization import KINDS, BytePairEncoding, WordPiece, bert_normalize, bert_words, byte_characters, gpt2_words, tokenizer_report, train_tokenizer, viterbi
+from lmnotes.tokenization import (KINDS, BytePairEncoding, Unigram, WordPiece, bert_normalize, bert_words, byte_characters, expected_counts, gpt2_words, likelihood_gain, merge_word,
+                                  replace_pair, show_tokens, tokenizer_report, train_by_score, train_tokenizer, unigram_words, viterbi, well_formed)
+from lmnotes.tokenization import _in_stretches
 
 STRANGE = ["", " ", "\n\n", "naïve café e\u0301", "東京は日本の首都です", "😀👩‍👩‍👧🏽", "\u200b\u200d\u0301", "مرحبا", "한국어", "x" * 300, bytes(range(256)).decode("latin-1"), "İstanbul ΑΣ ß", "a\u00a0b\u2003c\u3000d"]
 
@@ -128,7 +135,7 @@ def test_bpe_round_trips_and_errors():
     for text in texts:
         assert ours.decode(ours.encode(text)) == text == tokenizer.decode(tokenizer(text, verbose=False).input_ids)
         assert "".join(gpt2_words(text)) == text
-    assert isinstance(ours.decode(ours.encode("lone \ud800 surrogate")), str)
+    assert ours.decode(ours.encode("lone \ud800 surrogate")) == "lone \ufffd surrogate"
     with pytest.raises(ValueError, match="99999"):
         ours.decode([99999])
     with pytest.raises(ValueError, match="vocab_size 10 "):
@@ -170,14 +177,277 @@ def test_published_gpt2(shared_data):
     folder = shared_data / "vocabularies"
     stored = json.loads((folder / "gpt2-vocab.json").read_text("utf-8"))
     merges = [tuple(line.split(" ")) for line in (folder / "gpt2-merges.txt").read_text("utf-8").split("\n")[1:] if line]
-    # the stored vocabulary was changed by the project that it came from (a few of GPT-2's tokens are replaced): number the
-    # tokens by GPT-2's own rule, bytes and then merges, and compare with what was left
+    # GPT-2 numbers its tokens by a rule: bytes, then merges in order, then the end of text. The file gpt2-vocab.json comes from a
+    # project that put tokens of its own in the place of seven, and eleven after the last; all others stand where the rule puts them.
     tokens = [*byte_characters().values(), *map("".join, merges), "<|endoftext|>"]
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    assert len(vocabulary) == 50257 and sum(stored.get(token) == i for token, i in vocabulary.items()) > 50200
+    assert len(merges) == 50000 and len(vocabulary) == 50257
+    assert {token for token, i in vocabulary.items() if stored.get(token) != i} <= {"<?", "*=-", "956", "745", "783", "794", "<|endoftext|>"}
     library = Tokenizer(models.BPE(vocabulary, merges))
     library.pre_tokenizer, library.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     ours, texts = BytePairEncoding(merges, vocabulary), real_texts(shared_data) + STRANGE
     assert [ours.encode("Hello world")] == [[15496, 995]]            # as published
     for text, encoding in zip(texts, library.encode_batch(texts)):
         assert ours.encode(text) == encoding.ids and ours.decode(encoding.ids) == text, text
+
+
+def test_unigram_equals_library_on_real_texts(shared_data):
+    texts = real_texts(shared_data)
+    tokenizer = train_tokenizer(texts[:3000], "unigram", 4000, progress=False)
+    ours, library = library_unigram(tokenizer), tokenizer.backend_tokenizer
+    for text, encoding in zip(texts + STRANGE, library.encode_batch(texts + STRANGE, add_special_tokens=False)):
+        assert ours.encode(text) == encoding.ids, text
+
+
+def test_report_by_language_on_real_texts(shared_data):
+    import inspect
+
+    import pandas as pd
+    read = lambda name, column: pd.read_parquet(next((shared_data / name).glob("validation*.parquet")))[column].head(60).tolist()
+    multi30k = read("multi30k", "translation")
+    groups = {"English": [row["en"] for row in multi30k], "German": [row["de"] for row in multi30k], "Chinese": [text[:2000] for text in read("chinese_novel", "text")],
+              "code": [inspect.getsource(module) for module in (json, random)]}
+    for kind in KINDS:
+        reports = tokenizer_report(train_tokenizer([text for group in groups.values() for text in group], kind, 3000, progress=False), groups)
+        assert list(reports.reports) == list(groups) and all(name in repr(reports) and name in reports._repr_html_() for name in groups)
+        for name, texts in groups.items():
+            assert reports[name].characters == sum(map(len, texts)) and 0 < reports[name].vocabulary_used < 3000
+        assert reports["Chinese"].bytes_per_token > reports["Chinese"].characters_per_token * 2 and reports["Chinese"].unknown_rate < 0.1
+        if kind == "bpe":
+            assert all(report.round_trip_rate == 1 and report.unknown_rate == 0 for report in reports.reports.values())
+
+
+# ---- properties, over arbitrary Unicode
+
+UNICODE = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from("\u0301\u0323\u200b\u200d\u2060\ufeff▁Ġ\u00a0\u3000\n\t "), st.characters(max_codepoint=0x2FF)), max_size=60)
+ANYTHING = st.text(st.one_of(st.characters(codec="utf-8"), st.characters(min_codepoint=0xD800, max_codepoint=0xDFFF), st.characters(max_codepoint=0x7F)), max_size=60)
+SETTLED = st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=("Cs", "Cn", "Co")).filter(lambda c: unicodedata.ucd_3_2_0.category(c) != "Cn"), max_size=60)    # as old as Unicode 3.2
+QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+
+
+def library_unigram(tokenizer):
+    "Our class with the pieces of a trained tokenizer."
+    return Unigram(dict(map(tuple, json.loads(tokenizer.backend_tokenizer.to_str())["model"]["vocab"])))
+
+
+@pytest.fixture(scope="module")
+def three():
+    return {kind: train_tokenizer(TEXTS + ["Ünïcödé façade 東京 1234"] * 3, kind, 700, progress=False) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def our_bpe():
+    return BytePairEncoding.train(TEXTS[:300], 500)
+
+
+@given(text=UNICODE)
+@QUICK
+def test_lossless_kinds_come_back(our_bpe, three, text):
+    assert our_bpe.decode(our_bpe.encode(text)) == text and "".join(gpt2_words(text)) == text
+    if "<|endoftext|>" not in text:
+        assert three["bpe"].decode(three["bpe"](text, verbose=False)["input_ids"]) == text
+
+
+@given(text=SETTLED)
+@QUICK
+def test_our_pieces_are_the_library_s(three, text):
+    backend = three["wordpiece"].backend_tokenizer
+    assert bert_normalize(text) == backend.normalizer.normalize_str(text)
+    assert WordPiece(three["wordpiece"].get_vocab()).encode(text) == backend.encode(text, add_special_tokens=False).ids
+    unigram = three["unigram"]
+    assert unigram_words(text) == [w for w, _ in pre_tokenizers.Metaspace().pre_tokenize_str(normalizers.NFKC().normalize_str(text))]
+    assert library_unigram(unigram).encode(text) == unigram.backend_tokenizer.encode(text, add_special_tokens=False).ids
+
+
+@given(text=UNICODE)
+@QUICK
+def test_offsets_slice_back_to_the_text(three, text):
+    for kind, tokenizer in three.items():
+        encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        spans = encoding["offset_mapping"]
+        assert all(0 <= start <= end <= len(text) for start, end in spans)
+        assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in zip(spans, spans[1:])), kind
+        if kind == "bpe":                                            # nothing is lost: the slices cover the text
+            assert "".join(text[a:b] for a, b in dict.fromkeys(spans)) == text
+        if kind == "wordpiece":                                      # what a token says stands in its slice
+            for (a, b), token in zip(spans, tokenizer.convert_ids_to_tokens(encoding["input_ids"])):
+                if token != "[UNK]" and len(bert_normalize(text[a:b]).split()) == 1:
+                    assert token.removeprefix("##") in bert_normalize(text[a:b]), (text[a:b], token)
+
+
+@given(text=ANYTHING)
+@QUICK
+def test_nothing_crashes_and_surrogates_become_the_replacement_character(our_bpe, three, text):
+    clean = well_formed(text)
+    assert clean.encode() and len(clean) <= len(text) if text else clean == ""
+    assert our_bpe.decode(our_bpe.encode(text)) == clean
+    for ours in (WordPiece({"[UNK]": 0, "a": 1, "##a": 2}), Unigram({"[UNK]": 0.0, "▁": -1.0, "a": -2.0})):
+        assert isinstance(ours.decode(ours.encode(text)), str)
+    for tokenizer in three.values():
+        report = tokenizer_report(tokenizer, [text])
+        assert report.texts == 1 and repr(report) and report._repr_html_().encode("utf-8", "replace")
+        view = show_tokens(tokenizer, text)
+        assert view.text == clean and view._repr_html_().encode() and repr(view)
+
+
+@given(pieces=st.lists(st.sampled_from("abc"), max_size=30), merges=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), max_size=4, unique=True), data=st.data())
+@QUICK
+def test_heap_merges_as_a_search_of_all_pairs_does(pieces, merges, data):
+    merges = list(merges)
+    for _ in range(4):                                               # merges of merges, too
+        known = [*"abc", *map("".join, merges)]
+        pair = (data.draw(st.sampled_from(known)), data.draw(st.sampled_from(known)))
+        merges += [pair] if pair not in merges else []
+    ranks, naive = {pair: i for i, pair in enumerate(merges)}, list(pieces)
+    while found := [pair for pair in zip(naive, naive[1:]) if pair in ranks]:
+        best = min(found, key=ranks.get)
+        i = next(i for i in range(len(naive)) if (naive[i], naive[i + 1]) == best)
+        naive[i:i + 2] = ["".join(best)]
+    assert merge_word(pieces, ranks) == naive
+
+
+@pytest.mark.parametrize("text", ["x" * 2**20, "".join(random.Random(0).choices("acgt", k=2**20)), "東" * 2**18, "e\u0301" * 2**18], ids=["one letter", "dna", "chinese", "accents"])
+def test_a_megabyte_without_a_space(three, our_bpe, text):
+    assert our_bpe.decode(our_bpe.encode(text)) == text
+    assert WordPiece(three["wordpiece"].get_vocab()).encode(text[:2**18]) == three["wordpiece"](text[:2**18], add_special_tokens=False, verbose=False).input_ids
+    unigram = library_unigram(three["unigram"])
+    assert unigram.encode(text[:2**18]) == three["unigram"](text[:2**18], add_special_tokens=False, verbose=False).input_ids
+    for kind, tokenizer in three.items():
+        report = tokenizer_report(tokenizer, [text])
+        assert report.characters == len(text) and (kind != "bpe" or report.round_trips == 1)
+
+
+def test_training_on_a_megabyte_without_a_space():
+    text = "".join(random.Random(0).choices("acgt", k=2**20))
+    for kind, part in (("bpe", text), ("unigram", text[:2**14])):
+        tokenizer = train_tokenizer([part], kind, 300, progress=False)
+        assert tokenizer.decode(tokenizer("acgtacgt", add_special_tokens=False).input_ids) == "acgtacgt"
+    pieces = list(_in_stretches(["a b", "x" * 10_000 + " y", "", "z" * 4096]))
+    assert pieces == ["a b", "x" * 4096, "x" * 4096, "x" * 1808 + " y", "", "z" * 4096]
+
+
+# ---- training from scratch
+
+def test_merges_of_equal_count_follow_the_stated_rule():
+    words = {("b", "a"): 3, ("a", "b"): 3, ("c", "a"): 3}
+    from lmnotes.tokenization import train_merges
+    assert train_merges(words, 6, ["a", "b", "c"])[1] == [("a", "b"), ("b", "a"), ("c", "a")]
+    assert train_merges(dict(reversed(words.items())), 6, ["a", "b", "c"])[1] == [("a", "b"), ("b", "a"), ("c", "a")]
+
+
+@given(words=st.dictionaries(st.text("abc", min_size=1, max_size=8), st.integers(1, 9), min_size=1, max_size=8))
+@QUICK
+def test_likelihood_rule_takes_the_merge_that_raises_the_likelihood_most(words):
+    split = {tuple(word): n for word, n in words.items()}
+
+    def likelihood(split):
+        counts = Counter()
+        for word, n in split.items():
+            for piece in word:
+                counts[piece] += n
+        return sum(n * math.log(n / counts.total()) for n in counts.values())
+
+    def merged(split, pair):
+        out = Counter()
+        for word, n in split.items():
+            out[tuple(replace_pair(word, pair, "".join(pair)))] += n
+        return out
+
+    tokens = train_by_score(split, 5, ["a", "b", "c"], likelihood_gain, min_frequency=1)
+    for token in tokens[3:]:
+        pairs = {pair for word in split for pair in zip(word, word[1:]) if pair[0] != pair[1]}
+        chosen = [pair for pair in {p for word in split for p in zip(word, word[1:])} if "".join(pair) == token]
+        assert chosen
+        if len(chosen) > 1 or chosen[0][0] == chosen[0][1] or any(a == b for word in split for a, b in zip(word, word[1:])):
+            return                                                   # the formula is exact where a pair's two parts differ
+        gains = {pair: likelihood(merged(split, pair)) - likelihood(split) for pair in pairs}
+        assert math.isclose(gains[chosen[0]], max(gains.values()), abs_tol=1e-9)
+        split = merged(split, chosen[0])
+
+
+def test_scores_of_wordpiece_and_their_errors():
+    for score in ("frequency", "likelihood", "ratio"):
+        ours = WordPiece.train(TEXTS[:100], 200, score=score)
+        assert len(ours.vocabulary) == 200 and "[UNK]" not in ours.tokenize(TEXTS[0])
+        assert ours.decode(ours.encode("an estate")) == "an estate" or "[UNK]" in ours.tokenize("an estate")
+    with pytest.raises(ValueError, match="'luck'"):
+        WordPiece.train(TEXTS, 200, score="luck")
+
+
+def test_expected_counts_are_sums_over_all_segmentations():
+    rng = random.Random(0)
+    scores = {piece: math.log(rng.random()) for piece in ("a", "b", "c", "ab", "bc", "abc", "ca", "cab")}
+
+    def segmentations(word):
+        if not word:
+            yield []
+        for i in range(1, len(word) + 1):
+            if word[:i] in scores:
+                yield from ([word[:i], *rest] for rest in segmentations(word[i:]))
+
+    words, want, total = {"abcab": 3, "cabc": 2, "b": 1}, Counter(), 0.0
+    for word, n in words.items():
+        weighted = [(math.exp(sum(map(scores.get, pieces))), pieces) for pieces in segmentations(word)]
+        whole = sum(p for p, _ in weighted)
+        total += n * math.log(whole)
+        for p, pieces in weighted:
+            for piece in pieces:
+                want[piece] += n * p / whole
+    got, likelihood = expected_counts(words, scores)
+    assert math.isclose(likelihood, total) and got.keys() == want.keys() and all(math.isclose(got[piece], want[piece]) for piece in want)
+
+
+def test_unigram_trains_encodes_decodes():
+    ours = Unigram.train(TEXTS[:300], 300)
+    assert 200 < len(ours.vocabulary) <= 300 and ours.vocabulary["[UNK]"] == 0
+    assert math.isclose(sum(math.exp(score) for piece, score in ours.scores.items() if piece != "[UNK]"), 1)
+    for text in TEXTS[:50] + ["two  spaces inside"]:
+        assert ours.decode(ours.encode(text)) == text
+    assert sum(len(ours.encode(text)) for text in TEXTS[300:400]) < 0.6 * sum(len(text) for text in TEXTS[300:400])
+    assert ours.encode("☃☃") == [ours.vocabulary["▁"], 0] and ours.encode("") == []
+    assert Unigram.train(TEXTS[:300], 300).scores == ours.scores
+    with pytest.raises(ValueError, match="vocab_size 10 "):
+        Unigram.train(TEXTS, 10)
+
+
+@pytest.mark.parametrize("ours", [BytePairEncoding([]), WordPiece({"[UNK]": 0}), Unigram({"[UNK]": 0.0, "a": -1.0})], ids=lambda ours: type(ours).__name__)
+@pytest.mark.parametrize("wrong", [99999, -1])
+def test_ids_outside_of_the_vocabulary(ours, wrong):
+    with pytest.raises(ValueError, match=f"ids holds {wrong}, which is not in the vocabulary of"):
+        ours.decode([0, wrong])
+
+
+def test_lone_surrogates_in_a_corpus():
+    for kind in KINDS:
+        assert train_tokenizer(TEXTS[:300] + ["a\ud800b \udfff"] * 3, kind, 400, progress=False).get_vocab()
+    assert BytePairEncoding.train(["a\ud800"] * 3, 260) and WordPiece.train(["a\ud800 b"], 10) and Unigram.train(["a\ud800 b"], 10)
+    assert well_formed("\ud83d\ude00\ud83d") == "😀\ufffd" and well_formed("\ufeffa") == "\ufeffa"
+
+
+# ---- the coloured view
+
+def test_view_shows_the_text_and_escapes_it(three):
+    text = "<b>bold</b> & naïve\n東京 a  b"
+    for tokenizer in three.values():
+        view = show_tokens(tokenizer, text)
+        shown = view._repr_html_()
+        assert "<b>" not in shown and "&lt;" in shown and "&amp;" in shown and shown.count("background:") == len(view.tokens) == len(view.ids) == len(view.spans)
+        import html
+        import re
+        plain = html.unescape(re.sub(r"<[^>]+>", "", shown.replace("⏎<br>", "\n"))).replace("\u00a0", " ").replace("·", "")
+        assert plain == text
+        assert repr(view).startswith(f"{len(view.tokens)} tokens: ")
+    with pytest.raises(ValueError, match="pass one string"):
+        show_tokens(three["bpe"], ["a"])
+    with pytest.raises(ValueError, match="without offsets"):
+        show_tokens(object(), "a")
+
+
+def test_report_names_the_worst_texts(three):
+    report = tokenizer_report(three["bpe"], ["plain words here", "東京東京", "more plain words"])
+    assert report.worst[0] == 1 and report.worst_texts[0] == "東京東京" and "東京" in repr(report)
+    assert report.vocabulary_used + report.vocabulary_unused == report.vocab_size
+    reports = tokenizer_report(three["bpe"], {"<en>": ["plain words"], "zh": ["東京"]})
+    assert reports["zh"].texts == 1 and "&lt;en&gt;" in reports._repr_html_()
+    with pytest.raises(ValueError, match="empty"):
+        tokenizer_report(three["bpe"], {"en": []})

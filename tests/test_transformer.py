@@ -205,6 +205,8 @@ def test_activations_of_another_family_are_refused():
     (lambda: GPT(GPT2Config(**GPT2)).generate(torch.zeros(1, 30, dtype=torch.long), 11), "41 tokens"),
     (lambda: GPT(GPT2Config(**GPT2))(torch.zeros(3, dtype=torch.long)), "(3,)"),
     (lambda: GPT(GPT2Config(**GPT2))(torch.zeros(1, 0, dtype=torch.long)), "(1, 0)"),
+    (lambda: BertLM(BertConfig(**BERT))(torch.zeros(2, 6, dtype=torch.long), torch.ones(2, 5)), "(2, 5), the tokens (cached ones included) have (2, 6)"),
+    (lambda: GPT(GPT2Config(**GPT2))(torch.zeros(2, 6, dtype=torch.long), torch.ones(6)), "attention_mask has the shape (6,)"),
     (lambda: BertLM.from_transformers(gpt()), "'gpt2'"),
     (lambda: model_config("bert-mini", 100, num_attention_heads=3), "256 cannot be divided among 3 heads"),
     (lambda: model_config("bert-mini", 100, block_size=0), "block_size 0"),

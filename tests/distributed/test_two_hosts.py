@@ -11,10 +11,9 @@ import two_hosts
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["worker", "host"])
-def test_a_killed_host_ends_with_the_loss_of_the_undisturbed_run(what, tmp_path):
+def test_a_killed_worker_and_a_killed_host_change_nothing(tmp_path):
     if reason := two_hosts.why_not():
         pytest.skip(reason)
-    done = subprocess.run([sys.executable, str(HERE / "two_hosts.py"), "--kill", what, "--keep", str(tmp_path)], capture_output=True, text=True, timeout=400)
+    done = subprocess.run([sys.executable, str(HERE / "two_hosts.py"), "--keep", str(tmp_path)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"killed {what} of host b" in done.stdout and "weights equal" in done.stdout
+    assert "killed worker b" in done.stdout and "killed host b" in done.stdout and "weights equal" in done.stdout

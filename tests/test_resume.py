@@ -207,7 +207,8 @@ def test_ctrl_c_saves_and_goes_on(run, alone):
     saved = assert_whole(run.place / "run")
     assert int(saved.name[5:]) in (12, 13), "the step that was under way is the last"
     assert run("run", resume=True).exitcode == 0
-    assert_equal(run.place / "run", alone[0])
+    assert outcome(run.place / "run")[:3] == outcome(alone[0])[:3]      # the history has one row more, that of the step of Ctrl-C
+    assert not [p for p in run.place.rglob(".*")]
 
 
 def test_a_streamed_corpus_resumes_too(run):
@@ -301,8 +302,8 @@ def test_resuming_something_else_is_refused_by_name(stopped, tmp_path, name):
              "tokenizer": train_tokenizer(TEXTS, vocab_size=90, progress=False), "model": bigger, "learning_rate": 1e-5, "block_size": 8, "seed": 7, "steps": 50}
     with pytest.raises(ValueError, match=f"another .*{name}"):
         _resume(stopped, tmp_path, **{name: other[name]})
-    before = {p.relative_to(stopped): p.read_bytes() for p in stopped.rglob("*") if p.is_file()}
-    assert before == {p.relative_to(tmp_path / "run"): p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}, "the refused run is as it was"
+    content = lambda folder: {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and "/." not in str(p.relative_to(folder))}
+    assert content(stopped) == content(tmp_path / "run"), "the refused run is as it was, but for half-written leftovers"
 
 
 def test_a_finished_run_is_not_done_again(alone, tmp_path):

@@ -24,7 +24,7 @@ class Logged(pretraining.Batches):
 def note(event, args):
     "Note what is opened for writing, made or moved inside the folder of the run."
     written = (event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")) or event in ("os.mkdir", "os.rename", "os.rmdir", "os.remove")
-    if written and isinstance(args[0], (str, os.PathLike)) and str(folder / "run") in os.fspath(args[0]):
+    if written and isinstance(args[0], (str, os.PathLike)) and Path(args[0]).is_relative_to(folder):
         wrote.write(f"{event} {args[0]}\n")
 
 

@@ -1718,7 +1718,7 @@ def _arguments(output_dir, options, device):
     return TrainingArguments(output_dir=folder, per_device_train_batch_size=options.batch_size // (world * options.accumulation), gradient_accumulation_steps=options.accumulation,
                              learning_rate=options.learning_rate, max_grad_norm=options.clip, bf16=use_bf16(options.precision, device), use_cpu=device.type == "cpu",
                              seed=options.seed, data_seed=options.seed, save_strategy="no", logging_strategy="no", eval_strategy="no", report_to=options.report_to, disable_tqdm=True,
-                             remove_unused_columns=False, dataloader_pin_memory=device.type == "cuda", average_tokens_across_devices=False)
+                             remove_unused_columns=False, dataloader_pin_memory=device.type == "cuda", average_tokens_across_devices=False, ddp_find_unused_parameters=False)
 
 
 def _forget(arguments):

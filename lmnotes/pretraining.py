@@ -132,7 +132,7 @@ def write_blocks(texts, tokenizer, block_size, path, limit=None, pairs=False):
     block_size : int
         Tokens of a block.
     path : str or path
-        File to write, `*.arrow`; it appears when it is whole, with `*.json` beside it.
+        File to write, `*.arrow`, or a folder, in which the file is named by its content; it appears when it is whole, with `*.json` beside it.
     limit : int, optional
         Stop after so many blocks.
     pairs : bool
@@ -145,10 +145,11 @@ def write_blocks(texts, tokenizer, block_size, path, limit=None, pairs=False):
     """
     path, counts, digest = Path(path), _counts(), hashlib.sha256()
     width = _pair_width(block_size) if pairs else block_size
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent if path.suffix == ".arrow" else path
+    folder.mkdir(parents=True, exist_ok=True)
     kind = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
     schema = pa.schema([("input_ids", pa.list_(pa.from_numpy_dtype(kind), width))])
-    handle, aside = tempfile.mkstemp(prefix=".", suffix=".arrow", dir=path.parent)
+    handle, aside = tempfile.mkstemp(prefix=".", suffix=".arrow", dir=folder)
     os.close(handle)
     try:
         with pa.OSFile(aside, "wb") as file, pa.ipc.new_stream(file, schema) as writer:
@@ -1673,6 +1674,8 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     identity = _identity(blocks, tokenizer, model, options)
     _prepare_folder(output_dir, options)
     checkpoint, saved = _earlier(output_dir, identity) if options.resume else (None, None)
+    if options.resume and saved is None and Path(output_dir).is_dir() and {p.name for p in Path(output_dir).iterdir()} - {"checkpoints"}:
+        check_output_dir(output_dir, options.overwrite)                         # something else stands there
     if isinstance(saved, PretrainingResult):
         logger.warning("the run in %s is complete (%d steps): its result is given back", output_dir, saved.steps)
         return saved
@@ -1718,7 +1721,7 @@ def _arguments(output_dir, options, device):
     return TrainingArguments(output_dir=folder, per_device_train_batch_size=options.batch_size // (world * options.accumulation), gradient_accumulation_steps=options.accumulation,
                              learning_rate=options.learning_rate, max_grad_norm=options.clip, bf16=use_bf16(options.precision, device), use_cpu=device.type == "cpu",
                              seed=options.seed, data_seed=options.seed, save_strategy="no", logging_strategy="no", eval_strategy="no", report_to=options.report_to, disable_tqdm=True,
-                             remove_unused_columns=False, dataloader_pin_memory=device.type == "cuda", average_tokens_across_devices=False)
+                             remove_unused_columns=False, dataloader_pin_memory=device.type == "cuda", average_tokens_across_devices=False, ddp_find_unused_parameters=False)
 
 
 def _forget(arguments):
@@ -1772,7 +1775,7 @@ def _compile_layers(model):
 def _best_or_last(model, loss, output_dir, options, run, measure):
     "Put the best weights back where they are wanted and better than the last; give the loss of what the model then is."
     best = run["best"]
-    if not (options.best or options.patience) or best is None or best["loss"] <= -math.inf or loss <= best["loss"]:
+    if not (options.best or options.patience) or best is None or loss <= best["loss"]:
         return loss
     path = output_dir / "checkpoints" / best["checkpoint"] / "model.safetensors"
     if path.is_file():

@@ -311,7 +311,7 @@ class CheckpointInfo:
     dtypes : tuple of str
         Types of the tensors.
     vocab_size : int
-        Tokens of the tokenizer.
+        Tokens of the tokenizer; of the model where the folder holds no tokenizer, as a checkpoint of a run does.
     problems : tuple of str
         What `verify` found.
     facts : dict
@@ -363,9 +363,10 @@ def info(folder):
         with safe_open(path, "pt") as file:
             shapes += [(file.get_slice(k).get_dtype(), file.get_slice(k).get_shape()) for k in file.keys()]
     facts = json.loads((folder / "lmnotes.json").read_text(encoding="utf-8")) if (folder / "lmnotes.json").is_file() else {}
+    rows = len(AutoTokenizer.from_pretrained(folder)) if (folder / "tokenizer_config.json").is_file() else config.vocab_size
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     return CheckpointInfo(str(folder), (config.architectures or ["?"])[0], task_of(config), sum(int(torch.Size(s).numel()) for _, s in shapes), size,
-                          tuple(sorted({d for d, _ in shapes})), len(AutoTokenizer.from_pretrained(folder)), problems, facts)
+                          tuple(sorted({d for d, _ in shapes})), rows, problems, facts)
 
 # %% ../nbs/06_checkpoints.ipynb #be4b9fb3
 _DTYPES = {"float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16}

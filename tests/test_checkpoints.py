@@ -17,6 +17,7 @@ from transformers import (AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelF
                           GPT2Config, LlamaConfig, ModernBertConfig, T5Config, T5ForConditionalGeneration)
 
 from lmnotes.checkpoints import convert, energy, export, info, load, model_card, push, save, task_of, verify
+from lmnotes.cli import COMMANDS, execute
 from lmnotes.tokenization import train_tokenizer
 
 TEXTS = ["the cat sat on the mat", "a dog ran over the log", "a bird flew under the tree"] * 20
@@ -108,6 +109,26 @@ def test_checksums_are_those_of_sha256sum(bert, tokenizer, tmp_path):
     assert all(hashlib.sha256((tmp_path / "m" / name).read_bytes()).hexdigest() == digest for name, digest in lines.items())
     if shutil.which("sha256sum"):
         assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path / "m").returncode == 0
+
+
+def test_a_folder_without_a_tokenizer_is_described(bert, tmp_path):
+    bert.save_pretrained(tmp_path / "m")
+    assert info(tmp_path / "m").vocab_size == 100 and "whole" in repr(info(tmp_path / "m"))
+
+
+def test_commands_say_what_a_folder_is(bert, tokenizer, tmp_path, capsys):
+    save(bert, tokenizer, tmp_path / "m")
+    folder, half = str(tmp_path / "m"), str(tmp_path / "half")
+    assert execute(COMMANDS, ["verify", folder]) == 0 and "whole" in capsys.readouterr().out
+    assert execute(COMMANDS, ["convert", folder, half, "--dtype", "bf16", "--max-shard-size", "20KB"]) == 0
+    capsys.readouterr()
+    assert execute(COMMANDS, ["info", half, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["dtypes"] == ["BF16"]
+    (tmp_path / "m" / "tokenizer.json").unlink()
+    for words in (["verify", folder], ["verify", str(tmp_path / "nowhere")], ["convert", folder, str(tmp_path / "x")], ["push", folder, "you/model"], ["info", str(tmp_path / "nowhere")]):
+        assert execute(COMMANDS, words) == 2, words
+        assert "tokenizer.json" in (said := capsys.readouterr().err) or "nowhere" in said
+    assert sorted(os.listdir(tmp_path)) == ["half", "m"]
 
 
 # ---- damage, and what is refused

@@ -1792,8 +1792,14 @@ def _finish_run(trainer, tokenizer, output_dir, options, run, causal, loss_after
     data = {k: v for k, v in blocks.facts.items() if k not in ("digest", "block_size")}
     result = PretrainingResult(str(output_dir), "causal" if causal else "masked", steps, steps * run["tokens_per_step"], round(trainer.clock.used, 3), run["loss_before"], loss_after,
                                tuple(run["history"]), parameters, data)
-    facts = {"made_by": "lmnotes.pretraining", "options": asdict(options), "identity": run["identity"], **asdict(result), "versions": _versions()}
+    facts = {"made_by": "lmnotes.pretraining", "options": asdict(options), "identity": run["identity"], **asdict(result), "versions": _versions(), "hardware": _hardware(trainer.args.device)}
     if trainer.is_world_process_zero():
         save_folder(output_dir, model, tokenizer, facts, overwrite=True)
     _barrier()
     return result
+
+
+def _hardware(device):
+    "What the run was computed on."
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {"device": str(device), "name": name, "processes": world_size(), "threads": torch.get_num_threads()}

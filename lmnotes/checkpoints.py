@@ -20,7 +20,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer
 
-from .corpora import write_aside
+from .corpora import check_output_dir, write_aside
 from .pretraining import damaged_files, resolve_device, write_checksums
 
 # %% ../nbs/06_checkpoints.ipynb #79735593
@@ -111,8 +111,11 @@ def _table(facts, tokenizer):
     named |= {} if tokenizer is None else {"vocabulary": len(tokenizer), "tokenizer": type(tokenizer.backend_tokenizer.model).__name__}
     if named.get("objective") == "causal":
         named.pop("mask_rate", None)
-    shown = {key: value for key, value in named.items() if isinstance(value, (int, float, str)) or key == "hardware"}
-    return [f"| {label} | {shown[key]:,} |" if isinstance(shown[key], int) else f"| {label} | {shown[key]} |" for key, label in _LABELS.items() if shown.get(key) is not None]
+    if isinstance(machine := named.get("hardware"), dict):
+        named["hardware"] = f"{machine.get('name')} ({machine.get('device')}), processes: {machine.get('processes')}, threads of each: {machine.get('threads')}"
+    shown = {key: value for key, value in named.items() if isinstance(value, (int, float, str))}
+    written = {key: f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else value for key, value in shown.items()}
+    return [f"| {label} | {written[key]} |" for key, label in _LABELS.items() if key in written]
 
 
 def model_card(model, facts, tokenizer=None, name=None, license=None, watts=65.0):
@@ -402,6 +405,7 @@ def convert(model, output_dir, dtype=None, max_shard_size=None, overwrite=False)
     """
     if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known: {', '.join(_DTYPES)}")
+    check_output_dir(output_dir, overwrite)
     opened, tokenizer = load(model, device="cpu")
     before = str(opened.dtype).removeprefix("torch.")
     if dtype is not None:
@@ -486,6 +490,7 @@ def export(model, output_dir, overwrite=False):
         If the exported logits differ by more than 1e-4 of their size.
     """
     runtime = _onnx_runtime()
+    check_output_dir(output_dir, overwrite)
     opened, tokenizer = load(model, device="cpu", dtype="float32")
     if task_of(opened.config) not in ("masked", "causal", "classification", "tokens"):
         raise ValueError(f"model {str(model)!r} is for {task_of(opened.config)}: only models with one output of logits are exported")
@@ -572,9 +577,14 @@ def push(folder, repo, private=True, api=None):
         raise ValueError(f"repo {repo!r} is no name on the hub: write user/model")
     if problems := verify(folder):
         raise ValueError(f"folder {str(folder)!r} is not whole: {'; '.join(problems)}; nothing was sent")
-    api = api or HfApi()
+    api, card = api or HfApi(), None
+    if not (Path(folder) / "README.md").is_file():
+        opened, tokenizer = load(folder, device="cpu")
+        card = model_card(opened, info(folder).facts, tokenizer, name=repo.split("/")[1]).encode()
     try:
         api.create_repo(repo, private=private, exist_ok=True)
+        if card:
+            api.upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id=repo, commit_message="Describe the model")
         return str(api.upload_folder(repo_id=repo, folder_path=str(folder), ignore_patterns=["checkpoints/*"], commit_message="Add a model trained with lmnotes"))
     except Exception as error:                         # the client's errors are of many kinds, some of its HTTP library
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

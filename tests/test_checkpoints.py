@@ -18,6 +18,7 @@ from transformers import (AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelF
 
 from lmnotes.checkpoints import convert, energy, export, info, load, model_card, push, save, task_of, verify
 from lmnotes.cli import COMMANDS, execute
+from lmnotes.pretraining import save_folder
 from lmnotes.tokenization import train_tokenizer
 
 TEXTS = ["the cat sat on the mat", "a dog ran over the log", "a bird flew under the tree"] * 20
@@ -262,7 +263,8 @@ def test_a_weight_beyond_fp16_is_named(tokenizer, tmp_path):
 # ---- cards
 
 FACTS = {"objective": "masked", "steps": 100, "tokens": 409_600, "seconds": 7200.0, "loss_before": 8.4, "loss_after": 5.5, "parent": "google/bert-x", "options": {"learning_rate": 2e-3, "seed": 3},
-         "data": {"documents": 1200, "bytes": 34_000, "tokens": 9_000}, "versions": {"torch": "2.13.0"}, "scores": {"accuracy": 0.75}}
+         "data": {"documents": 1200, "bytes": 34_000, "tokens": 9_000}, "versions": {"torch": "2.13.0"}, "scores": {"accuracy": 0.75},
+         "hardware": {"device": "cpu", "name": "x86_64", "processes": 2, "threads": 4}}
 
 
 def test_the_card_says_the_facts_in_the_hub_s_form(bert, tokenizer, tmp_path):
@@ -271,7 +273,7 @@ def test_the_card_says_the_facts_in_the_hub_s_form(bert, tokenizer, tmp_path):
     assert data["pipeline_tag"] == "fill-mask" and data["library_name"] == "transformers" and data["base_model"] == "google/bert-x" and "license" not in data
     card = ModelCard.load(tmp_path / "m" / "README.md")
     assert {r.metric_type: r.metric_value for r in card.data.eval_results} == {"accuracy": 0.75, "cross-entropy": 5.5}
-    for words in ("| steps | 100 |", "| tokens seen | 409,600 |", "| documents | 1,200 |", "| bytes of text | 34,000 |", "| seed | 3 |", f"| tokens in the vocabulary | {len(tokenizer)} |",
+    for words in ("| steps | 100 |", "| tokens seen | 409,600 |", "| documents | 1,200 |", "| bytes of text | 34,000 |", "| seed | 3 |", "| hardware | x86_64 (cpu), processes: 2, threads of each: 4 |", f"| tokens in the vocabulary | {len(tokenizer)} |",
                   "| tokenizer | WordPiece |", "0.13 kWh", "assumed 65 W", "torch 2.13.0"):
         assert words in card.content, words
     assert energy(7200.0) == pytest.approx(0.13)
@@ -298,6 +300,9 @@ class Hub:
             raise self.error
         self.calls.append(("create", repo, options))
 
+    def upload_file(self, **options):
+        self.calls.append(("file", options))
+
     def upload_folder(self, **options):
         self.calls.append(("upload", options))
         return "https://huggingface.co/you/model/commit/1"
@@ -310,6 +315,16 @@ def test_push_sends_a_whole_folder(bert, tokenizer, tmp_path):
     (_, repo, options), (_, sent) = hub.calls
     assert repo == "you/model" and options == {"private": False, "exist_ok": True}
     assert sent["repo_id"] == "you/model" and sent["folder_path"] == str(tmp_path / "m") and "checkpoints/*" in sent["ignore_patterns"]
+
+
+def test_push_describes_a_folder_that_has_no_card(bert, tokenizer, tmp_path):
+    save_folder(tmp_path / "m", bert, tokenizer, FACTS)
+    hub = Hub()
+    push(tmp_path / "m", "you/tiny", api=hub)
+    kinds = [call[0] for call in hub.calls]
+    assert kinds == ["create", "file", "upload"] and hub.calls[1][1]["path_in_repo"] == "README.md" and hub.calls[1][1]["repo_id"] == "you/tiny"
+    card = ModelCard(hub.calls[1][1]["path_or_fileobj"].decode())
+    assert card.data.model_name == "tiny" and "# tiny" in card.content
 
 
 def test_push_says_what_is_wrong(bert, tokenizer, tmp_path):

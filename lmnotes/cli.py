@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'described', 'readable', 'Option', 'options_of', 'Command', 'resolve', 'command_options', 'call', 'plain',
            'show', 'build_command', 'versions', 'application', 'is_users', 'message', 'execute', 'Filling', 'fill_mask',
-           'Generation', 'generate', 'make_corpus', 'make_tokenizer', 'open_tokenizer', 'main']
+           'Generation', 'generate', 'make_corpus', 'make_tokenizer', 'open_tokenizer', 'verify_folder', 'main']
 
 # %% ../nbs/20_cli.ipynb #48ad828e
 import contextlib
@@ -1001,6 +1001,40 @@ COMMANDS = {
         ('lmnotes generate runs/gpt "Return the" --max-new-tokens 30',
          'lmnotes generate runs/gpt "Return the" --temperature 0'), stream="on_text"),
 }
+
+# %% ../nbs/20_cli.ipynb #c2b96537
+def verify_folder(folder):
+    """Check that a model's folder is whole, and say what it is.
+
+    Parameters
+    ----------
+    folder : str or path
+        A folder with a model.
+
+    Returns
+    -------
+    CheckpointInfo
+        What the folder holds.
+
+    Raises
+    ------
+    ValueError
+        If a file is missing, cut short or changed.
+    """
+    from lmnotes.checkpoints import info, verify
+    if problems := verify(folder):
+        raise ValueError(f"folder {str(folder)!r} is not whole: {'; '.join(problems)}")
+    return info(folder)
+
+
+COMMANDS.update({
+    "verify": Command("lmnotes.cli:verify_folder", "Check that a model's folder is whole.", ("lmnotes verify runs/pretrained",)),
+    "info": Command("lmnotes.checkpoints:info", "Say what a model's folder holds.", ("lmnotes info runs/pretrained", "lmnotes info runs/pretrained --json")),
+    "convert": Command("lmnotes.checkpoints:convert", "Copy a model with another type of numbers, or in shards.",
+                       ("lmnotes convert runs/pretrained runs/half --dtype bf16", "lmnotes convert runs/pretrained runs/shards --max-shard-size 2GB")),
+    "export": Command("lmnotes.checkpoints:export", "Export a model to ONNX and check its logits.", ("lmnotes export runs/pretrained runs/onnx",)),
+    "push": Command("lmnotes.checkpoints:push", "Send a model's folder to the Hugging Face hub.", ("lmnotes push runs/pretrained you/model",), hidden=("api",)),
+})
 
 # %% ../nbs/20_cli.ipynb #cdaabc80
 COMMANDS["score"] = Command("lmnotes.metrics:score_files", "Score predictions against references, with intervals.",

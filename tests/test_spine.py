@@ -162,7 +162,7 @@ def test_a_full_disk_while_saving_keeps_the_earlier_checkpoint(folder, tokenizer
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr(pretraining, "write_checksums", full)
+    monkeypatch.setattr(checkpoints, "write_checksums", full)
     with pytest.raises(OSError, match="No space"):
         save(model, tokenizer, tmp_path / "m", overwrite=True)
     assert verify(tmp_path / "m") == [] and (tmp_path / "m" / "model.safetensors").read_bytes() == before and os.listdir(tmp_path) == ["m"]

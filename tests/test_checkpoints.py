@@ -1,0 +1,381 @@
+"""Folders of models: round trips bit for bit, shards, types, damage, cards, sharing, export; with throwaway models."""
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard, metadata_load
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import (AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, BertConfig,
+                          GPT2Config, LlamaConfig, ModernBertConfig, T5Config, T5ForConditionalGeneration)
+
+from lmnotes.checkpoints import convert, energy, export, info, load, model_card, push, save, task_of, verify
+from lmnotes.cli import COMMANDS, execute
+from lmnotes.pretraining import save_folder
+from lmnotes.tokenization import train_tokenizer
+
+TEXTS = ["the cat sat on the mat", "a dog ran over the log", "a bird flew under the tree"] * 20
+SMALL = dict(vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=64)
+ENDS = dict(bos_token_id=0, eos_token_id=0, pad_token_id=0)
+MAKE = {"bert": lambda: AutoModelForMaskedLM.from_config(BertConfig(**SMALL)),
+        "modernbert": lambda: AutoModelForMaskedLM.from_config(ModernBertConfig(**SMALL, **ENDS, cls_token_id=2, sep_token_id=3)),
+        "gpt2": lambda: AutoModelForCausalLM.from_config(GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=2, n_positions=64, **{**ENDS, "pad_token_id": None})),
+        "llama": lambda: AutoModelForCausalLM.from_config(LlamaConfig(**SMALL, num_key_value_heads=1, **ENDS)),
+        "classifier": lambda: AutoModelForSequenceClassification.from_config(BertConfig(**SMALL, num_labels=3)),
+        "tagger": lambda: AutoModelForTokenClassification.from_config(BertConfig(**SMALL, num_labels=5)),
+        "reader": lambda: AutoModelForQuestionAnswering.from_config(BertConfig(**SMALL)),
+        "t5": lambda: T5ForConditionalGeneration(T5Config(vocab_size=100, d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2, **{**ENDS, "eos_token_id": 1}))}
+TASKS = {"bert": "masked", "modernbert": "masked", "gpt2": "causal", "llama": "causal", "classifier": "classification", "tagger": "tokens", "reader": "question-answering", "t5": "seq2seq"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, vocab_size=60, progress=False)
+
+
+@pytest.fixture(scope="module", params=MAKE)
+def model(request):
+    torch.manual_seed(0)
+    made = MAKE[request.param]().eval()
+    made.kind = request.param
+    return made
+
+
+@pytest.fixture(scope="module")
+def bert():
+    torch.manual_seed(0)
+    return MAKE["bert"]().eval()
+
+
+def same(a, b):
+    "Whether two models have the same names and bits; the library opens some weights of T5 in fp32, which is exact."
+    kept, a, b = getattr(b, "_keep_in_fp32_modules", None), a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all((x.dtype == y.dtype or kept) and torch.equal(x, y.to(x.dtype)) for x, y in zip(a.values(), b.values()))
+
+
+# ---- round trips
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shard", [None, "20KB"])
+def test_round_trip_is_bit_for_bit(model, tokenizer, tmp_path, dtype, shard):
+    cast = MAKE[model.kind]().to(dtype)
+    cast.load_state_dict({k: v.to(dtype) if v.is_floating_point() else v for k, v in model.state_dict().items()})
+    save(cast, tokenizer, tmp_path / "m", max_shard_size=shard)
+    assert verify(tmp_path / "m") == []
+    again, its = load(tmp_path / "m", device="cpu")
+    assert type(again) is type(model) and same(cast, again) and not again.training
+    assert its.get_vocab() == tokenizer.get_vocab() and its(TEXTS[0])["input_ids"] == tokenizer(TEXTS[0])["input_ids"]
+    files = list((tmp_path / "m").glob("*.safetensors"))
+    assert (len(files) > 1) == bool(shard) and (not shard or max(p.stat().st_size for p in files) < 40_000)
+    described = info(tmp_path / "m")
+    assert described.task == TASKS[model.kind] == task_of(again.config)
+    assert described.parameters == sum(p.numel() for p in model.parameters()) and described.vocab_size == len(tokenizer)
+    assert described.dtypes == ({torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}[dtype],)
+
+
+def test_tied_weights_are_stored_once_and_tied_again(bert, tokenizer, tmp_path):
+    save(bert, tokenizer, tmp_path / "m")
+    names = load_file(tmp_path / "m" / "model.safetensors").keys()
+    assert "cls.predictions.decoder.weight" not in names and "bert.embeddings.word_embeddings.weight" in names
+    again, _ = load(tmp_path / "m", device="cpu")
+    assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
+
+
+def test_untied_weights_stay_apart(tokenizer, tmp_path):
+    model = AutoModelForMaskedLM.from_config(BertConfig(**SMALL, tie_word_embeddings=False))
+    save(model, tokenizer, tmp_path / "m")
+    again, _ = load(tmp_path / "m", device="cpu")
+    assert same(model, again) and again.get_output_embeddings().weight is not again.get_input_embeddings().weight
+
+
+def test_a_saved_folder_opens_with_the_library_alone(bert, tokenizer, tmp_path):
+    save(bert, tokenizer, tmp_path / "m")
+    code = ("import sys; from transformers import AutoModelForMaskedLM, AutoTokenizer; m = AutoModelForMaskedLM.from_pretrained(sys.argv[1]); t = AutoTokenizer.from_pretrained(sys.argv[1]); "
+            "assert 'lmnotes' not in sys.modules; print(sum(p.numel() for p in m.parameters()), len(t))")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "m")], capture_output=True, text=True)
+    assert done.stdout.split() == [str(sum(p.numel() for p in bert.parameters())), str(len(tokenizer))], done.stderr
+
+
+def test_checksums_are_those_of_sha256sum(bert, tokenizer, tmp_path):
+    save(bert, tokenizer, tmp_path / "m")
+    lines = dict(reversed(line.split("  ")) for line in (tmp_path / "m" / "SHA256SUMS").read_text().splitlines())
+    assert set(lines) == {p.name for p in (tmp_path / "m").iterdir()} - {"SHA256SUMS"}
+    assert all(hashlib.sha256((tmp_path / "m" / name).read_bytes()).hexdigest() == digest for name, digest in lines.items())
+    if shutil.which("sha256sum"):
+        assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path / "m").returncode == 0
+
+
+def test_a_folder_without_a_tokenizer_is_described(bert, tmp_path):
+    bert.save_pretrained(tmp_path / "m")
+    assert info(tmp_path / "m").vocab_size == 100 and "whole" in repr(info(tmp_path / "m"))
+
+
+def test_commands_say_what_a_folder_is(bert, tokenizer, tmp_path, capsys):
+    save(bert, tokenizer, tmp_path / "m")
+    folder, half = str(tmp_path / "m"), str(tmp_path / "half")
+    assert execute(COMMANDS, ["verify", folder]) == 0 and "whole" in capsys.readouterr().out
+    assert execute(COMMANDS, ["convert", folder, half, "--dtype", "bf16", "--max-shard-size", "20KB"]) == 0
+    capsys.readouterr()
+    assert execute(COMMANDS, ["info", half, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["dtypes"] == ["BF16"]
+    (tmp_path / "m" / "tokenizer.json").unlink()
+    for words in (["verify", folder], ["verify", str(tmp_path / "nowhere")], ["convert", folder, str(tmp_path / "x")], ["push", folder, "you/model"], ["info", str(tmp_path / "nowhere")]):
+        assert execute(COMMANDS, words) == 2, words
+        assert "tokenizer.json" in (said := capsys.readouterr().err) or "nowhere" in said
+    assert sorted(os.listdir(tmp_path)) == ["half", "m"]
+
+
+# ---- damage, and what is refused
+
+def test_every_changed_byte_of_every_file_is_noticed(bert, tokenizer, tmp_path):
+    save(bert, tokenizer, tmp_path / "m")
+    for path in sorted((tmp_path / "m").iterdir()):
+        whole = path.read_bytes()
+        for at in (0, len(whole) // 2, len(whole) - 1):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1:])
+            assert verify(tmp_path / "m"), f"byte {at} of {path.name}"
+            path.write_bytes(whole)
+        path.write_bytes(whole[:-1])
+        assert verify(tmp_path / "m") or path.name == "SHA256SUMS", path.name
+        path.write_bytes(whole)
+    assert verify(tmp_path / "m") == []
+
+
+def test_folders_of_others_are_checked_by_headers_and_index(bert, tmp_path):
+    bert.save_pretrained(tmp_path / "m", max_shard_size="20KB")
+    assert verify(tmp_path / "m") == []
+    shards = sorted((tmp_path / "m").glob("*.safetensors"))
+    data = shards[0].read_bytes()
+    shards[0].write_bytes(data[:-8])
+    shards[1].unlink()
+    problems = verify(tmp_path / "m")
+    assert problems[0] == f"{shards[1].name} is missing" and problems[1].startswith(f"{shards[0].name} is damaged") and len(problems) == 2
+    assert verify(tmp_path / "nowhere") == [f"{str(tmp_path / 'nowhere')!r} is no folder"]
+
+
+class Explosive:
+    def __reduce__(self):
+        return (os.mkdir, (os.environ["LMNOTES_EXPLODED"],))
+
+
+def test_a_pickle_is_never_read(bert, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("LMNOTES_EXPLODED", str(tmp_path / "exploded"))
+    save(bert, tokenizer, tmp_path / "m")
+    for name in ("pytorch_model.bin", "optimizer.pt", "training_args.bin", "model.pkl"):
+        (tmp_path / "m" / name).write_bytes(pickle.dumps(Explosive()))
+    load(tmp_path / "m", device="cpu"), info(tmp_path / "m"), verify(tmp_path / "m")          # beside good weights: passed over
+    (tmp_path / "m" / "model.safetensors").unlink(), (tmp_path / "m" / "SHA256SUMS").unlink()
+    with pytest.raises(ValueError, match="model.safetensors is missing"):
+        load(tmp_path / "m", device="cpu")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_code_in_a_folder_is_not_run(bert, tokenizer, tmp_path):
+    bert.save_pretrained(tmp_path / "m"), tokenizer.save_pretrained(tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModelForMaskedLM": "mine.Model"}}))
+    (tmp_path / "m" / "mine.py").write_text(f"import os; os.mkdir({str(tmp_path / 'exploded')!r})")
+    with pytest.raises((ValueError, OSError)):
+        load(tmp_path / "m", device="cpu")
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("call, error, needle", [
+    (lambda m, t, p: save(MAKE["bert"]().resize_token_embeddings(20) and _narrow(), t, p / "x"), ValueError, "60 tokens.*40 rows|do not belong"),
+    (lambda m, t, p: convert(p / "m", p / "x", dtype="int8"), ValueError, "int8"),
+    (lambda m, t, p: convert(p / "nowhere", p / "x"), FileNotFoundError, "nowhere"),
+    (lambda m, t, p: convert(p / "m", p / "m", dtype="bf16"), FileExistsError, "overwrite"),
+    (lambda m, t, p: load(p / "m", task="poetry"), ValueError, "poetry"),
+    (lambda m, t, p: info(p / "nowhere"), FileNotFoundError, "nowhere"),
+    (lambda m, t, p: energy(-1), ValueError, "seconds -1"),
+    (lambda m, t, p: energy(1, watts=float("nan")), ValueError, "watts nan"),
+    (lambda m, t, p: push(p / "m", "model"), ValueError, "user/model"),
+    (lambda m, t, p: push(p / "nowhere", "you/model"), ValueError, "nowhere"),
+])
+def test_wrong_usage_is_named_and_writes_nothing(bert, tokenizer, tmp_path, call, error, needle):
+    save(bert, tokenizer, tmp_path / "m")
+    with pytest.raises(error, match=needle):
+        call(bert, tokenizer, tmp_path)
+    assert os.listdir(tmp_path) == ["m"] and verify(tmp_path / "m") == []
+
+
+def _narrow():
+    "A model with fewer rows than the tokenizer has tokens."
+    return AutoModelForMaskedLM.from_config(BertConfig(**{**SMALL, "vocab_size": 40}))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits on the size of files are of Unix")
+def test_a_full_disk_is_an_oserror_that_names_the_folder(bert, tokenizer, tmp_path):
+    save(bert, tokenizer, tmp_path / "m")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "m").iterdir()}
+    code = f"""
+import resource, signal, sys
+from lmnotes.checkpoints import load, save
+model, tokenizer = load({str(tmp_path / "m")!r}, device="cpu")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    save(model, tokenizer, {str(tmp_path / "m")!r}, overwrite=True)
+except OSError as error:
+    sys.exit(0 if "output_dir" in str(error) else str(error))
+sys.exit("nothing was raised")
+"""
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    assert done.returncode == 0
+    assert os.listdir(tmp_path) == ["m"] and before == {p.name: p.read_bytes() for p in (tmp_path / "m").iterdir()}
+
+
+# ---- types
+
+def test_converted_weights_are_the_rounded_ones(model, tokenizer, tmp_path):
+    save(model, tokenizer, tmp_path / "m", {"steps": 7})
+    for name, kind in (("bf16", torch.bfloat16), ("float16", torch.float16)):
+        result = convert(tmp_path / "m", tmp_path / name, dtype=name, max_shard_size="20KB")
+        stored = {}
+        for path in sorted((tmp_path / name).glob("*.safetensors")):
+            stored |= load_file(path)
+        assert len(list((tmp_path / name).glob("*.safetensors"))) > 1 and result.problems == () and result.facts["steps"] == 7
+        assert result.facts["converted"] == {"from": "float32", "to": str(kind)[6:]}
+        weights = model.state_dict()
+        assert all(tensor.dtype == kind and torch.equal(tensor, weights[key].to(kind)) for key, tensor in stored.items())
+    convert(tmp_path / "bf16", tmp_path / "up", dtype="fp32")
+    convert(tmp_path / "up", tmp_path / "again", dtype="bf16", max_shard_size="20KB")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "again").glob("*.safetensors")} == {p.name: p.read_bytes() for p in (tmp_path / "bf16").glob("*.safetensors")}
+
+
+def test_a_weight_beyond_fp16_is_named(tokenizer, tmp_path):
+    model = MAKE["bert"]()
+    with torch.no_grad():
+        model.bert.encoder.layer[0].output.dense.bias[3] = -70_000.0
+    save(model, tokenizer, tmp_path / "m")
+    with pytest.raises(ValueError, match="layer.0.output.dense.bias.*70,000.*65,504.*bfloat16"):
+        convert(tmp_path / "m", tmp_path / "x", dtype="fp16")
+    assert not (tmp_path / "x").exists()
+
+
+# ---- cards
+
+FACTS = {"objective": "masked", "steps": 100, "tokens": 409_600, "seconds": 7200.0, "loss_before": 8.4, "loss_after": 5.5, "parent": "google/bert-x", "options": {"learning_rate": 2e-3, "seed": 3},
+         "data": {"documents": 1200, "bytes": 34_000, "tokens": 9_000}, "versions": {"torch": "2.13.0"}, "scores": {"accuracy": 0.75},
+         "hardware": {"device": "cpu", "name": "x86_64", "processes": 2, "threads": 4}}
+
+
+def test_the_card_says_the_facts_in_the_hub_s_form(bert, tokenizer, tmp_path):
+    save(bert, tokenizer, tmp_path / "m", FACTS)
+    data = metadata_load(tmp_path / "m" / "README.md")
+    assert data["pipeline_tag"] == "fill-mask" and data["library_name"] == "transformers" and data["base_model"] == "google/bert-x" and "license" not in data
+    card = ModelCard.load(tmp_path / "m" / "README.md")
+    assert {r.metric_type: r.metric_value for r in card.data.eval_results} == {"accuracy": 0.75, "cross-entropy": 5.5}
+    for words in ("| steps | 100 |", "| tokens seen | 409,600 |", "| documents | 1,200 |", "| bytes of text | 34,000 |", "| seed | 3 |", "| hardware | x86_64 (cpu), processes: 2, threads of each: 4 |", f"| tokens in the vocabulary | {len(tokenizer)} |",
+                  "| tokenizer | WordPiece |", "0.13 kWh", "assumed 65 W", "torch 2.13.0"):
+        assert words in card.content, words
+    assert energy(7200.0) == pytest.approx(0.13)
+
+
+def test_what_is_not_known_is_not_said(model):
+    text = model_card(model, {})
+    assert "kWh" not in text and "nan" not in text and "None" not in text and "model-index" not in text
+    assert ModelCard(text).data.library_name == "transformers"
+    assert "mask" not in model_card(model, {"objective": "causal", "options": {"mask_rate": 0.15}}).split("| fact")[1]
+    assert ModelCard(model_card(model, {"loss_after": float("nan")}, license="mit")).data.eval_results is None
+
+
+# ---- sharing
+
+class Hub:
+    "A stand-in for the hub's client."
+
+    def __init__(self, error=None):
+        self.calls, self.error = [], error
+
+    def create_repo(self, repo, **options):
+        if self.error:
+            raise self.error
+        self.calls.append(("create", repo, options))
+
+    def upload_file(self, **options):
+        self.calls.append(("file", options))
+
+    def upload_folder(self, **options):
+        self.calls.append(("upload", options))
+        return "https://huggingface.co/you/model/commit/1"
+
+
+def test_push_sends_a_whole_folder(bert, tokenizer, tmp_path):
+    save(bert, tokenizer, tmp_path / "m")
+    hub = Hub()
+    assert push(tmp_path / "m", "you/model", private=False, api=hub).endswith("/commit/1")
+    (_, repo, options), (_, sent) = hub.calls
+    assert repo == "you/model" and options == {"private": False, "exist_ok": True}
+    assert sent["repo_id"] == "you/model" and sent["folder_path"] == str(tmp_path / "m") and "checkpoints/*" in sent["ignore_patterns"]
+
+
+def test_push_describes_a_folder_that_has_no_card(bert, tokenizer, tmp_path):
+    save_folder(tmp_path / "m", bert, tokenizer, FACTS)
+    hub = Hub()
+    push(tmp_path / "m", "you/tiny", api=hub)
+    kinds = [call[0] for call in hub.calls]
+    assert kinds == ["create", "file", "upload"] and hub.calls[1][1]["path_in_repo"] == "README.md" and hub.calls[1][1]["repo_id"] == "you/tiny"
+    card = ModelCard(hub.calls[1][1]["path_or_fileobj"].decode())
+    assert card.data.model_name == "tiny" and "# tiny" in card.content
+
+
+def test_push_says_what_is_wrong(bert, tokenizer, tmp_path):
+    save(bert, tokenizer, tmp_path / "m")
+    with pytest.raises(ConnectionError, match="you/model.*no route.*hf auth login"):
+        push(tmp_path / "m", "you/model", api=Hub(OSError("no route\nto host")))
+    with pytest.raises(ConnectionError, match="you/model"):
+        push(tmp_path / "m", "you/model")                                # the tests are offline: HF_HUB_OFFLINE
+    (tmp_path / "m" / "config.json").write_text("{}")
+    hub = Hub()
+    with pytest.raises(ValueError, match="config.json is damaged.*nothing was sent"):
+        push(tmp_path / "m", "you/model", api=hub)
+    assert hub.calls == []
+
+
+# ---- export
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_exported_logits_are_equal(kind, tokenizer, tmp_path):
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package)
+    runtime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    model = MAKE[kind]().eval()
+    save(model, tokenizer, tmp_path / "m")
+    result = export(tmp_path / "m", tmp_path / "onnx")
+    assert result.difference < 1e-5 and verify(tmp_path / "onnx") == [] and Path(result.path).is_file()
+    session = runtime.InferenceSession(result.path)
+    for texts in (TEXTS[:1], TEXTS[:3], [" ".join(TEXTS[:8])]):
+        batch = load(tmp_path / "m", device="cpu")[1](texts, padding=True, truncation=True, max_length=64, return_tensors="pt") if kind != "gpt2" else _ids(tokenizer, texts)
+        with torch.no_grad():
+            expected = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        found = session.run(None, {"input_ids": batch["input_ids"].numpy(), "attention_mask": batch["attention_mask"].numpy()})[0]
+        assert torch.allclose(torch.from_numpy(found), expected, atol=1e-5)
+
+
+def _ids(tokenizer, texts):
+    "Ids without padding."
+    ids = torch.tensor([tokenizer(t)["input_ids"][:8] for t in texts])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def test_what_cannot_be_exported_is_refused(tokenizer, tmp_path, monkeypatch):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, package, type(sys)(package))
+    for kind, needle in (("t5", "seq2seq"), ("reader", "question-answering")):
+        save(MAKE[kind](), tokenizer, tmp_path / kind)
+        with pytest.raises(ValueError, match=needle):
+            export(tmp_path / kind, tmp_path / "x")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ModuleNotFoundError, match=r"onnxscript.*lmnotes\[onnx\]"):
+        export(tmp_path / "t5", tmp_path / "x")
+    assert not (tmp_path / "x").exists()

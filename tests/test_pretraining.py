@@ -1,0 +1,491 @@
+"""Pretraining: packing against the library, objectives against their definitions, budgets, schedules, many processes, bad input."""
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining
+
+from lmnotes import pretraining
+from lmnotes.pretraining import (Batches, Blocks, Muon, MuonAdamW, PretrainingOptions, choose_tokens, damaged_files, fast_config, language_model_loss, learning_rate_factor, mask_block, pack,
+                                 peak_flops, pretrain, validation_loss, word_starts, write_blocks, zero_projections)
+from lmnotes.tokenization import train_tokenizer
+from lmnotes.transformer import model_config
+
+WORDS = "the cat dog bird fish sat ran flew swam on under over a mat log tree sea and then it slept running jumper unbelievable".split()
+TEXTS = [" ".join(WORDS[(i * k + k) % len(WORDS)] for k in range(1, 25)) + f" number {i}" for i in range(200)]
+TINY = dict(block_size=16, batch_size=4, precision="fp32", device="cpu", validation_blocks=4, evaluations=1)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMNOTES_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return DatasetDict(train=Dataset.from_dict({"text": TEXTS[:180]}), validation=Dataset.from_dict({"text": TEXTS[180:]}))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpus):
+    return train_tokenizer(corpus, vocab_size=90, progress=False)
+
+
+@pytest.fixture(scope="module")
+def byte_tokenizer(corpus):
+    return train_tokenizer(corpus, kind="bpe", vocab_size=300, progress=False)
+
+
+def weights(result):
+    return load_file(Path(result.output_dir) / "model.safetensors")
+
+
+# --- data ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+def test_the_file_holds_what_pack_gives(tokenizer, byte_tokenizer, tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(pretraining, "PORTION", 3000)
+    monkeypatch.setattr(pretraining, "_ROWS", 8)
+    its = tokenizer if kind == "wordpiece" else byte_tokenizer
+    blocks, file = pack(TEXTS, its, 16), write_blocks(iter(TEXTS), its, 16, tmp_path / "b.arrow")
+    assert len(file) == len(blocks) and all((a == b).all() for a, b in zip((file[i] for i in range(len(file))), blocks))
+    ends = [] if kind == "wordpiece" else [its.eos_token_id]
+    whole = [i for t in TEXTS for i in its(t)["input_ids"] + ([] if its(t)["input_ids"][-1:] == ends else ends)]
+    assert blocks.ravel().tolist() == whole[: blocks.size]
+    facts = file.facts
+    assert facts["tokens"] == len(whole) and facts["dropped_tokens"] == len(whole) - blocks.size and facts["documents"] == len(TEXTS) and facts["bytes"] == sum(map(len, TEXTS))
+    assert Dataset.from_file(str(tmp_path / "b.arrow"))["input_ids"][:] == blocks.tolist()
+    part = file[5:11]
+    assert len(part) == 6 and (part[2] == blocks[7]).all() and len(file[:-3]) == len(blocks) - 3
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["b.arrow", "b.json"]
+
+
+def test_a_second_run_does_not_tokenize_again(corpus, tokenizer, tmp_path, monkeypatch):
+    first = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "a", steps=1, **TINY)
+    monkeypatch.setattr(pretraining, "write_blocks", lambda *a, **k: pytest.fail("tokenized again"))
+    second = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "b", steps=1, **TINY)
+    assert first.loss_after == second.loss_after and second.data["documents"] == 180
+    monkeypatch.undo()
+    monkeypatch.setenv("LMNOTES_CACHE", str(tmp_path / "cache"))
+    before = set((tmp_path / "cache" / "packed").iterdir())
+    pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "c", steps=1, **TINY | {"block_size": 8})
+    assert len(set((tmp_path / "cache" / "packed").iterdir()) - before) == 4                     # another block size: two files of two splits
+
+
+def test_a_stream_is_read_no_further_than_the_budget(tokenizer, tmp_path):
+    seen = []
+
+    def endless():
+        i = 0
+        while True:
+            seen.append(i)
+            yield {"text": TEXTS[i % 180] * 5}
+            i += 1
+    corpus = IterableDatasetDict(train=IterableDataset.from_generator(endless))
+    pretraining_portion, pretraining.PORTION = pretraining.PORTION, 20_000
+    try:
+        result = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "s", steps=3, **TINY)
+    finally:
+        pretraining.PORTION = pretraining_portion
+    assert result.steps == 3 and len(seen) < 2000
+
+
+def test_an_interrupted_packing_leaves_nothing(tokenizer, tmp_path):
+    def broken():
+        yield from TEXTS
+        raise RuntimeError("the disk is gone")
+    with pytest.raises(RuntimeError):
+        write_blocks(broken(), tokenizer, 16, tmp_path / "b.arrow")
+    assert not list(tmp_path.iterdir())
+
+
+_MEMORY = """
+import resource, sys
+from lmnotes.pretraining import write_blocks
+from transformers import AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+def texts(n):
+    for i in range(n):
+        yield f"the cat {i} sat on the mat and then it slept under the tree " * 20
+write_blocks(texts(int(sys.argv[2])), tokenizer, 64, sys.argv[3] + ".arrow")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_text(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "t")
+    sizes = [int(subprocess.run([sys.executable, "-c", _MEMORY, str(tmp_path / "t"), str(n), str(tmp_path / str(n))], capture_output=True, text=True, check=True).stdout) for n in (2000, 12000)]
+    assert sizes[1] - sizes[0] < 60                       # MiB; 2.4 MB and 14 MB of text
+
+
+@pytest.mark.parametrize("preset, kind", [("bert-tiny", AutoModelForMaskedLM), ("modernbert-mini", AutoModelForMaskedLM), ("gpt-tiny", AutoModelForCausalLM), ("llama-mini", AutoModelForCausalLM), ("fast", AutoModelForCausalLM)])
+def test_another_neighbour_moves_no_logit(preset, kind):
+    config = fast_config(60, 2, 64, 2, 64) if preset == "fast" else model_config(preset, 60, 64)
+    torch.manual_seed(0)
+    model, documents = kind.from_config(config).eval(), torch.tensor([[0] * 5 + [1] * 7 + [2] * 4])
+    one = torch.randint(1, 60, (1, 16))
+    other = one.clone()
+    other[:, :5], other[:, 12:] = torch.randint(1, 60, (1, 5)), torch.randint(1, 60, (1, 4))
+    with torch.no_grad():
+        a, b = (model(ids, **pretraining.inside_documents(model, documents, kind is AutoModelForCausalLM)).logits[:, 5:12] for ids in (one, other))
+        assert torch.equal(a, b) and torch.allclose(a, model(one[:, 5:12]).logits, atol=1e-5)
+        assert not torch.equal(model(one).logits[:, 5:12], model(other).logits[:, 5:12])
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+def test_documents_are_found_in_their_blocks(tokenizer, byte_tokenizer, kind):
+    its = tokenizer if kind == "wordpiece" else byte_tokenizer
+    data = Batches(pack(TEXTS, its, 64), its, kind == "bpe", 0.15, 0, 10, documents=True)
+    row = data[0]
+    ids = row["input_ids"] if kind == "bpe" else np.where(row["labels"] == -100, row["input_ids"], row["labels"])
+    breaks = [i for i in range(1, 64) if row["documents"][i] != row["documents"][i - 1]]
+    assert breaks and all(ids[i] == its.cls_token_id if kind == "wordpiece" else ids[i - 1] == its.eos_token_id for i in breaks)
+    if kind == "bpe":
+        assert [i for i in range(64) if row["labels"][i] == -100] == breaks
+
+
+# --- masks -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("masking", ["tokens", "words", "spans"])
+@pytest.mark.parametrize("rate", [0.1, 0.15, 0.4])
+def test_masking_keeps_its_rate_and_its_words(masking, rate, tokenizer):
+    starts, special = word_starts(tokenizer), np.zeros(len(tokenizer), bool)
+    special[tokenizer.all_special_ids] = True
+    assert not starts.all() and starts.any()
+    blocks, shares = pack(TEXTS * 3, tokenizer, 64), []
+    for i, ids in enumerate(blocks):
+        chosen = choose_tokens(ids, special, starts, rate, np.random.default_rng(i), masking)
+        assert not chosen[special[ids]].any()
+        shares.append(chosen.sum() / (~special[ids]).sum())
+        if masking != "tokens":
+            inside = [t for t in range(1, 64) if not starts[ids[t]] and not special[ids[t]] and not special[ids[t - 1]]]
+            assert all(chosen[t] == chosen[t - 1] for t in inside)
+    assert abs(np.mean(shares) - rate) < 0.02 + 0.05 * rate
+    a, b = (mask_block(blocks[0], special, 4, len(tokenizer), rate, np.random.default_rng(7), starts, masking) for _ in range(2))
+    assert all((x == y).all() for x, y in zip(a, b))
+
+
+def test_spans_are_longer_than_words(tokenizer):
+    starts, special = np.ones(1000, bool), np.zeros(1000, bool)
+    runs = []
+    for i in range(300):
+        chosen = choose_tokens(np.arange(512), special, starts, 0.15, np.random.default_rng(i), "spans")
+        edges = np.flatnonzero(np.diff(np.concatenate(([0], chosen.astype(int), [0]))))
+        runs += list(edges[1::2] - edges[::2])
+    lengths = np.arange(1, 11)
+    p = 0.2 * 0.8 ** (lengths - 1)
+    p[-1] = 0.8 ** 9
+    assert abs(np.mean(runs) - (lengths * p).sum()) < 0.6            # 4.5: some spans touch, the last is cut off less often
+
+
+def test_the_rate_falls_over_the_run(tokenizer):
+    data = Batches(pack(TEXTS, tokenizer, 64), tokenizer, False, 0.5, 0, 400, rate_end=0.1)
+    early, late = (np.mean([(data[i]["labels"] != -100).mean() for i in part]) for part in (range(60), range(340, 400)))
+    assert early > 0.4 and late < 0.2
+
+
+def test_pairs_are_neighbours_or_strangers(tokenizer, tmp_path):
+    blocks = write_blocks(TEXTS, tokenizer, 23, tmp_path / "p.arrow", pairs=True)
+    data = Batches(blocks, tokenizer, False, 0.15, 3, 100, pairs=True)
+    known = {tuple(blocks[i]) for i in range(len(blocks))}
+    for i in range(60):
+        row = data[i]
+        ids = np.where(row["labels"] == -100, row["input_ids"], row["labels"])
+        a, b = ids[1:11], ids[12:22]
+        assert ids[0] == tokenizer.cls_token_id and ids[11] == ids[22] == tokenizer.sep_token_id and row["token_type_ids"].tolist() == [0] * 12 + [1] * 11
+        if not row["next_sentence_label"]:
+            assert (*a, *b) in known
+    assert blocks.facts["tokens"] > blocks.facts["dropped_tokens"] > 0
+
+
+# --- loss and optimizer ----------------------------------------------------------------------------
+@pytest.mark.parametrize("preset", ["bert-tiny", "modernbert-mini"])
+@pytest.mark.parametrize("vocab_size", [97, 30522])
+def test_masked_only_loss_is_the_dense_loss(preset, vocab_size):
+    torch.manual_seed(1)
+    model = AutoModelForMaskedLM.from_config(model_config(preset, vocab_size, 64))
+    ids = torch.randint(0, vocab_size, (4, 32))
+    labels = torch.where(torch.rand(4, 32) < 0.15, ids, -100)
+    ours, dense = language_model_loss(model, ids, labels), model(input_ids=ids, labels=labels).loss
+    assert abs(ours.item() - dense.item()) < 1e-5
+    assert abs(language_model_loss(model, ids, labels, items=2 * (labels != -100).sum()).item() - dense.item() / 2) < 1e-5
+    empty = language_model_loss(model, ids, torch.full_like(ids, -100))
+    assert empty.item() == 0
+
+
+def test_next_sentence_loss_is_the_librarys(tokenizer):
+    torch.manual_seed(1)
+    model = AutoModelForPreTraining.from_config(model_config("bert-tiny", 90, 64))
+    ids, types, label = torch.randint(0, 90, (4, 20)), torch.randint(0, 2, (4, 20)), torch.tensor([0, 1, 1, 0])
+    labels = torch.where(torch.rand(4, 20) < 0.2, ids, -100)
+    ours = language_model_loss(model, ids, labels, token_type_ids=types, next_sentence_label=label)
+    assert abs(ours.item() - model(input_ids=ids, labels=labels, token_type_ids=types, next_sentence_label=label).loss.item()) < 1e-5
+
+
+def test_muon_is_pytorchs(monkeypatch):
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("torch.optim.Muon came with torch 2.9")
+    monkeypatch.setattr(pretraining, "use_bf16", lambda *a: True)                      # PyTorch's iteration is always in bf16
+    ours, theirs = ([torch.nn.Parameter(torch.randn(s, generator=torch.manual_seed(1))) for s in ((32, 16), (32, 16), (16, 48))] for _ in range(2))
+    a, b = Muon(ours, 0.02, 0.1), torch.optim.Muon(theirs, 0.02, 0.1, adjust_lr_fn="match_rms_adamw")
+    start = [p.detach().clone() for p in ours]
+    for step in range(4):
+        for p, q in zip(ours, theirs):
+            p.grad = torch.randn(p.shape, generator=torch.manual_seed(step))
+            q.grad = p.grad.clone()
+        a.step(), b.step()
+    for p, q, s in zip(ours, theirs, start):
+        assert (p - q).norm() < 0.02 * (p - s).norm()
+
+
+def test_every_parameter_has_one_optimizer():
+    for config, kind in ((model_config("bert-tiny", 90), AutoModelForMaskedLM), (model_config("gpt-tiny", 90), AutoModelForCausalLM), (fast_config(90, 2, 64, 2), AutoModelForCausalLM)):
+        model = kind.from_config(config)
+        rest, hidden = MuonAdamW(model, 1e-3, 0.1).parts
+        ids = [id(p) for part in (rest, hidden) for g in part.param_groups for p in g["params"]]
+        assert len(ids) == len(set(ids)) == len(list(model.parameters()))
+        assert all(p.ndim == 2 for g in hidden.param_groups for p in g["params"]) and id(model.get_input_embeddings().weight) in {id(p) for g in rest.param_groups for p in g["params"]}
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_accumulation_changes_nothing(corpus, tokenizer, tmp_path, optimizer):
+    runs = [pretrain(corpus, tokenizer, "bert-tiny", tmp_path / str(a), steps=6, accumulation=a, optimizer=optimizer, log_steps=1, **TINY) for a in (1, 2, 4)]
+    for other in runs[1:]:
+        assert np.allclose([h["loss"] for h in runs[0].history], [h["loss"] for h in other.history], atol=1e-4)
+
+
+# --- models ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("preset", ["gpt-tiny", "llama-mini"])
+def test_the_fast_recipe_opens_with_the_library(corpus, byte_tokenizer, tmp_path, preset):
+    result = pretrain(corpus, byte_tokenizer, preset, tmp_path / "f", steps=8, recipe="fast", **TINY)
+    assert type(AutoModelForCausalLM.from_pretrained(result.output_dir)).__name__ == "NanoChatForCausalLM" and AutoModel.from_pretrained(result.output_dir)
+    assert abs(result.loss_before - math.log(len(byte_tokenizer))) < 0.3 and result.loss_after < result.loss_before
+
+
+def test_zero_projections_touch_the_blocks_only():
+    model = AutoModelForMaskedLM.from_config(model_config("bert-tiny", 90))
+    zero_projections(model)
+    zero = {n for n, p in model.named_parameters() if p.ndim == 2 and not p.any()}
+    assert zero == {f"bert.encoder.layer.{i}.{n}.weight" for i in (0, 1) for n in ("attention.output.dense", "output.dense")}
+
+
+def test_next_sentence_opens_both_ways_and_goes_on(corpus, tokenizer, tmp_path):
+    result = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "n", steps=4, next_sentence=True, **TINY | {"block_size": 23})
+    pre, masked = AutoModelForPreTraining.from_pretrained(result.output_dir), AutoModelForMaskedLM.from_pretrained(result.output_dir)
+    assert "ForPreTraining" in type(pre).__name__ and torch.equal(pre.get_input_embeddings().weight, masked.get_input_embeddings().weight)
+    more = pretrain(corpus, tokenizer, result.output_dir, tmp_path / "m", steps=2, **TINY)
+    assert more.objective == "masked" and more.loss_after
+
+
+def test_any_configuration_trains(corpus, tokenizer, byte_tokenizer, tmp_path):
+    from transformers import Qwen3Config
+    qwen = Qwen3Config(vocab_size=304, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, max_position_embeddings=64)
+    assert pretrain(corpus, byte_tokenizer, qwen, tmp_path / "q", steps=3, document_attention=True, **TINY).objective == "causal"
+    assert pretrain(corpus, tokenizer, "modernbert-mini", tmp_path / "m", steps=2, document_attention=True, masking="spans", **TINY).objective == "masked"
+
+
+# --- budgets, schedules, stopping ------------------------------------------------------------------
+def test_budgets_agree(corpus, tokenizer, tmp_path):
+    by_steps = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "a", steps=5, **TINY)
+    by_tokens = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "b", tokens=5 * 64 - 10, **TINY)
+    assert by_tokens.steps == 5 and by_steps.loss_after == by_tokens.loss_after
+    by_epochs = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "c", epochs=0.1, **TINY)
+    assert by_epochs.steps == round(0.1 * by_epochs.data["blocks"] / 4)
+    by_minutes = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "d", minutes=0.02, mask_rate_end=0.3, **TINY)
+    assert 1.2 <= by_minutes.seconds and by_minutes.history[-1]["learning_rate"] < 2e-3
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "wsd", "constant"])
+def test_schedules(schedule):
+    values = [learning_rate_factor(x, 0.1, schedule, 0.25) for x in np.linspace(0, 1, 101)]
+    assert values[0] == 0 and values[10] == pytest.approx(1) and values[5] == pytest.approx(0.5) and all(a >= b - 1e-12 for a, b in zip(values[10:], values[11:]))
+    assert values[-1] == (1 if schedule == "constant" else 0)
+    if schedule == "wsd":
+        assert values[75] == 1 and values[80] == pytest.approx(0.8)
+
+
+def test_patience_ends_a_run_and_keeps_the_best(corpus, tokenizer, tmp_path, monkeypatch):
+    losses = iter([4.0, 3.5, 3.0, 3.2, 3.4, 3.6, 3.8, 3.9, 3.0])
+    monkeypatch.setattr(pretraining, "validation_loss", lambda *a: next(losses))
+    seen = []
+    original = pretraining._best_or_last
+
+    def keep(model, loss, output_dir, options, run, measure):
+        best = load_file(output_dir / "checkpoints" / run["best"]["checkpoint"] / "model.safetensors")
+        result = original(model, loss, output_dir, options, run, measure)
+        seen.append(all(torch.equal(best[k], v) for k, v in model.state_dict().items() if k in best))
+        return result
+    monkeypatch.setattr(pretraining, "_best_or_last", keep)
+    result = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "p", steps=40, patience=2, keep=1, **TINY | {"evaluations": 9})
+    assert result.steps == 16 and seen == [True]                     # measured at 4, 8 (best), 12, 16
+
+
+def test_history_is_a_table(corpus, tokenizer, tmp_path):
+    result = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "h", steps=6, log_steps=1, **TINY)
+    table = result.to_table()
+    assert table.num_rows == 6 and {"step", "tokens", "loss", "learning_rate", "gradient_norm", "share_of_peak", "tokens_per_second", "validation_loss"} <= set(table.column_names)
+    assert table["step"].to_pylist() == [1, 2, 3, 4, 5, 6] and all(n > 0 for n in table["gradient_norm"].to_pylist())
+    assert peak_flops("cpu") > 1e8
+
+
+def test_an_exploding_run_names_its_last_good_checkpoint(corpus, tokenizer, tmp_path):
+    with pytest.raises(FloatingPointError, match=r"at step \d+ with learning rate .*step-0000000\d"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=60, learning_rate=30, warmup=0.9, optimizer="adamw", clip=1e9, checkpoint_steps=1, log_steps=1, **TINY)
+    from lmnotes.pretraining import last_checkpoint
+    saved = load_file(last_checkpoint(tmp_path / "x") / "model.safetensors")
+    assert all(torch.isfinite(v).all() for v in saved.values())
+
+
+def test_tensorboard_gets_the_rows(corpus, tokenizer, tmp_path):
+    pytest.importorskip("tensorboard")
+    pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "t", steps=4, report_to="tensorboard", **TINY)
+    assert list((tmp_path / "t-logs").rglob("events.out.tfevents.*"))
+
+
+def test_compiled_layers_learn_the_same(corpus, tokenizer, tmp_path):
+    import shutil
+    if not shutil.which("g++"):
+        pytest.skip("torch.compile needs a C++ compiler here")
+    plain, compiled = (pretrain(corpus, tokenizer, "bert-tiny", tmp_path / str(c), steps=3, compile=c, **TINY) for c in (False, True))
+    assert abs(plain.loss_after - compiled.loss_after) < 1e-3
+
+
+# --- many processes --------------------------------------------------------------------------------
+_RUN = """
+import sys
+from datasets import Dataset, DatasetDict
+from transformers import AutoTokenizer
+from lmnotes import pretraining
+from lmnotes.pretraining import pretrain
+import json, os
+texts = open(sys.argv[1]).read().split("\\n")
+corpus = DatasetDict(train=Dataset.from_dict({"text": texts[:180]}), validation=Dataset.from_dict({"text": texts[180:]}))
+seen, original = [], pretraining.Batches.__getitem__
+def note(self, position):
+    if self.length > 150:
+        seen.append(position)
+    return original(self, position)
+pretraining.Batches.__getitem__ = note
+result = pretrain(corpus, AutoTokenizer.from_pretrained(sys.argv[2]), sys.argv[4], sys.argv[3], block_size=16, batch_size=4, precision="fp32", device="cpu", validation_blocks=4,
+                  log_steps=1, **json.loads(sys.argv[5]))
+print("SEEN", os.environ.get("RANK", "0"), json.dumps(seen))
+"""
+
+
+def launch(tmp_path, tokenizer, processes, name, preset="bert-tiny", **options):
+    "Run in one process or under torchrun; give the history and the positions that each process read."
+    (tmp_path / "texts").write_text("\n".join(TEXTS), encoding="utf-8")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "run.py").write_text(_RUN)
+    start = [sys.executable] if processes == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    words = [*start, str(tmp_path / "run.py"), str(tmp_path / "texts"), str(tmp_path / "tokenizer"), str(tmp_path / name), preset, json.dumps(options)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(pretraining.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = {int(line.split()[1]): json.loads(line.split(maxsplit=2)[2]) for line in done.stdout.splitlines() if line.startswith("SEEN")}
+    return json.loads((tmp_path / name / "lmnotes.json").read_text())["history"], seen
+
+
+@pytest.mark.slow
+def test_one_two_and_four_processes_make_the_same_losses(tokenizer, tmp_path):
+    runs = {n: launch(tmp_path, tokenizer, n, f"n{n}", steps=50, masking="words") for n in (1, 2, 4)}
+    one = [h["loss"] for h in runs[1][0]]
+    assert len(one) == 50
+    for n in (2, 4):
+        history, seen = runs[n]
+        assert np.abs(np.array([h["loss"] for h in history]) - one).max() < 1e-4
+        assert sorted(seen) == list(range(n))
+        read = [set(positions[: 50 * 4 // n]) for positions in seen.values()]
+        assert set.union(*read) == set(range(200)) and sum(map(len, read)) == 200        # every example once, none twice
+    assert all(damaged_files(tmp_path / f"n{n}") == [] for n in runs)
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_by_the_clock(tokenizer, tmp_path):
+    history, seen = launch(tmp_path, tokenizer, 2, "clock", minutes=0.03, next_sentence=True, mask_rate_end=0.3)
+    assert history and len(seen) == 2 and abs(len(seen[0]) - len(seen[1])) <= 2
+
+
+# --- bad input -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("changes, needle", [
+    (dict(steps=0), "steps 0"), (dict(tokens=0), "tokens 0"), (dict(minutes=-1), "minutes -1"), (dict(epochs=0), "epochs 0"), (dict(steps=1, tokens=5), "one budget"),
+    (dict(mask_rate=0), "mask_rate"), (dict(mask_rate=1.0), "mask_rate"), (dict(mask_rate_end=1.5), "mask_rate_end"), (dict(block_size=600), "600"), (dict(schedule="step"), "schedule"),
+    (dict(masking="letters"), "masking"), (dict(recipe="slow"), "recipe"), (dict(batch_size=6, accumulation=4), "multiple of 4"), (dict(warmup=1.0), "warmup"), (dict(patience=0), "patience"),
+    (dict(next_sentence=True, document_attention=True), "exclude"), (dict(next_sentence=True, block_size=4), "5 tokens"), (dict(evaluations=-1), "evaluations"), (dict(learning_rate=0.0), "learning_rate"),
+])
+def test_bad_choices(corpus, tokenizer, tmp_path, changes, needle):
+    with pytest.raises(ValueError, match=needle):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", **changes)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_batch_that_cannot_be_dealt_out(corpus, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match="batch_size 6 cannot be dealt out to 4 processes: choose a multiple of 4"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=1, batch_size=6)
+
+
+def test_models_and_tokenizers_that_do_not_fit(corpus, tokenizer, byte_tokenizer, tmp_path, monkeypatch):
+    for model, its, change, needle in (("bert-tiny", byte_tokenizer, {}, "mask token"), ("gpt-tiny", byte_tokenizer, {"next_sentence": True}, "masked language"),
+                                       ("modernbert-mini", tokenizer, {"next_sentence": True}, "needs a BERT")):
+        with pytest.raises(ValueError, match=needle):
+            pretrain(corpus, its, model, tmp_path / "x", steps=1, **{**TINY, **change})
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="FSDP"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=1, **TINY)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_corpus_shorter_than_a_block(tokenizer, tmp_path):
+    one_block = next(t for n in range(1, 9) if 8 <= len(tokenizer(t := " ".join(["the"] * n))["input_ids"]) < 16)
+    for texts, needle in ((["a cat"], "too few"), ([one_block], "one block")):
+        with pytest.raises(ValueError, match=needle):
+            pretrain({"train": Dataset.from_dict({"text": texts})}, tokenizer, "bert-tiny", tmp_path / "x", steps=1, **TINY | {"block_size": 8})
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="root may write everywhere")
+def test_an_unwritable_folder(corpus, tokenizer, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(PermissionError, match="closed"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "closed" / "x", steps=1, **TINY)
+
+
+def test_an_output_that_is_a_file(corpus, tokenizer, tmp_path):
+    (tmp_path / "x").write_text("")
+    for place in (tmp_path / "x", tmp_path / "x" / "y"):
+        with pytest.raises(OSError, match="x"):
+            pretrain(corpus, tokenizer, "bert-tiny", place, steps=1, **TINY)
+
+
+def test_resuming_another_run_names_the_difference(corpus, tokenizer, tmp_path):
+    done = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "r", steps=3, **TINY)
+    again = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "r", steps=3, resume=True, **TINY)
+    assert (again.steps, again.loss_after, again.history) == (done.steps, done.loss_after, done.history)
+    other = train_tokenizer(corpus, vocab_size=80, progress=False)
+    shorter = DatasetDict(train=corpus["train"].select(range(100)), validation=corpus["validation"])
+    for c, t, m, change, needle in ((corpus, other, "bert-tiny", {}, "another .*tokenizer"), (shorter, tokenizer, "bert-tiny", {}, "another corpus"),
+                                    (corpus, tokenizer, "bert-mini", {}, "another model"), (corpus, tokenizer, "bert-tiny", {"masking": "words"}, r"masking \(then tokens, now words\)")):
+        with pytest.raises(ValueError, match=needle):
+            pretrain(c, t, m, tmp_path / "r", steps=3, resume=True, **{**TINY, **change})
+
+
+def test_the_command_knows_the_options(tmp_path, monkeypatch, capsys):
+    from lmnotes.cli import COMMANDS, execute
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text("\n\n".join(TEXTS), encoding="utf-8")
+    assert execute(COMMANDS, ["tokenizer", "book.txt", "--vocab-size", "120"]) == 0
+    tiny = "--block-size 16 --batch-size 4 --device cpu --validation-blocks 4 --precision fp32".split()
+    words = "--tokens 200 --masking words --mask-rate 0.3 --mask-rate-end 0.15 --schedule wsd --document-attention --accumulation 2 --patience 2".split()
+    assert execute(COMMANDS, ["pretrain", "book.txt", "runs/tokenizer", "--model", "bert-tiny", *tiny, *words]) == 0
+    assert json.loads(Path("runs/pretrained/lmnotes.json").read_text())["options"]["masking"] == "words"
+    capsys.readouterr()
+    assert execute(COMMANDS, ["pretrain", "book.txt", "runs/tokenizer", "--output-dir", "y", "--masking", "letters", *tiny]) == 2 and "masking" in capsys.readouterr().err

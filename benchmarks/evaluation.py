@@ -29,6 +29,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("LMNOTES_SHARED", ROOT.parent / "shared")) / "data"
 RESULTS = ROOT / "benchmarks" / "results"
+PARTS = ["metric", "rolling", "short", "masked"]
 
 
 def rows(name, split):
@@ -186,7 +187,7 @@ def run(parts, scale, repeats, minicons, narrow):
         metric(gpt, tokenizer, texts[:16])
         found.append(side_by_side("Hugging Face's metric", lambda: timed(metric, gpt, tokenizer, texts), lambda **o: perplexity(gpt, texts, tokenizer, **o, **quick), repeats, lambda r: r.document_perplexities, narrow))
     if has_harness() and "rolling" in parts:
-        long = ["\n\n".join(rows("wikitext2", "test"))[:400_000 // scale]]
+        long = ["\n\n".join(rows("wikitext2", "test"))[: 400_000 // scale]]
         for size in (1, 4):
             found.append(side_by_side(f"lm_eval, one long document, batches of {size}", lambda: timed(harness, gpt, tokenizer, long, size), lambda **o: perplexity(gpt, long, tokenizer, **o, **quick), repeats, lambda r: r.log_likelihoods, narrow))
     if has_harness() and "short" in parts:
@@ -231,7 +232,8 @@ def report(result):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the texts, one run each; nothing is written")
-    parser.add_argument("--only", nargs="*", default=["metric", "rolling", "short", "masked"], help="parts to measure")
+    parser.add_argument("--only", nargs="*", default=PARTS, help="parts to measure")
+    parser.add_argument("--scale", type=int, default=1, help="take one in so many of the texts")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--minicons", help="an interpreter with minicons and transformers < 5")
     parser.add_argument("--bf16", choices=["auto", "yes", "no"], default="auto", help="measure bfloat16 (auto: where the processor computes in it)")
@@ -239,12 +241,16 @@ def main():
     facts = machine()
     able = "avx512_bf16" in facts["machine"] or "amx_bf16" in facts["machine"]
     narrow = args.bf16 == "yes" or args.bf16 == "auto" and able
-    result = {**facts, "rows": run(args.only, 10 if args.quick else 1, 1 if args.quick else args.repeats, args.minicons, narrow),
+    result = {**facts, "rows": run(args.only, 10 if args.quick else args.scale, 1 if args.quick else args.repeats, args.minicons, narrow),
               "note": "" if narrow else "bfloat16 was not measured: this processor has no instructions for it (avx512_bf16, amx_bf16), and emulates it."}
     text = report(result)
     print(text)
     if not args.quick:
         RESULTS.mkdir(exist_ok=True)
+        before = json.loads((RESULTS / "evaluation.json").read_text()) if (RESULTS / "evaluation.json").exists() else {"rows": []}
+        if set(args.only) != set(PARTS):                                            # keep the rows of the other parts
+            result["rows"] = [r for r in before["rows"] if r["part"] not in {n["part"] for n in result["rows"]}] + result["rows"]
+            text = report(result)
         (RESULTS / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
         (RESULTS / "evaluation.md").write_text(text)
 

@@ -272,21 +272,28 @@ def _masked_values(model, batch, before, after, mask):
 
 
 def _logits_at(model, inputs, at):
-    "Logits at one place of each row."
-    rows, calls = torch.arange(len(at), device=at.device), []
+    "Logits at one place of each row: only these places go through the last layer's feed-forward part, and through the head."
+    base, rows, calls = model.base_model, torch.arange(len(at), device=at.device), []
+
+    def narrow(module, arguments, output):                     # of the last layer's attention; what follows it works place by place
+        first = output[0] if isinstance(output, tuple) else output
+        return (first[rows, at][:, None], *output[1:]) if isinstance(output, tuple) else first[rows, at][:, None]
 
     def keep(module, arguments, output):
+        hidden = output.last_hidden_state
         calls.append(1)
-        output.last_hidden_state = output.last_hidden_state[rows, at][None]
+        output.last_hidden_state = (hidden[:, 0] if hidden.shape[1] == 1 else hidden[rows, at])[None]
         return output
-    if model.base_model is not model:
-        handle = model.base_model.register_forward_hook(keep)
-        try:
-            logits = model(input_ids=inputs).logits
-        finally:
+    if base is model:
+        return model(input_ids=inputs).logits[rows, at]
+    last = (getattr(getattr(base, "encoder", None), "layer", None) or [None])[-1]
+    handles = [base.register_forward_hook(keep)] + [last.attention.register_forward_hook(narrow) for _ in range(hasattr(last, "feed_forward_chunk"))]
+    try:
+        logits = model(input_ids=inputs).logits
+    finally:
+        for handle in handles:
             handle.remove()
-        return logits[0] if calls else logits[rows, at]
-    return model(input_ids=inputs).logits[rows, at]
+    return logits[0] if calls else logits[rows, at]
 
 
 def _specials(tokenizer):

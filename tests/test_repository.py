@@ -18,7 +18,7 @@ MODULES = sorted(p for p in (ROOT / "lmnotes").glob("*.py") if p.name != "_modid
 DISTRIBUTIONS = {"sklearn": "scikit-learn"}                    # modules whose distribution has another name
 NOT_IMPORTED = {"accelerate"}                                  # transformers' Trainer needs it, and does not require it
 NOTEBOOK_ONLY = {"IPython", "ipywidgets"}                      # imported only where a notebook has them already
-FIGURES_WITHOUT_TEXT = {"02_corpora", "04_transformer", "05_pretraining", "07_perplexity"}    # strict: take a page out once mended
+FIGURES_WITHOUT_TEXT = {"02_corpora", "04_transformer", "05_pretraining"}    # strict: take a page out once mended
 ABSOLUTE = re.compile(r"(?:/tmp|/work|/root|/home/\w|/Users/\w|/usr/l|/opt|/private|[A-Z]:\\Users)[/\\]?[\w.-]*")
 
 

@@ -192,7 +192,7 @@ def _halving(score, batch, budget):
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     half = len(batch) // 2
-    budget[0] = max(1, min(budget[0], len(batch) * batch[0].cost) // 2)
+    budget[0] = max(1, min(budget[0], half * batch[0].cost))
     logger.warning("out of memory: batch_tokens is now %d", budget[0])
     return np.concatenate([_halving(score, batch[:half], budget), _halving(score, batch[half:], budget)])
 

@@ -1,13 +1,22 @@
-"""Perplexity: equality with dense loops written apart from the package, invariances, and bad input."""
+"""Perplexity: equality with independent tools and with dense loops written apart from the package, invariances, streams, and bad input."""
+import csv
+import itertools
+import logging
 import math
+import types
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaForMaskedLM
+from datasets import Dataset
+from transformers import (AutoModelForCausalLM, AutoTokenizer, BartConfig, BartForConditionalGeneration, BertConfig, BertForMaskedLM, EncoderDecoderConfig, EncoderDecoderModel,
+                          GPT2Config, GPT2LMHeadModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM, T5Config, T5ForConditionalGeneration)
+from transformers.modeling_outputs import CausalLMOutput
 
+import lmnotes.perplexity as room
 from lmnotes.perplexity import compare, perplexity, surprisal, windows
+from lmnotes.theory import SyntheticLanguage
 from lmnotes.tokenization import train_tokenizer
 
 TEXTS = ["the cat sat on the mat and looked at the moon .", "dogs bark", "unbelievably , the dogs barked at the cat until the moon rose over the mat",
@@ -106,15 +115,64 @@ def test_stride_one_is_full_context(bpe):
 
 
 @torch.no_grad()
-def test_sliding_equals_the_documentations_loop(bpe):
-    model, window, stride = gpt(len(bpe), 16), 16, 4
-    ids = bpe(" ".join(TEXTS), add_special_tokens=False)["input_ids"]
-    total, scored = 0.0, 1
-    for begin, first, end in [(b, f, e) for b, f, e in windows(len(ids), window, stride)]:
-        logs = model(input_ids=torch.tensor([ids[begin:end]])).logits[0].double().log_softmax(-1)
-        for position in range(max(first, 1), end):
-            total += logs[position - begin - 1, ids[position]].item()
-    assert math.isclose(quiet(model, [" ".join(TEXTS)], bpe, window=window, stride=stride, bos=False).log_likelihood, total, rel_tol=1e-5)
+@pytest.mark.parametrize("stride", [1, 4, 15])
+def test_sliding_equals_the_documentations_loop(bpe, stride):
+    """The loop of the Transformers documentation on fixed-length models, from its description: windows of `max_length` tokens that begin at multiples
+    of the stride; the loss of those tokens that no window scored before; the last token of a window is read in vain."""
+    model, max_length = gpt(len(bpe), 16), 16
+    ids = torch.tensor([bpe("\n\n".join(TEXTS), add_special_tokens=False)["input_ids"]])
+    total, count, before = 0.0, 0, 0
+    for begin in range(0, ids.shape[1], stride):
+        end = min(begin + max_length, ids.shape[1])
+        labels = ids[:, begin:end].clone()
+        labels[:, :-(end - before)] = -100
+        scored = int((labels[:, 1:] != -100).sum())
+        total, count, before = total - model(input_ids=ids[:, begin:end], labels=labels).loss.double().item() * scored, count + scored, end
+        if end == ids.shape[1]:
+            break
+    ours = quiet(model, ["\n\n".join(TEXTS)], bpe, window=max_length - 1, stride=stride, bos=False)
+    assert ours.tokens == (count,) and math.isclose(ours.log_likelihood, total, rel_tol=1e-5)
+    joined = quiet(model, TEXTS, bpe, documents="joined", window=max_length - 1, stride=stride, bos=False)
+    assert sum(joined.tokens) == count and math.isclose(joined.log_likelihood, total, rel_tol=1e-5) and len(joined.tokens) == len(TEXTS)
+    assert sum(joined.bytes) == len("\n\n".join(TEXTS).encode())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", [7, 16])
+def test_stride_one_gives_every_token_the_whole_window(bpe, window):
+    model, ids, total = gpt(len(bpe), 16), [bpe.eos_token_id if bpe.bos_token_id is None else bpe.bos_token_id] + bpe(" ".join(TEXTS), add_special_tokens=False)["input_ids"], 0.0
+    for t in range(1, len(ids)):
+        total += model(input_ids=torch.tensor([ids[max(0, t - window):t]])).logits[0, -1].double().log_softmax(-1)[ids[t]].item()
+    assert math.isclose(quiet(model, [" ".join(TEXTS)], bpe, window=window, stride=1).log_likelihood, total, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [None, 1, 3, 5])
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("further", ["text", "bos"])
+def test_joined_windows_are_those_of_the_whole(bpe, stride, bos, further):
+    "Cut while it is read, and cut from the whole sequence: the same windows."
+    start, rule = [7] if bos else [], room._Rule("causal", 5, stride, bos, further, "joined", "", False, None, 0)
+    rows = [np.arange(n) + 10 * (i + 1) for i, n in enumerate((3, 1, 0, 12, 2, 6))]
+    whole = np.concatenate([start, *rows]).astype(int)
+    found = list(room._joined(((i, r, None) for i, r in enumerate(rows)), start, rule))
+    expected = list(room._spans([(0, whole[len(start):], None)], start, rule))
+    assert [(s.row.tolist(), s.first) for s in found] == [(s.row.tolist(), s.first) for s in expected]
+    assert [rows[o][p] for s in found for o, p in zip(s.owner, s.place)] == whole[1:].tolist()
+
+
+@torch.no_grad()
+def test_further_windows_can_begin_with_the_start_token(bpe):
+    model, start = gpt(len(bpe), 16), bpe.bos_token_id if bpe.bos_token_id is not None else bpe.eos_token_id
+    ids, total = bpe(" ".join(TEXTS), add_special_tokens=False)["input_ids"], 0.0
+    ids = ids[:len(ids) // 16 * 16]
+    text = bpe.decode(ids)
+    assert bpe(text, add_special_tokens=False)["input_ids"] == ids
+    for part in torch.tensor(ids).split(16):
+        row = torch.cat([torch.tensor([start]), part])[None]
+        total += model(input_ids=row[:, :-1]).logits[0].double().log_softmax(-1).gather(1, row[0, 1:, None]).sum().item()
+    restarted = quiet(model, [text], bpe, window=16, further="bos")
+    assert math.isclose(restarted.log_likelihood, total, rel_tol=1e-5)
+    assert restarted.tokens == quiet(model, [text], bpe, window=16).tokens and restarted.log_likelihood != quiet(model, [text], bpe, window=16).log_likelihood
 
 
 @pytest.mark.parametrize("within_word", [False, True])
@@ -206,7 +264,7 @@ def test_nan_names_the_given_document(bpe):
         quiet(model, ["", TEXTS[0]], bpe)
 
 
-@pytest.mark.parametrize("stride", [0, 17, 16])
+@pytest.mark.parametrize("stride", [0, 17, 400])
 def test_stride_over_window(bpe, stride):
     with pytest.raises(ValueError, match="stride"):
         quiet(gpt(len(bpe), 16), [" ".join(TEXTS)], bpe, window=16, stride=stride)
@@ -247,3 +305,500 @@ def test_heads_of_other_families(bpe, kind):
     model = named(getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**sizes)).eval())
     start = bpe.bos_token_id if bpe.bos_token_id is not None else bpe.eos_token_id
     assert np.allclose(quiet(model, TEXTS, bpe).log_likelihoods, one_by_one(model, bpe, TEXTS, start), rtol=1e-5)
+
+
+# ---- sequence to sequence
+
+SOURCES = ["a cat", "dogs", "the moon over the mat", "the dogs looked", "bright"] * 2
+
+
+def with_ends(tokenizer):
+    "The same tokenizer, with an end-of-text token after each text, as T5's and BART's have."
+    from tokenizers.processors import TemplateProcessing
+    made = PreTrainedTokenizerFast(tokenizer_object=type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str()), eos_token=tokenizer.eos_token, pad_token=tokenizer.pad_token)
+    made.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {made.eos_token}", special_tokens=[(made.eos_token, made.eos_token_id)])
+    return made
+
+
+def t5(size):
+    return T5ForConditionalGeneration(T5Config(vocab_size=size, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, initializer_factor=3.0))
+
+
+def bart(size):
+    return BartForConditionalGeneration(BartConfig(vocab_size=size, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64,
+                                                   decoder_ffn_dim=64, max_position_embeddings=64, init_std=0.3, pad_token_id=0, bos_token_id=1, eos_token_id=1, decoder_start_token_id=1))
+
+
+def two_berts(size):
+    parts = [BertConfig(vocab_size=size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, initializer_range=0.3, is_decoder=d, add_cross_attention=d) for d in (False, True)]
+    return EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(*parts, decoder_start_token_id=1, pad_token_id=0))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [t5, bart, two_berts])
+@pytest.mark.parametrize("batch_tokens", [1, 60, "auto"])
+def test_targets_given_sources_equal_the_library_loss(bpe, make, batch_tokens):
+    torch.manual_seed(0)
+    tokenizer = with_ends(bpe)
+    model = make(len(tokenizer)).eval()
+    if hasattr(model, "final_logits_bias"):
+        model.final_logits_bias.normal_()
+    ours, totals = quiet(model, TEXTS, tokenizer, sources=SOURCES, batch_tokens=batch_tokens), []
+    for text, source in zip(TEXTS, SOURCES):
+        labels, read = tokenizer(text_target=text, return_tensors="pt")["input_ids"], tokenizer(source, return_tensors="pt")["input_ids"]
+        shifted = torch.cat([torch.tensor([[room._decoder_start(model)]]), labels[:, :-1]], 1)
+        totals.append(model(input_ids=read, decoder_input_ids=shifted).logits[0].double().log_softmax(-1).gather(1, labels[0, :, None]).sum().item())
+    assert ours.kind == "conditional perplexity" and np.allclose(ours.log_likelihoods, totals, rtol=1e-5)
+    if make is not two_berts:
+        loss = model(input_ids=read, labels=labels).loss.item()
+        assert math.isclose(-ours.log_likelihoods[-1] / ours.tokens[-1], loss, rel_tol=1e-4)
+
+
+def test_sources_must_fit(bpe):
+    tokenizer, texts = with_ends(bpe), TEXTS[:3]
+    model = t5(len(tokenizer)).eval()
+    for wrong, words in ((None, "sources are missing"), (SOURCES[:2], "sources has 2 texts and texts has more"), (SOURCES[:4], "texts has 3 texts and sources has more")):
+        with pytest.raises(ValueError, match=words):
+            quiet(model, texts, tokenizer, sources=wrong)
+    with pytest.raises(ValueError, match="do not go with a causal model"):
+        quiet(gpt(len(bpe)), texts, bpe, sources=SOURCES[:3])
+    with pytest.raises(ValueError, match="document 0 has"):
+        quiet(bart(len(tokenizer)).eval(), [" ".join(TEXTS) * 3], tokenizer, sources=["a cat"])
+    with pytest.raises(ValueError, match="sources=..."):
+        surprisal(model, "a cat", tokenizer, device="cpu")
+
+
+# ---- masked, more
+
+@torch.no_grad()
+@pytest.mark.parametrize("within_word", [False, True])
+def test_masked_windows_are_centred(wordpiece, within_word):
+    "A text longer than the window: each token with its neighbours on both sides, the definition written out."
+    model, text, window = bert(len(wordpiece), 16), " ".join(TEXTS[:5]), 16
+    encoded = wordpiece(text, add_special_tokens=False)
+    ids, words, total, room_ = encoded["input_ids"], encoded.word_ids(), 0.0, window - 2
+    for i in range(len(ids)):
+        begin = min(max(0, i - room_ // 2), len(ids) - room_)
+        piece = list(ids[begin:begin + room_])
+        for j in range(begin, begin + room_):
+            if j == i or within_word and j > i and words[j] == words[i]:
+                piece[j - begin] = wordpiece.mask_token_id
+        row = torch.tensor([[wordpiece.cls_token_id, *piece, wordpiece.sep_token_id]])
+        total += model(input_ids=row).logits[0, i - begin + 1].double().log_softmax(-1)[ids[i]].item()
+    assert len(ids) > 2 * window
+    for batch_tokens in (1, 100, "auto"):
+        assert math.isclose(quiet(model, [text], wordpiece, within_word=within_word, batch_tokens=batch_tokens).log_likelihood, total, rel_tol=1e-5)
+
+
+def test_masked_memory_is_bounded(wordpiece):
+    "A sentence of 350 words is scored in sub-batches: no call sees more tokens than batch_tokens."
+    model, seen = bert(len(wordpiece), 512), []
+    model.register_forward_pre_hook(lambda _, __, given: seen.append(tuple(given["input_ids"].shape)), with_kwargs=True)
+    quiet(model, [" ".join(itertools.islice(itertools.cycle(TEXTS[0].split()), 350))], wordpiece, batch_tokens=2048, masks=8)
+    assert max(a * b for a, b in seen) <= 2048 and len(seen) == 2 and seen[0][1] > 350
+    seen.clear()
+    quiet(model, TEXTS, wordpiece, batch_tokens=100)
+    assert max(a * b for a, b in seen) <= 100
+
+
+def test_no_padding_in_masked_batches(wordpiece):
+    model, seen = bert(len(wordpiece)), []
+    model.register_forward_pre_hook(lambda _, __, given: seen.append(given["input_ids"]), with_kwargs=True)
+    quiet(model, TEXTS, wordpiece)
+    assert not any((ids == wordpiece.pad_token_id).any() for ids in seen)
+
+
+def test_drawn_masks_estimate_the_whole(wordpiece):
+    model = bert(len(wordpiece))
+    texts = [" ".join(TEXTS[:3]), *TEXTS]
+    whole = quiet(model, texts, wordpiece)
+    drawn = [quiet(model, texts, wordpiece, masks=6, seed=s) for s in range(60)]
+    values, errors = np.array([r.log_likelihood for r in drawn]), np.array([r.standard_error for r in drawn])
+    assert abs(values.mean() - whole.log_likelihood) < 4 * values.std() / math.sqrt(len(drawn))        # unbiased
+    assert 0.7 < np.sqrt((errors**2).mean()) / values.std(ddof=1) < 1.4                                # and its error is what it says
+    assert drawn[0].tokens == whole.tokens and whole.variances == () and whole.standard_error == 0
+    assert math.isclose(quiet(model, texts, wordpiece, masks=1000).log_likelihood, whole.log_likelihood, rel_tol=1e-9)
+    assert "standard error" in repr(drawn[0]) and drawn[0].protocol["drawn"] == "6 of each text, seed 0"
+    with pytest.raises(ValueError, match="masks 1 must be at least 2"):
+        quiet(model, texts, wordpiece, masks=1)
+
+
+# ---- streams, files, data sets
+
+def test_forms_of_texts(bpe, tmp_path):
+    model = gpt(len(bpe))
+    whole = quiet(model, TEXTS, bpe)
+    (tmp_path / "texts.txt").write_text("\n\n".join(TEXTS), encoding="utf-8")
+    data = Dataset.from_dict({"body": TEXTS, "other": [1] * len(TEXTS)})
+    for texts, options in ((iter(TEXTS), {}), (tuple(TEXTS), {}), (tmp_path / "texts.txt", {}), (str(tmp_path / "texts.txt"), {}), (data, {"text_column": "body"}),
+                           (data.to_iterable_dataset(), {"text_column": "body"}), ([*TEXTS, "more"], {"max_texts": len(TEXTS)})):
+        found = quiet(model, texts, bpe, **options)
+        assert np.allclose(found.log_likelihoods, whole.log_likelihoods, rtol=1e-5) and found.protocol["texts"] == whole.protocol["texts"]
+
+
+@pytest.mark.parametrize("documents", ["each", "joined"])
+def test_a_stream_is_read_while_it_is_scored(bpe, documents, monkeypatch):
+    "When the model is first called, no more has been read than the look-ahead takes."
+    monkeypatch.setattr(room, "_LOOK_AHEAD", 2000)
+    monkeypatch.setattr(room, "_GROUP", 16)
+    model, read, at_calls = gpt(len(bpe)), [0], []
+    model.transformer.register_forward_pre_hook(lambda *_: at_calls.append(read[0]))
+
+    def stream():
+        for text in itertools.islice(itertools.cycle(TEXTS), 2000):
+            read[0] += 1
+            yield text
+    result = quiet(model, stream(), bpe, documents=documents)
+    assert at_calls[0] < 300 and read[0] == 2000 and len(result.tokens) == 2000
+    assert not any(isinstance(x, str) for column in (result.log_likelihoods, result.tokens, result.bytes) for x in column[:10])
+    if documents == "each":
+        assert np.allclose(result.log_likelihoods[:10], quiet(model, TEXTS, bpe).log_likelihoods, rtol=1e-5)
+
+
+# ---- memory and dtype
+
+class Short:
+    "A forward that has memory for so many tokens only."
+
+    def __init__(self, inner, limit, error):
+        self.inner, self.limit, self.error = inner, limit, error
+
+    def __call__(self, *arguments, **options):
+        if (arguments[0] if arguments else options["input_ids"]).numel() > self.limit:
+            raise self.error
+        return self.inner(*arguments, **options)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")])
+def test_batches_halve_when_memory_is_short(bpe, wordpiece, error, caplog):
+    for model, tokenizer, part in ((gpt(len(bpe)), bpe, "transformer"), (bert(len(wordpiece)), wordpiece, "bert")):
+        whole, inner = quiet(model, TEXTS, tokenizer), getattr(model, part)
+        inner.forward = Short(inner.forward, 60, error)
+        with caplog.at_level(logging.WARNING):
+            halved = quiet(model, TEXTS, tokenizer)
+        assert np.allclose(halved.log_likelihoods, whole.log_likelihoods, rtol=1e-5) and "batch_tokens is now" in caplog.text
+        inner.forward.limit = 0
+        with pytest.raises(MemoryError, match="smaller window="):
+            quiet(model, TEXTS, tokenizer)
+
+
+def test_other_errors_of_the_model_are_not_hidden(bpe):
+    model = gpt(len(bpe))
+    model.transformer.forward = Short(model.transformer.forward, 0, RuntimeError("something else"))
+    with pytest.raises(RuntimeError, match="something else"):
+        quiet(model, TEXTS, bpe)
+
+
+def test_dtype(bpe, tmp_path):
+    model = gpt(len(bpe))
+    whole, half = quiet(model, TEXTS, bpe, dtype="float32"), quiet(model, TEXTS, bpe, dtype="bfloat16")
+    assert model.dtype == torch.float32 and half.protocol["dtype"] == "bfloat16" and whole.protocol["dtype"] == "float32"
+    assert half.perplexity != whole.perplexity and math.isclose(half.perplexity, whole.perplexity, rel_tol=0.05)
+    model.save_pretrained(tmp_path), bpe.save_pretrained(tmp_path)
+    assert math.isclose(quiet(tmp_path, TEXTS, dtype="bfloat16").perplexity, half.perplexity, rel_tol=1e-6)
+    with pytest.raises(ValueError, match="dtype 'int8'"):
+        quiet(model, TEXTS, bpe, dtype="int8")
+
+
+@pytest.mark.parametrize("batch_tokens", [0, "all", 1.5])
+def test_bad_batch_tokens(bpe, batch_tokens):
+    with pytest.raises(ValueError, match="batch_tokens"):
+        quiet(gpt(len(bpe)), TEXTS, bpe, batch_tokens=batch_tokens)
+
+
+# ---- the result
+
+def test_protocol_repeats_the_number(bpe, wordpiece):
+    card = ("model", "tokenizer", "weights", "texts", "window", "stride", "first window", "further windows", "documents", "words", "dtype", "versions")
+    for model, tokenizer, options in ((gpt(len(bpe), 16), bpe, dict(stride=3, further="bos", documents="joined")), (gpt(len(bpe), 16), bpe, dict(bos=False, window=9)),
+                                      (bert(len(wordpiece)), wordpiece, dict(within_word=True, masks=2, seed=4))):
+        first = quiet(model, TEXTS, tokenizer, **options)
+        again = quiet(model, iter(TEXTS), tokenizer, **first.options)
+        assert again.log_likelihoods == first.log_likelihoods and again.protocol == first.protocol and again == first
+        assert all(f"{k}=" in repr(first) and k in first._repr_html_() for k in (card if "stride" in options else card[:5]))
+    assert quiet(gpt(len(bpe)), TEXTS, bpe).protocol["weights"] != quiet(gpt(len(bpe), 32), TEXTS, bpe).protocol["weights"]
+
+
+def test_numbers_of_the_result(bpe):
+    r = quiet(gpt(len(bpe)), TEXTS, bpe)
+    total = math.fsum(r.log_likelihoods)
+    size = {"tokens": sum(len(bpe(t)["input_ids"]) for t in TEXTS), "words": len(" ".join(TEXTS).split()), "bytes": len("".join(TEXTS).encode()), "characters": len("".join(TEXTS))}
+    for unit, n in size.items():
+        assert sum(getattr(r, unit)) == n and math.isclose(r.per(unit), math.exp(-total / n)) and math.isclose(r.per(n), r.per(unit))
+    assert math.isclose(r.bits_per_byte, -total / math.log(2) / size["bytes"]) and math.isclose(r.bits_per_character, -total / math.log(2) / size["characters"])
+    assert math.isclose(r.mean_of_documents, np.mean([math.exp(-a / n) for a, n in zip(r.log_likelihoods, r.tokens)]))
+    draws = np.random.default_rng(3).integers(0, 10, (1, 10))
+    assert r.interval(samples=500, seed=3) == r.interval(samples=500, seed=3) != r.interval(samples=500, seed=4)
+    low, high = r.interval(samples=1, seed=3)
+    assert math.isclose(low, math.exp(-sum(r.log_likelihoods[i] for i in draws[0]) / sum(r.tokens[i] for i in draws[0]))) and low == high
+    assert all(math.isnan(x) for x in quiet(gpt(len(bpe)), TEXTS[:1], bpe).interval())
+
+
+def test_interval_covers(bpe):
+    "Of texts drawn from a population, the 95 % interval holds the population's value about as often as it says."
+    draw, population = np.random.default_rng(0), quiet(gpt(len(bpe)), [f"{a} {b} {c}" for a in TEXTS[:5] for b in TEXTS[:5] for c in TEXTS[:5]], bpe)
+    ll, tokens, hits = np.array(population.log_likelihoods), np.array(population.tokens), 0
+    for i in range(100):
+        at = draw.integers(0, len(ll), 40)
+        low, high = room._bootstrap(-ll[at], tokens[at], 0.95, 200, i, np.exp)
+        hits += low <= population.perplexity <= high
+    assert hits >= 85
+
+
+def test_a_tokenizer_that_loses_bytes_is_named(bpe, wordpiece, caplog):
+    with caplog.at_level(logging.WARNING):
+        lost = quiet(bert(len(wordpiece)), ["THE CAT", "the cat"], wordpiece)
+    upper, total = sum(c.isupper() for c in "THE CAT"), len("THE CATthe cat")
+    assert lost.protocol["bytes lost by the tokenizer"] == f"{upper / total:.2%}" and "not lossless" in caplog.text
+    caplog.clear()
+    assert "bytes lost by the tokenizer" not in quiet(gpt(len(bpe)), ["THE  CAT\n", "é 猫"], bpe).protocol and "lossless" not in caplog.text
+
+
+def test_no_pad_token_is_needed(bpe, wordpiece):
+    bare = PreTrainedTokenizerFast(tokenizer_object=bpe.backend_tokenizer, bos_token=bpe.bos_token or bpe.eos_token)
+    assert bare.pad_token is None
+    assert np.allclose(quiet(gpt(len(bpe)), TEXTS, bare).log_likelihoods, quiet(gpt(len(bpe)), TEXTS, bpe).log_likelihoods, rtol=1e-5)
+
+
+def test_ids_beyond_the_vocabulary(bpe, wordpiece):
+    with pytest.raises(ValueError, match=r"gives id \d+ and the model's embedding has 3 rows"):
+        quiet(bert(3), TEXTS, wordpiece)
+    grown = PreTrainedTokenizerFast(tokenizer_object=bpe.backend_tokenizer, bos_token="<an added token>")
+    with pytest.raises(ValueError, match="not the model's tokenizer"):
+        quiet(gpt(len(bpe)), TEXTS, grown)
+
+
+def test_what_cannot_be_scored(bpe):
+    with pytest.raises(TypeError, match="Linear"):
+        quiet(torch.nn.Linear(2, 2), TEXTS, bpe)
+    for options, words in ((dict(documents="all"), "documents 'all'"), (dict(further="nothing"), "further 'nothing'"), (dict(window=65), "window 65"), (dict(window=1), "window 1")):
+        with pytest.raises(ValueError, match=words):
+            quiet(gpt(len(bpe)), TEXTS, bpe, **options)
+
+
+# ---- independent tools
+
+@torch.no_grad()
+def test_values_of_hugging_faces_metric(bpe):
+    """The metric of `evaluate`, from its published description: right-padded batches with the start token, cross-entropy of all places,
+    those of padding left out by the attention mask, each text's mean exponentiated, and `mean_perplexity` their mean."""
+    model, start = gpt(len(bpe)), bpe.bos_token_id if bpe.bos_token_id is not None else bpe.eos_token_id
+    rows, values = [[start] + bpe(t, add_special_tokens=False)["input_ids"] for t in TEXTS], []
+    for i in range(0, len(rows), 3):
+        batch = rows[i:i + 3]
+        ids, mask = (torch.tensor([f(r) + [0] * (max(map(len, batch)) - len(r)) for r in batch]) for f in (list, lambda r: [1] * len(r)))
+        losses = torch.nn.CrossEntropyLoss(reduction="none")(model(ids, attention_mask=mask).logits[:, :-1].transpose(1, 2), ids[:, 1:]) * mask[:, 1:]
+        values += (losses.sum(1) / mask[:, 1:].sum(1)).exp().tolist()
+    ours = quiet(model, TEXTS, bpe)
+    assert np.allclose(ours.document_perplexities, values, rtol=1e-5) and math.isclose(ours.mean_of_documents, np.mean(values), rel_tol=1e-5)
+
+
+def rolling(model, tokenizer, text, max_length):
+    "lm-evaluation-harness's rolling log-likelihood, from its description: prefix token, disjoint windows with one token of context, the last one filled up to the left."
+    prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    ids, total, done = tokenizer(text, add_special_tokens=False)["input_ids"], 0.0, 0
+    while done < len(ids):
+        new = min(max_length, len(ids) - done)
+        inputs = ([prefix] + ids[:new - 1]) if not done else ids[done + new - max_length - 1:done + new - 1]
+        with torch.no_grad():
+            logs = model(input_ids=torch.tensor([inputs])).logits[0, -new:].double().log_softmax(-1)
+        total, done = total + logs.gather(1, torch.tensor(ids[done:done + new])[:, None]).sum().item(), done + new
+    return total
+
+
+@pytest.mark.parametrize("max_length", [8, 16])
+def test_rolling_by_its_description(bpe, max_length):
+    model, texts = gpt(len(bpe), 16), [" ".join(TEXTS), *TEXTS]
+    ours = quiet(model, texts, bpe, window=max_length)
+    assert np.allclose(ours.log_likelihoods, [rolling(model, bpe, t, max_length) for t in texts], rtol=1e-5)
+
+
+def harness(model, tokenizer, texts, max_length):
+    "lm_eval's own values of some texts."
+    pytest.importorskip("lm_eval", reason="lm_eval is not installed: `rolling` above stands in for it")
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+    peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2, max_length=max_length, device="cpu")
+    return peer.loglikelihood_rolling([Instance(request_type="loglikelihood_rolling", doc={}, arguments=(t,), idx=i) for i, t in enumerate(texts)], disable_tqdm=True)
+
+
+def test_lm_evaluation_harness(bpe):
+    import re
+    model, texts = gpt(len(bpe), 16), [" ".join(TEXTS), *TEXTS]
+    theirs = harness(model, bpe, texts, 16)
+    from lm_eval.api.metrics import weighted_perplexity
+    ours = quiet(model, texts, bpe, window=16)
+    assert np.allclose(ours.log_likelihoods, theirs, rtol=1e-5)
+    word = weighted_perplexity([(ll, len(re.split(r"\s+", t))) for ll, t in zip(theirs, texts)])
+    byte = weighted_perplexity([(ll, len(t.encode("utf-8"))) for ll, t in zip(theirs, texts)])
+    assert math.isclose(ours.per("words"), word, rel_tol=1e-5) and math.isclose(ours.per("bytes"), byte, rel_tol=1e-5)
+
+
+def test_lm_evaluation_harness_on_stories(shared_models, shared_data):
+    folder = shared_models / "stories260K"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    texts = [t.strip() for t in Dataset.from_parquet(str(next((shared_data / "tinystories").glob("*.parquet"))))[:5]["text"]]
+    ours = quiet(folder, texts, window=256)
+    assert np.allclose(ours.log_likelihoods, [rolling(model, tokenizer, t, 256) for t in texts], rtol=1e-5) and 2 < ours.perplexity < 10
+    assert np.allclose(ours.log_likelihoods, harness(model, tokenizer, texts, 256), rtol=1e-5)
+
+
+class SourceConfig(PretrainedConfig):
+    model_type = "a_source_of_text"
+
+
+class SourceForCausalLM(PreTrainedModel):
+    "The synthetic language itself, as a model: its answers are the true probabilities."
+    config_class = SourceConfig
+
+    def __init__(self, config, language=None):
+        super().__init__(config)
+        self.language, self.table = language, torch.nn.Embedding(len(language.words) + 1, 1)
+
+    def get_input_embeddings(self):
+        return self.table
+
+    def forward(self, input_ids=None, use_cache=None, **_):
+        "A beginning-of-text token (the last id) stands in front; what follows it is the language's."
+        ids, size = input_ids.numpy(), len(self.language.words)
+        first = np.log(np.maximum(self.language.emission[0], 1e-300))
+        later = self.language.logits(np.where(ids[:, 1:] < size, ids[:, 1:], 0)) if ids.shape[1] > 1 else np.zeros((len(ids), 0, size))
+        logits = np.concatenate([np.broadcast_to(first, (len(ids), 1, size)), np.maximum(later, -700)], 1)
+        return CausalLMOutput(logits=torch.from_numpy(np.pad(logits, ((0, 0), (0, 0), (0, 1)), constant_values=-700)))
+
+
+def as_model(language):
+    "The language as a model, with its tokenizer by words."
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    words = {w: i for i, w in enumerate([*language.words, "<s>"])}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<s>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return SourceForCausalLM(SourceConfig(), language).eval(), PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>")
+
+
+def test_the_source_scores_its_entropy_rate():
+    language = SyntheticLanguage()
+    model, tokenizer = as_model(language)
+    texts = [" ".join(language.sample(400, seed=s)) for s in range(60)]
+    result = quiet(model, texts, tokenizer, task="causal")
+    assert np.allclose(result.log_likelihoods, [language.log_prob(t.split()) for t in texts], rtol=1e-5)
+    low, high = result.interval()
+    assert low < math.exp(language.entropy(400) / 400) < high and low < language.perplexity < high and high - low < 0.1
+
+
+# ---- surprisal by words
+
+def test_words_and_their_places(bpe):
+    model, text = gpt(len(bpe)), "  the cat\n\nsat , unbelievably  bright "
+    bits = surprisal(model, text, bpe, device="cpu")
+    assert bits.words == tuple(text.split()) and [text[a:b] for a, b in bits.word_offsets] == text.split()
+    assert math.isclose(sum(bits.word_bits), sum(bits.bits), rel_tol=1e-9)
+    assert math.isclose(sum(bits.bits) * math.log(2), -quiet(model, [text], bpe).log_likelihood, rel_tol=1e-6)
+
+
+@torch.no_grad()
+def test_correction_for_leading_spaces_by_hand(bpe):
+    """Pimentel and Meister 2024: p(w | before) = p(pieces of w | before) × P(a word ends | before, w) / P(a word ends | before),
+    where a word ends if the next piece begins with a space, or the text ends; computed here from dense probabilities."""
+    model, text = gpt(len(bpe)), "the cat sat unbelievably bright"
+    start = bpe.bos_token_id if bpe.bos_token_id is not None else bpe.eos_token_id
+    ids, pieces = bpe(text, add_special_tokens=False)["input_ids"], bpe.convert_ids_to_tokens(range(len(bpe)))
+    p = model(input_ids=torch.tensor([[start] + ids])).logits[0].double().softmax(-1)
+    ends = [i for i, piece in enumerate(pieces) if piece[0] in "ĠĊĉč" or i in (bpe.eos_token_id, bpe.bos_token_id)]
+    edge, expected, at = p[:, ends].sum(1), [], 0
+    for k, word in enumerate(text.split()):
+        n = len(bpe((" " if k else "") + word, add_special_tokens=False)["input_ids"])
+        value = math.prod(p[at + j, ids[at + j]].item() for j in range(n)) * edge[at + n].item() / (edge[at].item() if k else 1)
+        expected.append(-math.log2(value))
+        at += n
+    bits = surprisal(model, text, bpe, device="cpu")
+    assert at == len(ids) and np.allclose(bits.corrected_word_bits, expected, rtol=1e-5) and not np.allclose(bits.word_bits, expected, rtol=1e-3)
+
+
+class TableForCausalLM(PreTrainedModel):
+    "A model whose next token depends on the last one only, by a table of probabilities."
+    config_class = SourceConfig
+
+    def __init__(self, config, table=None):
+        super().__init__(config)
+        self.logs, self.table = torch.from_numpy(np.log(table)), torch.nn.Embedding(len(table), 1)
+
+    def get_input_embeddings(self):
+        return self.table
+
+    def forward(self, input_ids=None, use_cache=None, **_):
+        return CausalLMOutput(logits=self.logs[input_ids])
+
+
+def test_corrected_words_are_a_distribution():
+    "The corrected probabilities of all words after a context sum to 1; the uncorrected ones, which count a word as a beginning of longer words too, to more."
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    inner = Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "Ġa": 2, "Ġb": 3, "</s>": 4, "Ġ": 5}, merges=[("Ġ", "a"), ("Ġ", "b")]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="</s>", eos_token="</s>")
+    table = np.random.default_rng(0).dirichlet(np.ones(6), 6) * [0.4, 0.4, 1, 1, 0, 0] + [0, 0, 0.1, 0.1, 1e-12, 1e-12]
+    model = TableForCausalLM(SourceConfig(), table / table.sum(1, keepdims=True)).eval()
+    words = ["".join(w) for n in range(1, 7) for w in itertools.product("ab", repeat=n)]
+    found = [surprisal(model, f"b {w}", tokenizer, task="causal", device="cpu") for w in words]
+    assert 0.97 < sum(2 ** -f.corrected_word_bits[1] for f in found) <= 1 + 1e-6 and sum(2 ** -f.word_bits[1] for f in found) > 1.2
+
+
+def test_surprisal_as_a_table(bpe, wordpiece, tmp_path):
+    bits = surprisal(gpt(len(bpe)), TEXTS[0], bpe, device="cpu")
+    rows = bits.to_table()
+    assert [r["word"] for r in rows] == TEXTS[0].split() and list(rows[0]) == ["word", "begin", "end", "bits", "corrected_bits"]
+    assert [r["token"] for r in bits.to_table("token")] == list(bits.tokens)
+    with open(bits.to_csv(tmp_path / "words.csv"), encoding="utf-8", newline="") as file:
+        back = list(csv.DictReader(file))
+    assert [float(r["bits"]) for r in back] == list(bits.word_bits) and back[1]["word"] == "cat"
+    with pytest.raises(ValueError, match="by 'letter'"):
+        bits.to_table("letter")
+    masked = surprisal(bert(len(wordpiece)), TEXTS[2], wordpiece, device="cpu")
+    assert masked.corrected_word_bits is None and "corrected_bits" not in masked.to_table()[0]
+
+
+def test_surprisal_shows_the_whole_text(bpe):
+    import re
+    from html import unescape
+    for text in ("a  cat <sat>\n on", "猫 é the 😀 cat"):
+        shown = surprisal(gpt(len(bpe)), text, bpe, device="cpu")._repr_html_()
+        assert unescape(re.sub(r"<[^>]*>", "", shown)) == text
+
+
+def test_surprisal_of_a_long_text_and_of_one_token(bpe):
+    model = gpt(len(bpe), 16)
+    long = " ".join(TEXTS)
+    assert math.isclose(sum(surprisal(model, long, bpe, device="cpu").bits) * math.log(2), -quiet(model, [long], bpe).log_likelihood, rel_tol=1e-6)
+    with pytest.raises(ValueError, match="single token"):
+        surprisal(model, "a", bpe, bos=False, device="cpu")
+    with torch.no_grad():
+        model.transformer.ln_f.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="token 0 of the text"):
+        surprisal(model, "the cat", bpe, device="cpu")
+
+
+def test_compare_is_paired(bpe):
+    "The interval of the difference is that of the documents' differences, drawn together; other texts are refused even of the same size."
+    a, b = quiet(gpt(len(bpe)), TEXTS, bpe), quiet(gpt(len(bpe), 32), TEXTS, bpe)
+    found, draw, values = compare(a, b, samples=50, seed=1), np.random.default_rng(1), []
+    for _ in range(50):
+        at = draw.integers(0, 10, 10)
+        values.append(sum((b.log_likelihoods[i] - a.log_likelihoods[i]) / math.log(2) for i in at) / sum(a.bytes[i] for i in at))
+    assert np.allclose([found.low, found.high], np.quantile(values, [0.025, 0.975]))
+    with pytest.raises(ValueError, match="same texts"):
+        compare(a, quiet(gpt(len(bpe)), [t.swapcase() for t in TEXTS], bpe))
+
+
+def test_the_command_offers_the_options(bpe, tmp_path, capsys, monkeypatch):
+    from lmnotes.cli import COMMANDS, execute
+    monkeypatch.chdir(tmp_path)
+    model = gpt(len(bpe), 16)
+    model.save_pretrained("model"), bpe.save_pretrained("model")
+    (tmp_path / "book.txt").write_text("\n\n".join(TEXTS), encoding="utf-8")
+    words = "perplexity model book.txt --device cpu --window 16 --stride 4 --documents joined --no-bos --dtype bfloat16 --batch-tokens auto".split()
+    assert execute(COMMANDS, words) == 0
+    shown = capsys.readouterr().out
+    assert all(part in shown for part in ("per byte", "stride=4", "documents=joined by", "dtype=bfloat16", "its first token is not scored"))
+    for wrong, needle in ((["--documents", "all"], "documents"), (["--stride", "17"], "stride 17"), (["--dtype", "int8"], "dtype"), (["--sources", "book.txt"], "sources"), (["--batch-tokens", "many"], "batch_tokens")):
+        assert execute(COMMANDS, ["perplexity", "model", "book.txt", "--device", "cpu", *wrong]) == 2
+        assert needle in capsys.readouterr().err

@@ -18,7 +18,7 @@ MODULES = sorted(p for p in (ROOT / "lmnotes").glob("*.py") if p.name != "_modid
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "rouge_score": "rouge-score", "huggingface_hub": "huggingface-hub"}    # modules whose distribution has another name
 NOT_IMPORTED = {"accelerate"}                                  # transformers' Trainer needs it, and does not require it
 NOTEBOOK_ONLY = {"IPython", "ipywidgets"}                      # imported only where a notebook has them already
-FIGURES_WITHOUT_TEXT = {"07_perplexity"}                       # strict: take a page out once mended
+FIGURES_WITHOUT_TEXT = set()                                   # pages in which a figure lacks `#| fig-alt`: none
 ABSOLUTE = re.compile(r"(?:/tmp|/work|/root|/home/\w|/Users/\w|/usr/l|/opt|/private|[A-Z]:\\Users)[/\\]?[\w.-]*")
 
 

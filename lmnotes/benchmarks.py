@@ -49,7 +49,7 @@ def load_pairs(data):
     ----------
     data : str, path, Dataset or list
         A folder or file (JSONL, Parquet, CSV) or hub name (`nyu-mll/blimp`), a data set, a list of (good, bad), or a list of dicts;
-        the columns are `sentence_good`, `sentence_bad` and, if there is one, `UID` or `paradigm`.
+        the columns are `sentence_good`, `sentence_bad` (or `good`, `bad`) and, if there is one, `UID` or `paradigm`.
 
     Returns
     -------
@@ -69,6 +69,7 @@ def load_pairs(data):
             raise ValueError(f"pairs: element {wrong} is {data[wrong]!r}, and not a good and a bad sentence")
         data = [{"sentence_good": good, "sentence_bad": bad} for good, bad in data]
     rows = _rows(data, "pairs")
+    rows = rows.rename_columns({c: f"sentence_{c}" for c in ("good", "bad") if {"good", "bad"} <= set(rows.column_names)})
     missing = [c for c in ("sentence_good", "sentence_bad") if c not in rows.column_names]
     if missing:
         raise ValueError(f"pairs: column {missing[0]!r} is not there, the columns are {', '.join(rows.column_names)}")

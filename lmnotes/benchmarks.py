@@ -25,7 +25,7 @@ import pyarrow.parquet
 import torch
 import torch.nn.functional as F
 import transformers
-from datasets import ClassLabel, Dataset, DatasetDict, Value, get_dataset_config_names, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, get_dataset_config_names, load_dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
@@ -848,8 +848,8 @@ def _typed(task, split, rows):
             raise ValueError(f"{task}: label {value!r} of example {i} of {split} is none of {', '.join(facts.labels)}")
         labels.append(numbers[value] if facts.labels else -1.0 if value in (None, "") else float(value))
     index = [int(row["idx"]) if str(row.get("idx", "")).isdigit() else i for i, row in enumerate(rows)]
-    table = Dataset.from_dict({**{c: [row[c] for row in rows] for c in facts.texts}, "label": labels, "idx": index})
-    return table.cast_column("label", ClassLabel(names=list(facts.labels)) if facts.labels else Value("float64"))
+    features = Features({**{c: Value("string") for c in facts.texts}, "label": ClassLabel(names=list(facts.labels)) if facts.labels else Value("float64"), "idx": Value("int64")})
+    return Dataset.from_dict({**{c: [row[c] for row in rows] for c in facts.texts}, "label": labels, "idx": index}, features=features)
 
 # %% ../nbs/10_benchmarks.ipynb #498bacf6
 def _metrics(task, predictions, references):

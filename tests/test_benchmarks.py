@@ -508,3 +508,20 @@ def test_real_minimal_pairs_with_a_real_model(shared_data, shared_models):
     result = minimal_pairs(shared_models / "stories260K", shared_data / "blimp5", max_pairs=20, device="cpu", progress=False)
     assert len(result.by_paradigm) == 5 and len(result.margins) == 100 and result.accuracy > 0.5
     assert cloze(shared_models / "stories260K", pq.read_table(shared_data / "lambada" / "test.parquet")["text"].to_pylist(), max_texts=5, device="cpu", progress=False).perplexity > 1
+
+
+def test_the_commands(encoder, bpe, tmp_path, monkeypatch, capsys):
+    from lmnotes.cli import COMMANDS, execute
+    monkeypatch.chdir(tmp_path)
+    save_folder(tmp_path / "gpt", gpt(len(bpe)), bpe)
+    write_hub(tmp_path / "data")
+    Path("pairs.jsonl").write_text("\n".join(json.dumps({"sentence_good": g, "sentence_bad": b}) for g, b in PAIRS))
+    Path("passages.jsonl").write_text("\n".join(json.dumps({"text": p}) for p in PASSAGES))
+    assert execute(COMMANDS, ["minimal-pairs", "gpt", "pairs.jsonl", "--device", "cpu"]) == 0 and "6 pairs" in capsys.readouterr().out
+    assert execute(COMMANDS, ["cloze", "gpt", "passages.jsonl", "--device", "cpu"]) == 0 and "4 passages" in capsys.readouterr().out
+    assert execute(COMMANDS, ["glue", str(encoder), "--data-dir", "data", "--tasks", "rte", "--epochs", "1", "--max-length", "24", "--device", "cpu"]) == 0
+    assert "RTE.tsv" in capsys.readouterr().out and Path("runs/glue/submission/RTE.tsv").is_file()
+    for words, needle in ((["minimal-pairs", "gpt", "none.jsonl"], "none.jsonl"), (["glue", str(encoder), "--data-dir", "data", "--tasks", "xnli"], "xnli"), (["cloze", str(encoder), "passages.jsonl"], "causal")):
+        assert execute(COMMANDS, words) == 2, words
+        err = capsys.readouterr().err
+        assert needle in err and "Traceback" not in err

@@ -136,10 +136,10 @@ def _columns(split, text_column, label_column):
     labels = [label_column] if label_column else [c for c in ("label", "labels") if c in there][:1]
     for role, chosen, usual in (("text", texts, "text or sentence"), ("label", labels, "label or labels")):
         missing = [c for c in chosen if c not in there] or ([] if chosen else [usual])
-        if missing:
-            raise ValueError(f"{role}_column {', '.join(map(repr, missing))} is not there: the columns are {', '.join(there)}")
         if len(chosen) > 2:
             raise ValueError(f"{role}_column {', '.join(chosen)} are {len(chosen)} columns: give one, or the two of a pair")
+        if missing:
+            raise ValueError(f"{role}_column {', '.join(map(repr, missing))} is not there: the columns are {', '.join(there)}")
     wanted = dict(zip([*texts, *labels], ["text", "text_pair"][:len(texts)] + ["label"]))
     split = split.select_columns(list(wanted)).rename_columns({a: b for a, b in wanted.items() if a != b})
     keep = lambda label, *parts: label is not None and label != -1 and all(t and t.strip() for t in parts)

@@ -458,7 +458,7 @@ def test_columns_of_pairs_and_numbers_are_found():
     assert finetuning.load_task({"train": numbers, "test": numbers})["test"].features["label"].dtype == "float64"
     assert finetuning.load_task({"train": numbers, "test": numbers}, regression=False)["test"].features["label"].names
     assert finetuning.load_task({"train": numbers, "test": numbers}, text_column="sentence2")["test"].column_names == ["text", "label"]
-    for options, words in ((dict(text_column=["sentence1", "x"]), "'x'"), (dict(text_column=["a", "b", "c"]), "two of a pair"), (dict(label_column="y"), "label_column 'y'")):
+    for options, words in ((dict(text_column=["sentence1", "x"]), "'x'"), (dict(text_column=["a", "b", "c"]), "the two of a pair"), (dict(label_column="y"), "label_column 'y'")):
         with pytest.raises(ValueError, match=words):
             finetuning.load_task({"train": numbers, "test": numbers}, **options)
     with pytest.raises(ValueError, match="no number"):

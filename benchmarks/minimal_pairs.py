@@ -54,7 +54,7 @@ def models(folder, shared):
     merges = [m for m in merges if len(m) == 2 and m[0] in bpe and m[1] in bpe and m[0] + m[1] in bpe]
     byte = Tokenizer(models.BPE(bpe, merges))
     byte.pre_tokenizer, byte.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    GPT2LMHeadModel(GPT2Config(vocab_size=max(bpe.values()) + 1, n_embd=256, n_layer=4, n_head=4, n_positions=512)).save_pretrained(folder / "gpt")
+    GPT2LMHeadModel(GPT2Config(vocab_size=max(bpe.values()) + 8, n_embd=256, n_layer=4, n_head=4, n_positions=512)).save_pretrained(folder / "gpt")
     PreTrainedTokenizerFast(tokenizer_object=byte, bos_token="<|endoftext|>", eos_token="<|endoftext|>", pad_token="<|endoftext|>").save_pretrained(folder / "gpt")
 
 

@@ -1040,6 +1040,16 @@ COMMANDS.update({
 COMMANDS["score"] = Command("lmnotes.metrics:score_files", "Score predictions against references, with intervals.",
                             ("lmnotes score classification predicted.txt true.txt", "lmnotes score translation output.txt references.jsonl --json"))
 
+# %% ../nbs/20_cli.ipynb #cd36914b
+COMMANDS |= {
+    "minimal-pairs": Command("lmnotes.benchmarks:minimal_pairs", "Score a language model on minimal pairs such as BLiMP's.",
+                             ("lmnotes minimal-pairs runs/pretrained blimp", "lmnotes minimal-pairs runs/gpt pairs.jsonl --max-pairs 100")),
+    "cloze": Command("lmnotes.benchmarks:cloze", "Ask a causal model for the last word of passages, as LAMBADA does.", ("lmnotes cloze runs/gpt lambada --max-texts 500",)),
+    "glue": Command("lmnotes.benchmarks:glue", "Fine-tune a model on tasks of GLUE, score it, write the submission files.",
+                    ("lmnotes glue runs/pretrained --data-dir glue_data --tasks rte --tasks cola", "lmnotes glue runs/pretrained --output-dir runs/all --learning-rate 5e-5 --epochs 3"),
+                    rest="lmnotes.finetuning:FinetuningOptions", hidden=("options", "regression")),
+}
+
 # %% ../nbs/20_cli.ipynb #d946c480
 def main(argv=None):
     """Run the command `lmnotes`: the entry point of the package.

@@ -27,6 +27,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .checkpoints import verify
 from .corpora import check_output_dir, held_out, load_corpus
+from .metrics import pearson, spearman
 from .pretraining import resolve_device, save_folder, use_bf16
 
 logger = logging.getLogger(__name__)
@@ -63,15 +64,20 @@ def classification_scores(predictions, references, labels):
     return {"accuracy": float(accuracy), "precision": float(p), "recall": float(r), "f1": float(f), "accuracy_low": middle - half, "accuracy_high": middle + half}
 
 # %% ../nbs/09_finetuning.ipynb #071492f5
-def load_task(data="docstrings/package", *, text_column=None, label_column=None, train_examples=None, test_examples=None, seed=0, cache_dir=None):
-    """Labelled text for classification.
+def load_task(data="docstrings/package", *, text_column=None, label_column=None, regression=None, train_examples=None, test_examples=None, seed=0, cache_dir=None):
+    """Labelled texts, or pairs of texts, for classification or regression.
 
     Parameters
     ----------
     data : str, path, Dataset or DatasetDict
         `docstrings/package`, a folder or hub name, a CSV, JSONL or Parquet file, or a data set in hand.
-    text_column, label_column : str, optional
-        Columns; by default the first of `text`, `sentence`, and of `label`, `labels`, that is there.
+    text_column : str or list of str, optional
+        Column of the text, or two columns of a pair; by default a usual pair (`sentence1` and `sentence2`, `premise` and `hypothesis`,
+        `question1` and `question2`, `question` and `sentence`), else `text` or `sentence`, whichever is there.
+    label_column : str, optional
+        Column of the label; by default `label` or `labels`.
+    regression : bool, optional
+        Whether the label is a number to predict; by default, where labels are numbers and some are no whole ones.
     train_examples, test_examples : int, optional
         At most so many examples, chosen by the seed.
     seed : int
@@ -82,21 +88,23 @@ def load_task(data="docstrings/package", *, text_column=None, label_column=None,
     Returns
     -------
     DatasetDict
-        `train` and `test` (and `validation` where given), with columns `text` and `label` (a `ClassLabel`).
+        `train` and `test` (and `validation` where given), with columns `text`, `text_pair` where texts are pairs, and `label` (a `ClassLabel`,
+        or a number for regression).
 
     Raises
     ------
     FileNotFoundError
         If there is no such data.
     ValueError
-        If a column is not there, or there are fewer than two labels.
+        If a column is not there, there are fewer than two labels, or a label of a regression is no number.
     """
     if isinstance(data, str) and data == "docstrings/package":
         splits = {s: d.rename_column("package", "label").select_columns(["text", "label"]) for s, d in load_corpus("docstrings", cache_dir=cache_dir).items()}
     else:
-        splits = {s: _two_columns(d, text_column, label_column) for s, d in _labelled(data).items()}
+        splits = {s: _columns(d, text_column, label_column) for s, d in _labelled(data).items()}
     splits = _with_test(splits, seed)
-    names = _label_names(splits)
+    regression = _fractions(splits) if regression is None else regression
+    names = None if regression else _label_names(splits)
     sizes = {"train": train_examples, "test": test_examples}
     return DatasetDict({s: _choose(_cast(d, names), sizes.get(s), seed) for s, d in splits.items()})
 
@@ -118,18 +126,30 @@ def _labelled(data):
         raise FileNotFoundError(f"data {str(data)!r} is no file or folder here and cannot be had from the hub: check the name or the network; 'docstrings/package' needs neither") from error
 
 
-def _two_columns(split, text_column, label_column):
-    "The split with its columns named `text` and `label`."
-    found = {}
-    for role, wanted, usual in (("text", text_column, ("text", "sentence")), ("label", label_column, ("label", "labels"))):
-        there = [c for c in ((wanted,) if wanted else usual) if c in split.column_names]
-        if not there:
-            raise ValueError(f"{role}_column {wanted or ' or '.join(usual)!r} is not there: the columns are {', '.join(split.column_names)}")
-        found[role] = there[0]
-    split = split.select_columns([found["text"], found["label"]])
-    for role, name in found.items():
-        split = split.rename_column(name, role) if name != role else split
-    return split.filter(lambda text, label: bool(text and text.strip()) and label is not None and label != -1, input_columns=["text", "label"])
+_PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("question", "sentence"))
+
+
+def _columns(split, text_column, label_column):
+    "The split with its columns named `text`, `text_pair` where there are pairs, and `label`; rows without text or label are left out."
+    there, pair = split.column_names, [p for p in _PAIRS if set(p) <= set(split.column_names)]
+    texts = [text_column] if isinstance(text_column, str) else list(text_column or []) or (list(pair[0]) if pair else [c for c in ("text", "sentence") if c in there][:1])
+    labels = [label_column] if label_column else [c for c in ("label", "labels") if c in there][:1]
+    for role, chosen, usual in (("text", texts, "text or sentence"), ("label", labels, "label or labels")):
+        missing = [c for c in chosen if c not in there] or ([] if chosen else [usual])
+        if len(chosen) > 2:
+            raise ValueError(f"{role}_column {', '.join(chosen)} are {len(chosen)} columns: give one, or the two of a pair")
+        if missing:
+            raise ValueError(f"{role}_column {', '.join(map(repr, missing))} is not there: the columns are {', '.join(there)}")
+    wanted = dict(zip([*texts, *labels], ["text", "text_pair"][:len(texts)] + ["label"]))
+    split = split.select_columns(list(wanted)).rename_columns({a: b for a, b in wanted.items() if a != b})
+    keep = lambda label, *parts: label is not None and label != -1 and all(t and t.strip() for t in parts)
+    return split.filter(keep, input_columns=["label", *["text", "text_pair"][:len(texts)]])
+
+
+def _fractions(splits):
+    "Whether the training labels are numbers of which some are no whole ones."
+    feature = splits["train"].features["label"]
+    return not isinstance(feature, ClassLabel) and feature.dtype.startswith("float") and any(v != int(v) for v in splits["train"]["label"])
 
 
 def _with_test(splits, seed):
@@ -157,7 +177,16 @@ def _label_names(splits):
 
 
 def _cast(split, names):
-    "The split with `label` as a `ClassLabel`; labels that training does not know are named."
+    "The split with `label` as a `ClassLabel`, or as a number where there are no names; labels that training does not know are named."
+    if names is None:
+        try:
+            split = split.cast_column("label", Value("float64"))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"a label is no number, which regression needs: {str(error).splitlines()[0]}") from error
+        wrong = next((v for v in split["label"] if not math.isfinite(v)), None)
+        if wrong is not None:
+            raise ValueError(f"label {wrong} is no finite number, which regression needs")
+        return split
     if isinstance(split.features["label"], ClassLabel):
         return split
     unknown = {str(v) for v in split["label"]} - set(names)
@@ -191,6 +220,8 @@ class FinetuningOptions:
         Decoupled weight decay.
     train_examples, test_examples : int, optional
         At most so many examples of the data.
+    regression : bool, optional
+        Whether to predict a number; by default where labels are fractions.
     precision : str
         `auto`, `bf16` or `fp32`.
     device : str
@@ -208,6 +239,7 @@ class FinetuningOptions:
     weight_decay: float = 0.01
     train_examples: int | None = None
     test_examples: int | None = None
+    regression: bool | None = None
     precision: str = "auto"
     device: str = "auto"
     seed: int = 0
@@ -230,11 +262,12 @@ class FinetuningResult:
     output_dir : str
         Folder of the classifier, an ordinary Hugging Face folder.
     labels : tuple of str
-        Names of the labels.
+        Names of the labels; empty where numbers are predicted.
     scores, majority : dict of str to float
-        Scores on the test split, and those of the most frequent training label.
-    predictions, references : tuple of int
-        Label ids of the test split, predicted and true.
+        Scores on the test split, and those of the most frequent training label, or of the mean of the training labels (whose
+        correlations are not defined and stand as 0).
+    predictions, references : tuple of int or float
+        Label ids of the test split, predicted and true, or numbers.
     history : tuple of dict
         Step, epoch and training loss.
     seconds : float
@@ -252,15 +285,20 @@ class FinetuningResult:
 
     def __repr__(self):
         s = self.scores
+        if not self.labels:
+            return (f"regression in {self.output_dir}: Pearson {s['pearson']:.3f}, Spearman {s['spearman']:.3f}, error {s['rmse']:.3f} (root mean square) "
+                    f"on {len(self.references):,} held-out texts; the mean's error {self.majority['rmse']:.3f}")
         return (f"classifier of {len(self.labels)} labels in {self.output_dir}: accuracy {s['accuracy']:.3f} [{s['accuracy_low']:.3f}, {s['accuracy_high']:.3f}], "
                 f"macro precision {s['precision']:.3f}, recall {s['recall']:.3f}, F1 {s['f1']:.3f} on {len(self.references):,} held-out texts; majority {self.majority['accuracy']:.3f}")
 
     def _repr_html_(self):
-        cells = "".join(f"<tr><td>{k}</td><td>{self.scores[k]:.3f}</td><td>{self.majority[k]:.3f}</td></tr>" for k in ("accuracy", "precision", "recall", "f1"))
+        cells = "".join(f"<tr><td>{k}</td><td>{self.scores[k]:.3f}</td><td>{self.majority[k]:.3f}</td></tr>" for k in (("accuracy", "precision", "recall", "f1") if self.labels else self.scores))
         return f"<table><tr><th>{escape(self.output_dir)}</th><th>model</th><th>majority</th></tr>{cells}</table>"
 
     def confusion(self):
         "Confusion matrix, shape (true label, predicted label)."
+        if not self.labels:
+            raise ValueError("a regression has no labels to confuse: compare predictions with references in a scatter plot")
         return confusion_matrix(self.references, self.predictions, labels=range(len(self.labels)))
 
 # %% ../nbs/09_finetuning.ipynb #851522c9
@@ -298,8 +336,21 @@ class _Classification(Trainer):
         return (output.loss, output) if return_outputs else output.loss
 
 
+def _encoded(tokenizer, texts, pairs, max_length):
+    "Token ids of texts or pairs; a tokenizer without a separator, as GPT-2's, gets its end of text between the two."
+    if pairs is not None and tokenizer.num_special_tokens_to_add(pair=True) < 2:
+        pairs = [f"{tokenizer.sep_token or tokenizer.eos_token or ' '}{text}" for text in pairs]
+    return tokenizer(texts, pairs, truncation=True, max_length=max_length)
+
+
+def _positions(model):
+    "Tokens that the model can take; RoBERTa's first positions belong to padding."
+    padding = [m.padding_idx + 1 for name, m in model.named_modules() if name.endswith("position_embeddings") and getattr(m, "padding_idx", None) is not None]
+    return (getattr(model.config, "max_position_embeddings", None) or 10**9) - (padding or [0])[0]
+
+
 @torch.no_grad()
-def predict_logits(model, tokenizer, texts, max_length=128, batch_size=64):
+def predict_logits(model, tokenizer, texts, max_length=128, batch_size=64, pairs=None):
     """Logits of a classifier for texts, in their order.
 
     Parameters
@@ -314,6 +365,8 @@ def predict_logits(model, tokenizer, texts, max_length=128, batch_size=64):
         Tokens of a text.
     batch_size : int
         Texts at a time; they are sorted by length first.
+    pairs : sequence of str, optional
+        The second text of each pair.
 
     Returns
     -------
@@ -321,11 +374,12 @@ def predict_logits(model, tokenizer, texts, max_length=128, batch_size=64):
         Logits.
     """
     model.eval()
-    rows = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
-    order, logits = np.argsort([len(r) for r in rows], kind="stable"), np.zeros((len(rows), model.config.num_labels))
-    for start in range(0, len(rows), batch_size):
+    rows = _encoded(tokenizer, list(texts), None if pairs is None else list(pairs), min(max_length, _positions(model)))
+    lengths = [len(r) for r in rows["input_ids"]]
+    order, logits = np.argsort(lengths, kind="stable"), np.zeros((len(lengths), model.config.num_labels))
+    for start in range(0, len(lengths), batch_size):
         index = order[start:start + batch_size]
-        batch = tokenizer.pad({"input_ids": [rows[i] for i in index]}, return_tensors="pt").to(model.device)
+        batch = tokenizer.pad({key: [values[i] for i in index] for key, values in rows.items()}, return_tensors="pt").to(model.device)
         logits[index] = model(**batch).logits.float().cpu().numpy()
     return logits
 
@@ -337,7 +391,8 @@ def _open_classifier(model, names, seed, from_scratch):
     if Path(model).is_dir() and (problems := verify(model)):
         raise ValueError(f"checkpoint {str(model)!r} is not whole: {'; '.join(problems)}; copy or train it again")
     try:
-        config = AutoConfig.from_pretrained(model, num_labels=len(names), id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)})
+        kind = {"num_labels": 1, "problem_type": "regression"} if names is None else {"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+        config = AutoConfig.from_pretrained(model, **kind)
         tokenizer = AutoTokenizer.from_pretrained(model)
         torch.manual_seed(seed)
         if from_scratch:
@@ -362,8 +417,8 @@ def _quietly(call):
         transformers.logging.set_verbosity(level)
 
 
-def finetune(model, data="docstrings/package", output_dir="runs/finetuned", options=None, from_scratch=False, **changes):
-    """Fine-tune a pretrained model to classify texts, and score it on held-out ones.
+def finetune(model, data="docstrings/package", output_dir="runs/finetuned", options=None, from_scratch=False, text_column=None, label_column=None, **changes):
+    """Fine-tune a pretrained model to classify texts or pairs of texts, or to predict a number, and score it on held-out ones.
 
     Parameters
     ----------
@@ -377,6 +432,10 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
         Choices.
     from_scratch : bool
         Take the architecture only, with random weights: the control.
+    text_column : str or list of str, optional
+        Column of the text, or two columns of a pair; by default as in `load_task`.
+    label_column : str, optional
+        Column of the label; by default as in `load_task`.
     **changes
         Fields of `FinetuningOptions` in place of those of `options`.
 
@@ -399,22 +458,41 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
     check_output_dir(output_dir, options.overwrite)
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"model {type(model).__name__} must be the path of a folder or a hub name")
-    splits = load_task(data, train_examples=options.train_examples, test_examples=options.test_examples, seed=options.seed)
-    names = splits["train"].features["label"].names
+    splits = load_task(data, text_column=text_column, label_column=label_column, regression=options.regression,
+                       train_examples=options.train_examples, test_examples=options.test_examples, seed=options.seed)
+    names = getattr(splits["train"].features["label"], "names", None)
     opened, tokenizer = _open_classifier(model, names, options.seed, from_scratch)
     history, seconds = _fit(opened.to(device), tokenizer, splits["train"], options, device)
-    predictions = predict_logits(opened, tokenizer, splits["test"]["text"], options.max_length).argmax(1)
-    references, frequent = np.array(splits["test"]["label"]), int(np.bincount(splits["train"]["label"]).argmax())
-    scores, majority = (classification_scores(p, references, len(names)) for p in (predictions, np.full(len(references), frequent)))
+    test, references = splits["test"], np.array(splits["test"]["label"])
+    logits = predict_logits(opened, tokenizer, test["text"], options.max_length, pairs=test["text_pair"] if "text_pair" in test.column_names else None)
+    predictions = logits[:, 0] if names is None else logits.argmax(1)
+    scores, majority = _scored(predictions, references, np.array(splits["train"]["label"]), names)
     facts = {"made_by": "lmnotes.finetuning", "parent": str(model), "options": asdict(options), "scores": scores, "majority": majority, "seconds": seconds,
              "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}}
     save_folder(output_dir, opened, tokenizer, facts, options.overwrite)
-    return FinetuningResult(str(output_dir), tuple(names), scores, majority, tuple(predictions.tolist()), tuple(references.tolist()), tuple(history), seconds)
+    return FinetuningResult(str(output_dir), tuple(names or ()), scores, majority, tuple(predictions.tolist()), tuple(references.tolist()), tuple(history), seconds)
+
+
+def _scored(predictions, references, train, names):
+    "Scores of the predictions, and of the most frequent training label or the mean of the training labels."
+    if names is None:
+        return _regression_scores(predictions, references), _regression_scores(np.full(len(references), train.mean()), references)
+    frequent = int(np.bincount(train).argmax())
+    return tuple(classification_scores(p, references, len(names)) for p in (predictions, np.full(len(references), frequent)))
+
+
+def _regression_scores(predictions, references):
+    "Pearson and Spearman correlation, 0 where one side does not vary, and the root of the mean square error."
+    p, r = np.asarray(predictions, float), np.asarray(references, float)
+    varied = np.ptp(p) > 0 and np.ptp(r) > 0
+    correlations = {"pearson": pearson(p.tolist(), r.tolist()), "spearman": spearman(p.tolist(), r.tolist())} if varied else {"pearson": 0.0, "spearman": 0.0}
+    return {**correlations, "rmse": float(np.sqrt(np.mean((p - r) ** 2)))}
 
 
 def _fit(model, tokenizer, train, options, device):
     "Train; give the history and the seconds."
-    rows = train.map(lambda batch: tokenizer(batch["text"], truncation=True, max_length=options.max_length), batched=True, remove_columns=["text"], desc="tokenizing")
+    length, texts = min(options.max_length, _positions(model)), [c for c in train.column_names if c != "label"]
+    rows = train.map(lambda batch: dict(_encoded(tokenizer, batch["text"], batch.get("text_pair"), length)), batched=True, remove_columns=texts, desc="tokenizing")
     rows = rows.rename_column("label", "labels")
     steps = max(1, math.ceil(options.epochs * len(rows) / options.batch_size))
     arguments = TrainingArguments(output_dir=str(Path(tempfile.gettempdir()) / f"lmnotes-{os.getpid()}"), max_steps=steps, per_device_train_batch_size=options.batch_size,

@@ -1,0 +1,527 @@
+"""Benchmarks: equality with one-by-one definitions and with lm-evaluation-harness, GLUE's layouts and resumption, and bad input."""
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
+
+from lmnotes import benchmarks, finetuning
+from lmnotes.benchmarks import GLUE, agreement_pairs, cloze, cloze_passages, compare_pairs, glue, glue_average, glue_data, harness_tasks, leaderboard, load_pairs, minimal_pairs
+from lmnotes.pretraining import save_folder
+from lmnotes.tokenization import train_tokenizer
+
+TEXTS = ["the cat sits on the mat and looks at the moon .", "the dogs bark at the moon", "dogs and cats are unbelievably loud", "the moon rises over the mat",
+         "the cats sit on the mat .", "a dog barks at the cat and the cat sits"] * 8
+PAIRS = [("the cat sits on the mat", "the cat sit on the mat"), ("the dogs bark at the moon", "the dogs barks at the moon"), ("cats are loud", "cats is unbelievably loud"),
+         ("the moon rises", "rises the moon the"), ("dogs and cats are loud", "dogs and cats are"), ("the mat", "the mat")]
+PASSAGES = ["the cat sits on the mat and the cat looks at the mat", "dogs bark at the moon and cats look at the moon", "the dog", "unbelievably loud are the cats and the dogs and the cats"]
+
+
+@pytest.fixture(scope="module")
+def wordpiece():
+    return train_tokenizer(TEXTS, kind="wordpiece", vocab_size=90, progress=False)
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return train_tokenizer(TEXTS, kind="bpe", vocab_size=300, progress=False)
+
+
+def made(kind, config):
+    torch.manual_seed(0)
+    model = kind(config).eval()
+    model.config.architectures = [kind.__name__]
+    return model
+
+
+def gpt(vocabulary, positions=64):
+    return made(GPT2LMHeadModel, GPT2Config(vocab_size=vocabulary, n_positions=positions, n_embd=32, n_layer=2, n_head=2, initializer_range=0.3))
+
+
+def causal(kind, vocabulary):
+    if kind == "gpt2":
+        return gpt(vocabulary)
+    small = dict(vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64)
+    if kind == "llama":
+        return made(LlamaForCausalLM, LlamaConfig(intermediate_size=48, initializer_range=0.3, **small))
+    return made(OPTForCausalLM, OPTConfig(ffn_dim=48, init_std=0.3, word_embed_proj_dim=32, **small))
+
+
+def bert(vocabulary):
+    return made(BertForMaskedLM, BertConfig(vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=64, initializer_range=0.3))
+
+
+def quiet(*arguments, **options):
+    return minimal_pairs(*arguments, device="cpu", progress=False, **options)
+
+
+@torch.no_grad()
+def log_likelihood(model, row, start=1):
+    "Sum over the tokens from `start` on, one call: the definition."
+    scores = model(input_ids=torch.tensor([row])).logits[0, :-1].double().log_softmax(-1)
+    return scores.gather(1, torch.tensor(row)[1:, None])[start - 1:].sum().item()
+
+
+# ---- minimal pairs
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "opt"])
+@pytest.mark.parametrize("before", ["", " "])
+def test_margins_of_causal_models_are_those_of_whole_sentences(bpe, kind, before):
+    model, begin = causal(kind, len(bpe)), [bpe.bos_token_id if bpe.bos_token_id is not None else bpe.eos_token_id]
+    wanted = [log_likelihood(model, begin + bpe(before + g, add_special_tokens=False)["input_ids"]) - log_likelihood(model, begin + bpe(before + b, add_special_tokens=False)["input_ids"]) for g, b in PAIRS]
+    result = quiet(model, PAIRS, bpe, before=before)
+    np.testing.assert_allclose(result.margins, wanted, atol=2e-4)
+    assert result.identical == 1 and result.ties == 1 and result.accuracy == np.mean([1.0 if w > 1e-9 else 0.0 for w in wanted[:-1]] + [0.5])
+
+
+def test_margins_do_not_depend_on_batches_order_or_neighbours(bpe):
+    model = gpt(len(bpe))
+    whole = quiet(model, PAIRS, bpe).margins
+    np.testing.assert_allclose(quiet(model, PAIRS, bpe, batch_tokens=8).margins, whole, atol=1e-4)
+    np.testing.assert_allclose(quiet(model, PAIRS[::-1], bpe).margins[::-1], whole, atol=1e-4)
+    np.testing.assert_allclose([quiet(model, [p], bpe).margins[0] for p in PAIRS], whole, atol=1e-4)
+
+
+@torch.no_grad()
+def test_margins_of_masked_models_are_pseudo_log_likelihoods(wordpiece):
+    model = bert(len(wordpiece))
+
+    def one(sentence):
+        ids, total = torch.tensor([wordpiece(sentence)["input_ids"]]), 0.0
+        for place in range(1, ids.shape[1] - 1):
+            hidden = ids.clone()
+            hidden[0, place] = wordpiece.mask_token_id
+            total += model(input_ids=hidden).logits[0, place].double().log_softmax(-1)[ids[0, place]].item()
+        return total
+    np.testing.assert_allclose(quiet(model, PAIRS, wordpiece).margins, [one(g) - one(b) for g, b in PAIRS], atol=2e-4)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_constant_model_scores_exactly_one_half(bpe, wordpiece, masked):
+    tokenizer = wordpiece if masked else bpe
+    model = bert(len(tokenizer)) if masked else gpt(len(tokenizer))
+    torch.nn.init.zeros_(model.get_output_embeddings().weight)
+    equal = [p for p in [("the cat", "the mat"), ("the moon", "the mat"), ("the mat", "the moon")] if len(tokenizer(p[0])["input_ids"]) == len(tokenizer(p[1])["input_ids"])]
+    result = quiet(model, equal, tokenizer)
+    assert result.accuracy == 0.5 and result.ties == len(equal) > 0 and result.interval() == (0.5, 0.5)
+
+
+def test_accuracy_is_the_mean_of_the_paradigms():
+    result = benchmarks.MinimalPairsResult("m", ("a", "a", "a", "b"), (1.0, 1.0, -1.0, 0.0), 0, {})
+    assert result.by_paradigm == {"a": pytest.approx(2 / 3), "b": 0.5} and result.accuracy == pytest.approx((2 / 3 + 0.5) / 2)
+    assert "0.583" in repr(result) and "<table>" in result._repr_html_()
+
+
+def test_layouts_of_pairs_are_read_alike(tmp_path):
+    rows = [{"UID": u, "sentence_good": g, "sentence_bad": b, "field": "x"} for u, (g, b) in zip("aabbcc", PAIRS)]
+    (tmp_path / "blimp").mkdir()
+    for name in "abc":                                                  # as BLiMP's repository: one file for each paradigm
+        (tmp_path / "blimp" / f"{name}.jsonl").write_text("\n".join(json.dumps(r) for r in rows if r["UID"] == name), encoding="utf-8")
+    (tmp_path / "blimp" / "README.md").write_text("a card")
+    Dataset.from_list(rows).to_parquet(str(tmp_path / "pairs.parquet"))
+    Dataset.from_list(rows).to_csv(str(tmp_path / "pairs.csv"))
+    wanted = load_pairs(rows).to_list()
+    for data in (tmp_path / "blimp", tmp_path / "pairs.parquet", str(tmp_path / "pairs.csv"), Dataset.from_list(rows), DatasetDict(train=Dataset.from_list(rows)), load_pairs(rows)):
+        assert load_pairs(data).to_list() == wanted
+    assert [r["good"] for r in load_pairs(PAIRS)] == [g for g, _ in PAIRS]
+
+
+def test_bad_pairs_are_refused_in_one_sentence(bpe, tmp_path):
+    model = gpt(len(bpe))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "pairs.txt").write_text("a\tb")
+    for data, kind, words in (([], ValueError, "nothing"), ([("a", "")], ValueError, "empty sentence"), ([("a",)], ValueError, "good and a bad"), ([{"sentence_good": "a"}], ValueError, "sentence_bad"),
+                              (tmp_path / "empty", ValueError, "no row"), (tmp_path / "pairs.txt", ValueError, "no kind"), ("none/of/this", FileNotFoundError, "none/of/this")):
+        with pytest.raises(kind, match=words):
+            quiet(model, data, bpe)
+    with pytest.raises(ValueError, match="tokenizer is missing"):
+        quiet(model, PAIRS)
+    with pytest.raises(ValueError, match="max_pairs 0"):
+        quiet(model, PAIRS, bpe, max_pairs=0)
+    with pytest.raises(ValueError, match="not the model's tokenizer"):
+        quiet(gpt(20), PAIRS, bpe)
+    with pytest.raises(ValueError, match="sentence 0 has"):
+        quiet(gpt(len(bpe), positions=4), [("unbelievably loud cats and dogs", "cat")], bpe)
+    torch.nn.init.constant_(model.get_output_embeddings().weight, float("nan"))
+    with pytest.raises(FloatingPointError, match="text"):
+        quiet(model, PAIRS, bpe)
+
+
+def test_two_models_are_compared_pair_by_pair():
+    a, b = (benchmarks.MinimalPairsResult("m", ("x",) * 40, tuple(m), 0, {}) for m in ([1.0] * 30 + [-1.0] * 10, [1.0] * 20 + [-1.0] * 10 + [1.0] * 5 + [0.0] * 5))
+    found = compare_pairs(a, b)
+    from scipy.stats import binomtest
+    assert (found.only_a, found.only_b) == (10, 5) and found.p_value == pytest.approx(binomtest(10, 15).pvalue)
+    assert found.difference == pytest.approx((10 - 5 - 2.5) / 40) and found.low <= found.difference <= found.high
+    with pytest.raises(ValueError, match="same pairs"):
+        compare_pairs(a, benchmarks.MinimalPairsResult("m", ("x",), (1.0,), 0, {}))
+
+
+def test_pairs_and_passages_are_made_by_rule():
+    made = agreement_pairs(["The values are sorted. The array is new, and this is not one.", "these boxes are full.", "The class is done."])
+    assert {(p["good"], p["bad"]) for p in made} == {("The values are sorted.", "The values is sorted."), ("The array is new, and this is not one.", "The array are new, and this is not one."),
+                                                    ("these boxes are full.", "these boxes is full."), ("The class is done.", "The class are done.")}
+    assert cloze_passages(["the array has one two three four five six seven eight nine ten values in the array. Next."]) == ["the array has one two three four five six seven eight nine ten values in the array"]
+    with pytest.raises(ValueError, match="no sentence"):
+        agreement_pairs(["nothing"])
+
+
+# ---- cloze
+
+def test_cloze_is_its_definition(bpe):
+    model = gpt(len(bpe))
+    result = cloze(model, PASSAGES + ["word", "  "], bpe, device="cpu", progress=False)
+    assert result.skipped == 2 and result.words == ("mat", "moon", "dog", "cats")
+    for passage, found, right in zip(PASSAGES, result.log_likelihoods, result.right):
+        row, cut = bpe(passage)["input_ids"], len(bpe(passage.rsplit(" ", 1)[0])["input_ids"])
+        assert found == pytest.approx(log_likelihood(model, row, cut), abs=2e-4)
+        written = model.generate(torch.tensor([row[:cut]]), attention_mask=torch.ones(1, cut, dtype=torch.long), max_new_tokens=len(row) - cut, min_new_tokens=len(row) - cut, do_sample=False, pad_token_id=0)[0, cut:].tolist()
+        assert right == (written == row[cut:])
+    assert result.perplexity == pytest.approx(np.exp(-np.mean(result.log_likelihoods))) and result.accuracy == np.mean(result.right)
+
+
+def test_cloze_cuts_long_contexts_on_the_left(bpe):
+    model, long = gpt(len(bpe), positions=16), " ".join(TEXTS[:12]) + " moon"
+    found = cloze(model, [long], bpe, device="cpu", progress=False)
+    row = bpe(long)["input_ids"]
+    cut = len(row) - len(bpe(" moon", add_special_tokens=False)["input_ids"])
+    kept = row[-17:]
+    assert found.log_likelihoods[0] == pytest.approx(log_likelihood(model, kept[:], cut - (len(row) - len(kept))) if len(kept) <= 16 else _windowed(model, kept, cut - (len(row) - 17)), abs=2e-4)
+
+
+@torch.no_grad()
+def _windowed(model, kept, start):
+    scores = model(input_ids=torch.tensor([kept[:-1]])).logits[0].double().log_softmax(-1)
+    return scores.gather(1, torch.tensor(kept)[1:, None])[start - 1:].sum().item()
+
+
+def test_cloze_refuses_what_it_cannot_score(bpe, wordpiece):
+    for model, texts, tokenizer, words in ((gpt(len(bpe)), ["word"], bpe, "no.* last word|none of"), (gpt(len(bpe)), [], bpe, "nothing"), (bert(len(wordpiece)), PASSAGES, wordpiece, "causal"),
+                                           (gpt(len(bpe)), [{"passage": "a b"}], bpe, "'text' is not there")):
+        with pytest.raises(ValueError, match=words):
+            cloze(model, texts, tokenizer, device="cpu", progress=False)
+
+
+def test_numbers_equal_those_of_the_harness(bpe, tmp_path):
+    lm_eval = pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+    model = gpt(len(bpe))
+    folder = save_folder(tmp_path / "model", model, bpe)
+    names = harness_tasks(tmp_path / "tasks", PAIRS, PASSAGES)
+    theirs = lm_eval.simple_evaluate(model=HFLM(str(folder), device="cpu", batch_size=4, dtype="float32"), tasks=names, task_manager=TaskManager(include_path=str(tmp_path / "tasks")), log_samples=True, bootstrap_iters=0)
+    pairs, words = quiet(str(folder), PAIRS, before=" "), cloze(str(folder), PASSAGES, device="cpu", progress=False)
+    samples = sorted(theirs["samples"]["my_pairs"], key=lambda s: s["doc_id"])
+    np.testing.assert_allclose(pairs.margins, [s["filtered_resps"][0][0] - s["filtered_resps"][1][0] for s in samples], atol=2e-4)
+    credit = [1.0 if m >= 0 else 0.0 for m in pairs.margins]               # there a tie goes to the first, the good one
+    assert theirs["results"]["my_pairs"]["acc,none"] == pytest.approx(np.mean(credit)) and pairs.accuracy == pytest.approx(np.mean(credit) - 0.5 * pairs.ties / len(PAIRS))
+    samples = sorted(theirs["samples"]["my_cloze"], key=lambda s: s["doc_id"])
+    np.testing.assert_allclose(words.log_likelihoods, [s["filtered_resps"][0][0] for s in samples], atol=2e-4)
+    assert words.right == tuple(bool(s["filtered_resps"][0][1]) for s in samples)
+    assert theirs["results"]["my_cloze"]["acc,none"] == words.accuracy and theirs["results"]["my_cloze"]["perplexity,none"] == pytest.approx(words.perplexity, rel=1e-5)
+
+
+def test_tasks_for_the_harness_are_written_whole(tmp_path):
+    with pytest.raises(ValueError, match="both missing"):
+        harness_tasks(tmp_path / "t")
+    harness_tasks(tmp_path / "t", PAIRS, name="own")
+    facts = json.loads((tmp_path / "t" / "own_pairs.yaml").read_text())
+    assert Path(facts["dataset_kwargs"]["data_files"]["test"]).read_text().count("\n") == len(PAIRS)
+    with pytest.raises(FileExistsError):
+        harness_tasks(tmp_path / "t", PAIRS)
+
+
+# ---- GLUE
+
+def example(task, i, labelled=True):
+    "One made-up example of a task, in the hub's columns."
+    texts = [f"{TEXTS[i % 6]} {part} \"{i}\"" for part in ("one", "two")][:len(GLUE[task].texts)]
+    label = (round(5 * (i % 7) / 6, 3) if not GLUE[task].labels else i % len(GLUE[task].labels)) if labelled else (-1.0 if not GLUE[task].labels else -1)
+    return {**dict(zip(GLUE[task].texts, texts)), "label": label, "idx": i}
+
+
+def splits_of(task):
+    "Made-up splits of a task."
+    if task == "ax":
+        return {"test": [example(task, i, False) for i in range(5)]}
+    both = ["_matched", "_mismatched"] if task == "mnli" else [""]
+    return {"train": [example(task, i) for i in range(12)], **{f"validation{s}": [example(task, i + 20) for i in range(7)] for s in both},
+            **{f"test{s}": [example(task, i, False) | {"idx": i} for i in range(5)] for s in both}}
+
+
+def write_hub(folder):
+    "All tasks as the hub has them: Parquet in parts."
+    for task in GLUE:
+        (folder / task).mkdir(parents=True)
+        for split, rows in splits_of(task).items():
+            halves = [rows[:4], rows[4:]] if split == "train" else [rows]
+            for n, part in enumerate(halves):
+                Dataset.from_list(part).to_parquet(str(folder / task / f"{split}-{n:05d}-of-{len(halves):05d}.parquet"))
+    return folder
+
+
+def write_tsv(folder):
+    "All tasks as the benchmark's own archives have them."
+    more = {"mrpc": (["#1 ID", "#2 ID"], ["7", "8"]), "qqp": (["qid1", "qid2"], ["7", "8"]), "stsb": (["genre", "filename", "year", "old_index", "source1", "source2"], ["g", "f", "y", "o", "s", "s"]),
+            "mnli": (["promptID", "pairID", "genre", "sentence1_binary_parse", "sentence2_binary_parse", "sentence1_parse", "sentence2_parse"], ["x"] * 7)}
+    for task, facts in GLUE.items():
+        place = folder / ("diagnostic" if task == "ax" else facts.title)
+        place.mkdir(parents=True)
+        for split, rows in splits_of(task).items():
+            labelled, (extra, filler) = not split.startswith("test"), more.get(task, ([], []))
+            show = lambda row: f"{row['label']:.3f}" if not facts.labels else facts.labels[row["label"]] if facts.named else str(row["label"])
+            table = [["id" if task == "qqp" else "index", *extra, *facts.tsv[:-1], *([facts.tsv[-1]] if labelled else [])]]
+            table += [[str(row["idx"]), *filler, *(row[c] for c in facts.texts), *([show(row)] if labelled else [])] for row in rows]
+            if task == "mnli" and labelled:
+                table.append([*table[1][:-1], "-"])                                # no agreement: left out
+            if task in ("cola", "sst2") and labelled:
+                table = [["source", str(row["label"]), "*", row["sentence"]] for row in rows] if task == "cola" else [["sentence", "label"]] + [[row["sentence"], str(row["label"])] for row in rows]
+            name = "diagnostic" if task == "ax" else split.replace("validation", "dev")
+            mark = "\ufeff" if task == "mrpc" else ""
+            (place / f"{name}.tsv").write_text(mark + "".join("\t".join(line) + ("\r\n" if task == "rte" else "\n") for line in table), encoding="utf-8", newline="")
+    return folder
+
+
+def test_every_layout_gives_the_hubs_columns_and_labels(tmp_path):
+    hub, tsv = write_hub(tmp_path / "hub"), write_tsv(tmp_path / "tsv")
+    for task, facts in GLUE.items():
+        wanted = splits_of(task)
+        for folder, name in ((hub, task), (tsv, facts.title)):
+            data = glue_data(name, folder)
+            assert set(data) == set(wanted), (task, name)
+            for split, rows in wanted.items():
+                columns = [*facts.texts, "label"]
+                assert [{c: r[c] for c in columns} for r in data[split]] == [{c: r[c] for c in columns} for r in rows], (task, split)
+                assert (data[split].features["label"].names == list(facts.labels)) if facts.labels else data[split].features["label"].dtype == "float64"
+            if "test" in data:
+                assert list(data["test"]["idx"]) == [r["idx"] for r in wanted["test"]]
+
+
+def test_diagnostics_with_labels_are_read_too(tmp_path):
+    (tmp_path / "AX").mkdir()
+    lines = ["Lexical Semantics\tPredicate-Argument Structure\tLogic\tKnowledge\tDomain\tPremise\tHypothesis\tLabel", "\t\t\t\tNews\tthe cat sits\tthe cat\tentailment", "\t\t\t\tNews\tthe dog\tno\tneutral"]
+    (tmp_path / "AX" / "diagnostic-full.tsv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "AX" / "diagnostic.tsv").write_text("index\tsentence1\tsentence2\n0\tx\ty\n")
+    assert [(r["premise"], r["label"]) for r in glue_data("ax", tmp_path)["test"]] == [("the cat sits", 0), ("the dog", 1)]
+
+
+def test_bad_glue_data_is_named(tmp_path, caplog):
+    place = tmp_path / "RTE"
+    place.mkdir()
+    for call, kind, words in ((lambda: glue_data("xnli", tmp_path), ValueError, "cola, sst2"), (lambda: glue_data("rte", tmp_path / "no"), FileNotFoundError, "no folder"),
+                              (lambda: glue_data("cola", tmp_path), FileNotFoundError, "'cola' or 'CoLA'"), (lambda: glue_data("rte", tmp_path), FileNotFoundError, "train, validation")):
+        with pytest.raises(kind, match=words):
+            call()
+    (place / "train.tsv").write_text("index\tsentence1\tlabel\n0\ta\tentailment\n")
+    with pytest.raises(ValueError, match="column 'sentence2' is not in train.tsv"):
+        glue_data("rte", tmp_path)
+    (place / "train.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n1\tbroken\n2\ta\tb\tmaybe\n")
+    (place / "dev.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n")
+    with pytest.raises(ValueError, match="'maybe' of example 1 of train is none of entailment"):
+        glue_data("rte", tmp_path)
+    assert "1 of 3 lines" in caplog.text
+    (tmp_path / "SST-2").mkdir()
+    Dataset.from_list([{"text": "a", "label": 0}]).to_parquet(str(tmp_path / "SST-2" / "train.parquet"))
+    with pytest.raises(ValueError, match="column 'sentence' is not in train.parquet"):
+        glue_data("sst2", tmp_path)
+
+
+def test_the_average_is_the_benchmarks():
+    scores = {"mrpc": {"f1": 0.8, "accuracy": 0.6}, "mnli": {"accuracy_matched": 0.9, "accuracy_mismatched": 0.7}, "rte": {"accuracy": 0.5}, "ax": {"mcc": 0.0}}
+    assert glue_average(scores) == pytest.approx((0.7 + 0.8 + 0.5) / 3)
+    with pytest.raises(ValueError):
+        glue_average({"ax": {"mcc": 1.0}})
+
+
+@pytest.fixture(scope="module")
+def encoder(wordpiece, tmp_path_factory):
+    return save_folder(tmp_path_factory.mktemp("models") / "bert", bert(len(wordpiece)), wordpiece)
+
+
+FAST = dict(epochs=1, batch_size=8, max_length=24, device="cpu", precision="fp32")
+
+
+def test_all_of_glue_and_its_submission(encoder, tmp_path):
+    data = write_hub(tmp_path / "data")
+    result = glue(encoder, output_dir=tmp_path / "run", data_dir=data, wnli_majority=True, **FAST)
+    assert result.complete and set(result.scores) == set(GLUE) - {"ax"} and set(result.scores["mnli"]) == {"accuracy_matched", "accuracy_mismatched"}
+    assert result.average == pytest.approx(np.mean([np.mean(list(m.values())) for m in result.scores.values()]))
+    assert set(result.scores["qqp"]) == {"f1", "accuracy"} and set(result.scores["stsb"]) == {"pearson", "spearman"} and result.majority["cola"]["mcc"] == 0
+    names = {"CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI-m", "MNLI-mm", "QNLI", "RTE", "WNLI", "AX"}
+    assert {Path(n).stem for n in result.submission} == names and set(zipfile.ZipFile(tmp_path / "run" / "submission.zip").namelist()) == {f"{n}.tsv" for n in names}
+    for name in names:
+        lines = (tmp_path / "run" / "submission" / f"{name}.tsv").read_text().splitlines()
+        assert lines[0] == "index\tprediction" and [line.split("\t")[0] for line in lines[1:]] == list("01234")
+        answers = {line.split("\t")[1] for line in lines[1:]}
+        if name == "STS-B":
+            assert all(0 <= float(a) <= 5 for a in answers)
+        else:
+            allowed = {"entailment", "neutral", "contradiction"} if name.startswith(("MNLI", "AX")) else {"entailment", "not_entailment"} if name in ("QNLI", "RTE") else {"0", "1"}
+            assert answers <= allowed, name
+    assert result.protocol["by_majority"] == ["wnli"] and result.scores["wnli"] == result.majority["wnli"] and not (tmp_path / "run" / "wnli" / "model").exists()
+    assert "test server" in (tmp_path / "run" / "results.md").read_text() and json.loads((tmp_path / "run" / "results.json").read_text())["complete"]
+    assert "84.6" in repr(result) and "<table>" in result._repr_html_()
+
+
+def test_a_run_goes_on_where_it_stopped(encoder, tmp_path, monkeypatch):
+    data, trained, own = write_hub(tmp_path / "data"), [], benchmarks.finetune
+    stop = {"at": "rte"}
+
+    def finetune(model, splits, folder, *arguments, **options):
+        task = "rte" if splits["train"].features["label"].names[0] == "entailment" else "cola"
+        trained.append(task)
+        if task == stop["at"]:
+            raise KeyboardInterrupt
+        return own(model, splits, folder, *arguments, **options)
+    monkeypatch.setattr(benchmarks, "finetune", finetune)
+    run = lambda **changes: glue(encoder, ["cola", "RTE"], tmp_path / "run", data_dir=data, **{**FAST, **changes})
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["cola", "glue.json"]          # nothing half-written
+    stop["at"] = None
+    first = run()
+    assert trained == ["cola", "rte", "rte"]
+    again = run()
+    assert trained == ["cola", "rte", "rte"] and again.scores == first.scores
+    result = tmp_path / "run" / "rte" / "result.json"
+    result.write_text(result.read_text().replace('"accuracy": ', '"accuracy": 1'))                # a changed result is not believed
+    assert run().scores == first.scores and trained[3:] == ["rte"]
+    with pytest.raises(FileExistsError, match="epochs was 1 and is 2"):
+        run(epochs=2)
+    assert run(epochs=2, overwrite=True).protocol["epochs"] == 2
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("dear")
+    with pytest.raises(FileExistsError):
+        glue(encoder, ["cola"], tmp_path / "mine", data_dir=data, **FAST)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "dear"
+
+
+def test_glue_refuses_before_it_trains(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks, "finetune", lambda *a, **k: pytest.fail("trained"))
+    data = write_hub(tmp_path / "data")
+    same = [example("cola", 0) for _ in range(4)]
+    one = tmp_path / "one" / "cola"
+    one.mkdir(parents=True)
+    for split in ("train", "validation"):
+        Dataset.from_list(same).to_parquet(str(one / f"{split}.parquet"))
+    hidden = tmp_path / "hidden" / "cola"
+    hidden.mkdir(parents=True)
+    Dataset.from_list([example("cola", i) for i in range(4)]).to_parquet(str(hidden / "train.parquet"))
+    Dataset.from_list([example("cola", i, False) for i in range(4)]).to_parquet(str(hidden / "validation.parquet"))
+    for tasks, folder, kind, words in ((["rte", "xnli"], data, ValueError, "xnli"), (["ax"], data, ValueError, "mnli"), (["cola"], tmp_path / "one", ValueError, "one label only"), ([], data, FileNotFoundError, "none was named"),
+                                       (["cola"], tmp_path / "hidden", ValueError, "without a label"), (["cola"], tmp_path / "no", FileNotFoundError, "no folder"), (None, tmp_path / "one" / "cola", FileNotFoundError, "no folder of a task")):
+        with pytest.raises(kind, match=words):
+            glue(encoder, tasks, tmp_path / "run", data_dir=folder, **FAST)
+        assert not (tmp_path / "run").exists()
+
+
+def test_unlabelled_tests_and_part_of_the_data_are_fine(encoder, tmp_path):
+    data = write_hub(tmp_path / "data")
+    for file in (data / "rte").glob("test*"):
+        file.unlink()
+    result = glue(encoder, "rte", tmp_path / "run", data_dir=data, train_examples=8, test_examples=4, **FAST)
+    assert result.submission == () and result.examples == {"rte": 4} and result.protocol["train_examples_used"] == {"rte": 8}
+
+
+# ---- fine-tuning on pairs and numbers
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_logits_of_pairs_do_not_depend_on_the_batch(wordpiece, bpe, kind, tmp_path):
+    tokenizer = wordpiece if kind == "bert" else bpe
+    folder = save_folder(tmp_path / "m", bert(len(tokenizer)) if kind == "bert" else gpt(len(tokenizer)), tokenizer)
+    model, tokenizer = finetuning._open_classifier(folder, ["x", "y"], 0, False)
+    left, right = [g for g, _ in PAIRS], [b for _, b in PAIRS]
+    whole = finetuning.predict_logits(model, tokenizer, left, pairs=right)
+    single = [finetuning.predict_logits(model, tokenizer, [a], pairs=[b])[0] for a, b in zip(left, right)]
+    np.testing.assert_allclose(whole, single, atol=1e-4)
+    assert np.abs(whole - finetuning.predict_logits(model, tokenizer, right, pairs=left)).max() > 1e-3        # which comes first matters
+    if kind == "bert":
+        encoded = tokenizer(left[0], right[0], return_tensors="pt")
+        assert set(encoded["token_type_ids"][0].tolist()) == {0, 1}
+        np.testing.assert_allclose(whole[0], model(**encoded).logits[0].detach().numpy(), atol=1e-4)
+    else:
+        assert tokenizer.eos_token_id in finetuning._encoded(tokenizer, left[:1], right[:1], 64)["input_ids"][0]
+    long = finetuning.predict_logits(model, tokenizer, [" ".join(TEXTS)], pairs=["the cat"], max_length=1000)          # cut at what the model takes
+    assert np.isfinite(long).all()
+
+
+def test_columns_of_pairs_and_numbers_are_found():
+    rows = {"premise": ["a b", "c", ""], "hypothesis": ["d", "e", "f"], "label": ["x", "y", "x"]}
+    data = finetuning.load_task({"train": Dataset.from_dict(rows), "test": Dataset.from_dict(rows)})
+    assert set(data["train"].column_names) == {"text", "text_pair", "label"} and len(data["train"]) == 2          # the empty one is left out
+    numbers = Dataset.from_dict({"sentence1": ["a"] * 6, "sentence2": ["b"] * 6, "label": [0.5, 1, 2, 3, 4, 5]})
+    assert finetuning.load_task({"train": numbers, "test": numbers})["test"].features["label"].dtype == "float64"
+    assert finetuning.load_task({"train": numbers, "test": numbers}, regression=False)["test"].features["label"].names
+    assert finetuning.load_task({"train": numbers, "test": numbers}, text_column="sentence2")["test"].column_names == ["text", "label"]
+    for options, words in ((dict(text_column=["sentence1", "x"]), "'x'"), (dict(text_column=["a", "b", "c"]), "the two of a pair"), (dict(label_column="y"), "label_column 'y'")):
+        with pytest.raises(ValueError, match=words):
+            finetuning.load_task({"train": numbers, "test": numbers}, **options)
+    with pytest.raises(ValueError, match="no number"):
+        finetuning.load_task({"train": Dataset.from_dict({"text": ["a", "b"], "label": ["x", "y"]})}, regression=True)
+
+
+def test_a_number_is_learned_and_saved(encoder, tmp_path):
+    rows = [{"text": t, "label": 1.5 if "cat" in t else 0.0} for t in TEXTS]
+    result = finetuning.finetune(encoder, Dataset.from_list(rows), tmp_path / "f", epochs=20, batch_size=8, max_length=24, device="cpu", precision="fp32", learning_rate=1e-3)
+    assert result.labels == () and result.scores["rmse"] < result.majority["rmse"] and result.majority["pearson"] == 0 and result.scores["pearson"] > 0.5
+    assert json.loads((tmp_path / "f" / "config.json").read_text())["problem_type"] == "regression" and "Pearson" in repr(result) and "pearson" in result._repr_html_()
+    with pytest.raises(ValueError, match="no labels"):
+        result.confusion()
+
+
+# ---- the board, the command, and real data
+
+def test_leaderboard_ranks_and_refuses(wordpiece, bpe, encoder, tmp_path):
+    save_folder(tmp_path / "gpt", gpt(len(bpe)), bpe, {"tokens": 123})
+    board = leaderboard([encoder, tmp_path / "gpt"], PAIRS, PASSAGES, TEXTS[:4], device="cpu", progress=False)
+    best = [row["minimal pairs"] for row in board.rows]
+    assert best == sorted(best, reverse=True) and {row["kind"] for row in board.rows} == {"masked", "causal"}
+    row = next(r for r in board.rows if r["kind"] == "causal")
+    assert row["tokens seen"] == 123 and row["bits per byte (pseudo)"] is None and row["cloze"] is not None
+    assert board.markdown().count("\n") == 3 and "<table>" in board._repr_html_() and "cloze" in repr(board)
+    assert len(leaderboard(tmp_path / "gpt", texts=TEXTS[:2], device="cpu", progress=False).rows) == 1
+    for folders, options in (([], {"pairs": PAIRS}), ([encoder], {})):
+        with pytest.raises(ValueError):
+            leaderboard(folders, **options)
+
+
+def test_real_glue_files_and_the_trap_of_wnli(shared_data):
+    sizes = {"cola": (8551, 1043), "rte": (2490, 277), "wnli": (635, 71), "sst2": (67349, 872)}
+    for task, (train, validation) in sizes.items():
+        data = glue_data(task, shared_data)
+        assert (len(data["train"]), len(data["validation"])) == (train, validation)
+    data = glue_data("wnli", shared_data)
+    assert np.bincount(list(data["validation"]["label"])).tolist() == [40, 31]
+    seen = {}
+    for row in data["train"]:
+        seen.setdefault(row["sentence1"], []).append(row["label"])
+    known = [(seen[r["sentence1"]], r["label"]) for r in data["validation"] if r["sentence1"] in seen]
+    assert len(known) > 20 and np.mean([round(np.mean(labels)) == label for labels, label in known]) < 0.5          # remembered answers are worse than a coin
+
+
+def test_real_minimal_pairs_with_a_real_model(shared_data, shared_models):
+    result = minimal_pairs(shared_models / "stories260K", shared_data / "blimp5", max_pairs=20, device="cpu", progress=False)
+    assert len(result.by_paradigm) == 5 and len(result.margins) == 100 and result.accuracy > 0.5
+    assert cloze(shared_models / "stories260K", pq.read_table(shared_data / "lambada" / "test.parquet")["text"].to_pylist(), max_texts=5, device="cpu", progress=False).perplexity > 1
+
+
+def test_the_commands(encoder, bpe, tmp_path, monkeypatch, capsys):
+    from lmnotes.cli import COMMANDS, execute
+    monkeypatch.chdir(tmp_path)
+    save_folder(tmp_path / "gpt", gpt(len(bpe)), bpe)
+    write_hub(tmp_path / "data")
+    Path("pairs.jsonl").write_text("\n".join(json.dumps({"sentence_good": g, "sentence_bad": b}) for g, b in PAIRS))
+    Path("passages.jsonl").write_text("\n".join(json.dumps({"text": p}) for p in PASSAGES))
+    assert execute(COMMANDS, ["minimal-pairs", "gpt", "pairs.jsonl", "--device", "cpu"]) == 0 and "6 pairs" in capsys.readouterr().out
+    assert execute(COMMANDS, ["cloze", "gpt", "passages.jsonl", "--device", "cpu"]) == 0 and "4 passages" in capsys.readouterr().out
+    assert execute(COMMANDS, ["glue", str(encoder), "--data-dir", "data", "--tasks", "rte", "--epochs", "1", "--max-length", "24", "--device", "cpu"]) == 0
+    assert "RTE.tsv" in capsys.readouterr().out and Path("runs/glue/submission/RTE.tsv").is_file()
+    for words, needle in ((["minimal-pairs", "gpt", "none.jsonl"], "none.jsonl"), (["glue", str(encoder), "--data-dir", "data", "--tasks", "xnli"], "xnli"), (["cloze", str(encoder), "passages.jsonl"], "causal")):
+        assert execute(COMMANDS, words) == 2, words
+        err = capsys.readouterr().err
+        assert needle in err and "Traceback" not in err

@@ -209,19 +209,19 @@ def test_order_beyond_the_sequences_changes_little():
 
 
 @pytest.mark.slow
-def test_five_million_tokens_of_order_five_in_a_minute_and_two_gigabytes():
+def test_five_million_tokens_of_order_five_in_two_gigabytes():
+    "The seconds are measured by `benchmarks/ngrams.py`."
     script = textwrap.dedent("""
-        import resource, time
+        import resource
         import numpy as np
         from lmnotes.theory import NGramLanguageModel
         tokens = np.minimum(np.random.default_rng(0).zipf(1.2, 5_000_000), 50_000)      # hardly an n-gram occurs twice
-        start = time.process_time()
         model = NGramLanguageModel(5, boundaries=False).fit([tokens])
-        print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, sum(map(len, model.keys)))
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, sum(map(len, model.keys)))
     """)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env={"OMP_NUM_THREADS": "1", "PYTHONPATH": str(__import__("pathlib").Path(theory.__file__).parent.parent)})
-    seconds, gigabytes, _ = map(float, done.stdout.split())
-    assert seconds < 60 and gigabytes < 2
+    gigabytes, _ = map(float, done.stdout.split())
+    assert gigabytes < 2
 
 
 # --- bad input ---

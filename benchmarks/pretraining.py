@@ -47,6 +47,7 @@ from lmnotes.transformer import model_config
 
 CPU = torch.device("cpu")
 BF16 = use_bf16("auto", CPU)
+VOCABULARIES = 8192, 30522
 
 
 # ---- what all parts share
@@ -142,7 +143,7 @@ def throughput(minutes, rows):
     "Tokens a second, BERT 4x256, block 128, batch 32; peer and ours take turns."
     steps, tokens = max(6, round(1.5 * minutes)), 32 * 128
     variants = [("fp32", "fp32", False), ("fp32, compiled", "fp32", True)] + ([("bf16", "bf16", False), ("bf16, compiled", "bf16", True)] if BF16 else [])
-    for vocab_size in (8192, 30522):
+    for vocab_size in VOCABULARIES:
         tokenizer = words_tokenizer(vocab_size)
         blocks = np.random.default_rng(0).integers(5, vocab_size, (2048, 128)).astype(np.int32)
         fresh = lambda: AutoModelForMaskedLM.from_config(model_config("bert-mini", vocab_size))

@@ -58,6 +58,13 @@ def models(folder, shared):
     PreTrainedTokenizerFast(tokenizer_object=byte, bos_token="<|endoftext|>", eos_token="<|endoftext|>", pad_token="<|endoftext|>").save_pretrained(folder / "gpt")
 
 
+def as_version_4(folder):
+    "Name the tokenizer's class as transformers 4 knows it; both versions open that."
+    file = folder / "tokenizer_config.json"
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**{k: v for k, v in facts.items() if k != "backend"}, "tokenizer_class": "PreTrainedTokenizerFast"}), encoding="utf-8")
+
+
 def side_by_side(folder, masked, pairs, batches, python, threads):
     "Seconds of both sides, in turns, and the largest difference of a margin."
     from lmnotes.benchmarks import load_pairs, minimal_pairs
@@ -66,7 +73,7 @@ def side_by_side(folder, masked, pairs, batches, python, threads):
     texts = [s for p in data for s in (p["good"], p["bad"])]
     model, tokenizer = load(folder, device="cpu")
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": ""}
-    worker = subprocess.Popen([python, "-c", WORKER, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+    worker = subprocess.Popen([python, "-c", WORKER, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None, text=True, env=environment)
 
     def theirs(batch, some):
         worker.stdin.write(json.dumps({"folder": str(folder), "masked": masked, "batch": batch, "texts": some}) + "\n")
@@ -127,6 +134,8 @@ def main():
         some = _at_most(load_pairs(blimp), args.pairs)
         with tempfile.TemporaryDirectory() as tmp:
             models(Path(tmp), args.shared)
+            for name in ("gpt", "bert"):
+                as_version_4(Path(tmp) / name)
             result["speed"] = [side_by_side(folder, masked, some if not masked else _at_most(some, max(1, args.pairs // 4)), batches, args.minicons, args.threads)
                                for folder, masked, batches in ((Path(tmp) / "gpt", False, (1, 16, 64)), (Path(tmp) / "bert", True, (1, 16)))]
         text += f"## Beside minicons 0.3.39 (fp32, same folders and sentences, in turns, best of three; its fastest batch size)\n\n{table(result['speed'])}\n\nRandom models of 4 layers, 256 wide, with GPT-2's and BERT's published vocabularies: speed does not depend on what the weights are.\n"

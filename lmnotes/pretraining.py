@@ -12,6 +12,7 @@ __all__ = ['logger', 'PORTION', 'pack', 'write_blocks', 'Blocks', 'choose_tokens
 # %% ../nbs/05_pretraining.ipynb #e89f67a1
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -82,7 +83,7 @@ def _token_ids(texts, tokenizer, counts, pair=None):
         counts["tokens"] += sum(map(len, rows))
         if pair:                                          # whole pairs of segments of one document only
             rows = [row[: len(row) // pair * pair] for row in rows]
-        yield np.array([i for row in rows for i in row], dtype=np.int32)
+        yield np.fromiter(itertools.chain.from_iterable(rows), np.int32, sum(map(len, rows)))
 
 # %% ../nbs/05_pretraining.ipynb #3fd3f591
 def pack(texts, tokenizer, block_size):

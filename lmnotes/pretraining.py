@@ -1520,7 +1520,7 @@ def _packed(corpus, split, tokenizer, options, limit=None):
     if _texts(corpus, split) is None:
         return None
     folder, known = cache_folder() / "packed", _fingerprint(corpus, split)
-    key = [known, tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, options.block_size, options.next_sentence]
+    key = [1, known, tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, options.block_size, options.next_sentence]
     path = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.arrow" if known else folder
     if int(os.environ.get("LOCAL_RANK", 0)) == 0 and not (path.suffix and path.exists() and path.with_suffix(".json").exists()):
         path = write_blocks(_texts(corpus, split), tokenizer, options.block_size, path, None if known else limit, options.next_sentence).path

@@ -215,8 +215,8 @@ def masked(minutes, rows):
     best, seconds = trainer_run(min(sweep, key=sweep.get), minutes)
     corpus = {s: data[s] for s in ("train", "validation")}
     for share in (1 / 8, 1 / 5, 1 / 3):
-        for name, changes in (("compiled", {"compile": True}), ("not compiled", {})):
-            result = pretrain(corpus, tokenizer, "bert-mini", f"{WORK.name}/masked", minutes=seconds * share / 60, learning_rate=4e-3, recipe="fast", mask_rate=0.25, mask_rate_end=0.15, evaluations=0,
+        for name, changes in (("not compiled", {}), ("compiled", {"compile": True})):
+            result = pretrain(corpus, tokenizer, "bert-mini", f"{WORK.name}/masked", minutes=seconds * share / 60, learning_rate=8e-3, recipe="fast", mask_rate=0.25, mask_rate_end=0.15, evaluations=0,
                               warmup=0.08, validation_blocks=32, checkpoint_minutes=1e6, device="cpu", overwrite=True, **changes)
             model = AutoModelForMaskedLM.from_pretrained(result.output_dir)
             loss = validation_loss(model, examination)
@@ -287,7 +287,7 @@ def causal(minutes, rows):
     best = whole_validation(model, data, tokenizer, 64)
     rows.add(recipe=f"nanoGPT's CPU recipe, {steps} steps", seconds=round(seconds, 1), parameters=sum(p.numel() for p in model.parameters()), **{"validation loss (nats)": round(best, 4)})
     for share in (1 / 10, 1 / 6, 1 / 4, 1 / 2):
-        result, loss = fast_run(data, tokenizer, SMALL, minutes=seconds * share / 60, batch_size=12, learning_rate=1e-2)
+        result, loss = fast_run(data, tokenizer, SMALL, minutes=seconds * share / 60, batch_size=12, learning_rate=1.5e-2)
         rows.add(recipe="ours, same size", seconds=round(result.seconds, 1), parameters=result.parameters, steps=result.steps,
                  **{"validation loss (nats)": round(loss, 4), "share of its time": round(result.seconds / seconds, 3), "reached": "yes" if loss <= best else "no"})
         if loss <= best and share >= 1 / 6:
@@ -299,7 +299,7 @@ def target(minutes, rows):
     data, tokenizer = characters()
     steps = round(1600 * minutes / 10)
     for compiled in (True, False):
-        result, loss = fast_run(data, tokenizer, LARGE, steps=steps, batch_size=32, learning_rate=6e-3, weight_decay=0.1, compile=compiled)
+        result, loss = fast_run(data, tokenizer, LARGE, steps=steps, batch_size=32, learning_rate=1e-2, weight_decay=0.1, compile=compiled)
         rows.add(recipe=f"ours, 3 layers of 192{', compiled' if compiled else ''}", seconds=round(result.seconds, 1), steps=steps, parameters=result.parameters,
                  **{"tokens/s": round(result.tokens / result.seconds), "validation loss (nats)": round(loss, 4), "1.4697 reached": "yes" if loss <= 1.4697 else "no"})
         if minutes > 2:
@@ -317,11 +317,11 @@ def ablation(minutes, rows):
     variants = {"all": {}, "Muon (AdamW, the best of three rates)": {"optimizer": "adamw"}, "squared ReLU (GELU)": {"model": config(hidden_act="gelu")},
                 "projections at zero": {"recipe": "standard"}, "the cap on logits": {"model": config(final_logit_softcapping=None)},
                 "query-key norm and squared ReLU (Llama)": {"model": gated}, "all of the architecture (GPT-2)": {"model": gpt2}, "warm-up": {"warmup": 0.0},
-                "linear decay (constant)": {"schedule": "constant"}, "large steps (a third of the rate)": {"learning_rate": 2e-3}}
+                "linear decay (constant)": {"schedule": "constant"}, "large steps (a third of the rate)": {"learning_rate": 3e-3}}
     for name, change in variants.items():
         change, runs = dict(change), []
         model = change.pop("model", None) or config()
-        for rate in ((1e-3, 3e-3, 6e-3) if change.get("optimizer") == "adamw" else (change.pop("learning_rate", 6e-3),)):
+        for rate in ((1e-3, 3e-3, 6e-3) if change.get("optimizer") == "adamw" else (change.pop("learning_rate", 1e-2),)):
             result = pretrain({s: data[s] for s in ("train", "validation")}, tokenizer, model, f"{WORK.name}/ablation", steps=steps, learning_rate=rate, batch_size=32,
                               **{**FAST, "block_size": 128, "validation_blocks": 10**6, **change})
             runs.append((result.loss_after, result.seconds, rate))

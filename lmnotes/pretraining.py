@@ -12,6 +12,7 @@ __all__ = ['logger', 'PORTION', 'pack', 'write_blocks', 'Blocks', 'choose_tokens
 # %% ../nbs/05_pretraining.ipynb #e89f67a1
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -82,7 +83,7 @@ def _token_ids(texts, tokenizer, counts, pair=None):
         counts["tokens"] += sum(map(len, rows))
         if pair:                                          # whole pairs of segments of one document only
             rows = [row[: len(row) // pair * pair] for row in rows]
-        yield np.array([i for row in rows for i in row], dtype=np.int32)
+        yield np.fromiter(itertools.chain.from_iterable(rows), np.int32, sum(map(len, rows)))
 
 # %% ../nbs/05_pretraining.ipynb #3fd3f591
 def pack(texts, tokenizer, block_size):
@@ -1519,7 +1520,7 @@ def _packed(corpus, split, tokenizer, options, limit=None):
     if _texts(corpus, split) is None:
         return None
     folder, known = cache_folder() / "packed", _fingerprint(corpus, split)
-    key = [known, tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, options.block_size, options.next_sentence]
+    key = [1, known, tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, options.block_size, options.next_sentence]
     path = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.arrow" if known else folder
     if int(os.environ.get("LOCAL_RANK", 0)) == 0 and not (path.suffix and path.exists() and path.with_suffix(".json").exists()):
         path = write_blocks(_texts(corpus, split), tokenizer, options.block_size, path, None if known else limit, options.next_sentence).path

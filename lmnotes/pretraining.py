@@ -49,7 +49,7 @@ from .transformer import PRESETS, flops_per_token, model_config, parameter_count
 logger = logging.getLogger(__name__)
 
 # %% ../nbs/05_pretraining.ipynb #451c364e
-PORTION = 1_000_000                     # characters that are tokenized at a time
+PORTION = 300_000                       # characters that are tokenized at a time
 
 
 def _portions(texts):

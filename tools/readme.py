@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-HIDDEN = ("hide", "export", "default_exp")
+HIDDEN = ("hide", "export", "exports", "default_exp")
 
 
 def text_of(outputs):

@@ -38,12 +38,17 @@ def is_skipped(cell, flags):
 
 def tidy(cell):
     "Keep what a reader should see: no stderr, no widget state, no counts."
-    outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
-    for output in outputs:
-        if "data" in output:
-            output.data.pop("application/vnd.jupyter.widget-view+json", None)
-        output.pop("execution_count", None) if output.output_type != "execute_result" else output.update(execution_count=None)
-    cell.outputs = [o for o in outputs if o.output_type != "display_data" or o.data]
+    widget = "application/vnd.jupyter.widget-view+json"
+    outputs = []
+    for output in cell.outputs:
+        if output.get("name") == "stderr" or widget in output.get("data", {}):
+            continue
+        if output.output_type == "stream" and outputs and outputs[-1].get("name") == output.name:      # the kernel sends a long text in pieces
+            outputs[-1].text += output.text
+            continue
+        output.update(execution_count=None) if output.output_type == "execute_result" else output.pop("execution_count", None)
+        outputs.append(output)
+    cell.outputs = outputs
     cell.execution_count, cell.metadata = None, type(cell.metadata)()
 
 

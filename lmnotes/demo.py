@@ -293,14 +293,14 @@ def _pretrained(corpus, tokenizer, folder, seed, device, budget):
         facts = json.loads((folder / "lmnotes.json").read_text(encoding="utf-8"))
         return PretrainingResult(**{f.name: facts[f.name] for f in fields(PretrainingResult)})
     going_on = (folder / "checkpoints").is_dir()
-    return pretrain(corpus, tokenizer, "bert-mini", folder, mask_rate=0.3, learning_rate=3e-3, seed=seed, device=device, evaluations=3, checkpoint_minutes=1,
+    return pretrain(corpus, tokenizer, "bert-mini", folder, mask_rate=0.3, learning_rate=4e-3, batch_size=16, seed=seed, device=device, evaluations=3, checkpoint_minutes=1,
                     resume=going_on, overwrite=not going_on, **budget)
 
 
 def _tuned(folder, name, seed, device):
     "Fine-tune the pretrained model, or its twin with random weights."
-    return finetune(folder / "pretrained", output_dir=folder / name, from_scratch=name == "twin", data="docstrings/package", train_examples=800, test_examples=800,
-                    epochs=4, max_length=96, seed=seed, device=device, overwrite=True)
+    return finetune(folder / "pretrained", output_dir=folder / name, from_scratch=name == "twin", data="docstrings/package", train_examples=600, test_examples=600,
+                    epochs=4, max_length=64, seed=seed, device=device, overwrite=True)
 
 
 def _pseudo_perplexities(model, tokenizer, texts, seed):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIP = ("cuda", "slow", "notest")
@@ -41,7 +41,7 @@ def tidy(cell):
     widget = "application/vnd.jupyter.widget-view+json"
     outputs = []
     for output in cell.outputs:
-        if output.get("name") == "stderr" or widget in output.get("data", {}):
+        if output.get("name") == "stderr" or widget in output.get("data", {}) or (output.output_type == "display_data" and not output.data):
             continue
         if output.output_type == "stream" and outputs and outputs[-1].get("name") == output.name:      # the kernel sends a long text in pieces
             outputs[-1].text += output.text
@@ -53,7 +53,7 @@ def tidy(cell):
 
 
 def run(path, store, flags=(), timeout=900):
-    "Run one notebook; give its seconds, or raise `CellExecutionError`."
+    "Run one notebook; give its seconds, or raise `CellExecutionError` (or `DeadKernelError`)."
     notebook, start = nbformat.read(path, as_version=4), time.time()
     held = {}
     for i, cell in enumerate(notebook.cells):          # cells that are left out keep their stored output
@@ -89,7 +89,7 @@ def main():
             seconds = run(path, not args.check, args.flags)
             print(f"ok      {path.name:28} {seconds:6.1f} s", flush=True)
             return True
-        except CellExecutionError as error:
+        except (CellExecutionError, DeadKernelError) as error:
             print(f"FAILED  {path.name}\n{error}", flush=True)
             return False
 

@@ -652,6 +652,7 @@ def harness_tasks(output_dir, pairs=None, passages=None, name="my", overwrite=Fa
             facts = {"task": task, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(where / f"{task}.jsonl")}}, "test_split": "test", **kind, "num_fewshot": 0,
                      "metric_list": [{"metric": m, "aggregation": a, "higher_is_better": h} for m, a, h in metrics], "metadata": {"version": 1.0}}
             (aside / f"{task}.yaml").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")        # JSON is YAML
+        (aside / "lmnotes.json").write_text(json.dumps({"made_by": "lmnotes.benchmarks", "tasks": list(tasks)}), encoding="utf-8")
     return list(tasks)
 
 # %% ../nbs/10_benchmarks.ipynb #2697a36b

@@ -255,7 +255,8 @@ def held_out(groups, fraction, seed=0):
     return set(names[:max(1, round(fraction * len(names)))] if fraction else [])
 
 # %% ../nbs/02_corpora.ipynb #369128d5
-_WRITTEN = ("lmnotes.json", "metrics.json", "choices.json", "results.json", "config.json", "tokenizer.json", "dataset_dict.json", "dataset_infos.json", "progress.json", "checkpoints")
+_WRITTEN = ("lmnotes.json", "metrics.json", "choices.json", "glue.json", "result.json", "SHA256SUMS",
+            "config.json", "tokenizer.json", "dataset_dict.json", "dataset_infos.json", "progress.json", "checkpoints")
 
 
 def check_output_dir(output_dir, overwrite=False):

@@ -376,7 +376,8 @@ def note(self, position):
 pretraining.Batches.__getitem__ = note
 result = pretrain(corpus, AutoTokenizer.from_pretrained(sys.argv[2]), sys.argv[4], sys.argv[3], block_size=16, batch_size=4, precision="fp32", device="cpu", validation_blocks=4,
                   log_steps=1, **json.loads(sys.argv[5]))
-print("SEEN", os.environ.get("RANK", "0"), json.dumps(seen))
+with open(f"{sys.argv[3]}-seen-{os.environ.get('RANK', '0')}", "w") as file:          # standard output is shared, and lines of two processes may meet
+    json.dump(seen, file)
 """
 
 
@@ -390,7 +391,7 @@ def launch(tmp_path, tokenizer, processes, name, preset="bert-tiny", **options):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(pretraining.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
-    seen = {int(line.split()[1]): json.loads(line.split(maxsplit=2)[2]) for line in done.stdout.splitlines() if line.startswith("SEEN")}
+    seen = {int(path.name.rsplit("-", 1)[1]): json.loads(path.read_text()) for path in tmp_path.glob(f"{name}-seen-*")}
     return json.loads((tmp_path / name / "lmnotes.json").read_text())["history"], seen
 
 

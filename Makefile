@@ -48,7 +48,7 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	@$(BIN)/python tools/check.py
 	@echo "== every notebook runs, each from an empty folder"
-	@OMP_NUM_THREADS=2 $(BIN)/python tools/run_notebooks.py --check --jobs 2
+	@$(BIN)/python tools/run_notebooks.py --check --jobs 2
 	@echo "== tests"
 	@$(BIN)/python -m pytest tests
 

@@ -6,8 +6,8 @@
 __all__ = ['logger', 'PORTION', 'pack', 'write_blocks', 'Blocks', 'choose_tokens', 'word_starts', 'mask_block', 'Batches',
            'language_model_loss', 'inside_documents', 'orthogonalize', 'Muon', 'resolve_device', 'use_bf16',
            'MuonAdamW', 'fast_config', 'zero_projections', 'PretrainingOptions', 'learning_rate_factor', 'peak_flops',
-           'write_checksums', 'damaged_files', 'save_folder', 'world_size', 'last_checkpoint', 'validation_loss',
-           'PretrainingResult', 'pretrain']
+           'write_checksums', 'damaged_files', 'save_folder', 'shard', 'world_size', 'last_checkpoint',
+           'validation_loss', 'PretrainingResult', 'pretrain']
 
 # %% ../nbs/05_pretraining.ipynb #e89f67a1
 import functools
@@ -37,13 +37,17 @@ import torch.nn.functional as F
 import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import SequentialSampler
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining, NanoChatConfig, PretrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .corpora import cache_folder, check_output_dir, write_aside
+from .tokenization import WordMemory
 from .transformer import PRESETS, flops_per_token, model_config, parameter_count
 
 logger = logging.getLogger(__name__)
@@ -65,19 +69,12 @@ def _portions(texts):
         yield batch
 
 
-def _backend(tokenizer, special=True):
-    "The library's tokenizer without truncation, and what must be put after each document."
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation(), backend.no_padding()
-    adds = sum(backend.encode("a").special_tokens_mask or [0])
-    return backend, [] if adds or not special or tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-
-
 def _token_ids(texts, tokenizer, counts, pair=None):
     "Arrays of token ids of portions of text, end to end; `counts` takes what was read and what was lost."
-    backend, end = _backend(tokenizer, pair is None)
+    memory = WordMemory(tokenizer)
+    end = [] if pair or memory.before or memory.after or tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     for batch in _portions(texts):
-        rows = [e.ids + end for e in backend.encode_batch_fast(batch, add_special_tokens=pair is None)]
+        rows = [ids + end for ids in memory(batch, add_special_tokens=pair is None)]
         counts["documents"] += len(batch)
         counts["bytes"] += sum(len(text.encode("utf-8", "surrogatepass")) for text in batch)
         counts["tokens"] += sum(map(len, rows))
@@ -404,11 +401,10 @@ class Batches:
 
 def _boundaries(tokenizer):
     "The id with which a document begins, and the one with which it ends; None where there is none."
-    backend, end = _backend(tokenizer)
-    encoded = backend.encode("a")
-    special = np.array(encoded.special_tokens_mask, dtype=bool)
-    first = encoded.ids[0] if len(special) and special[0] else None
-    return first, end[0] if end else encoded.ids[-1] if len(special) and special[-1] else None
+    memory = WordMemory(tokenizer)
+    if not memory.before and not memory.after:
+        return None, tokenizer.eos_token_id
+    return (memory.before or [None])[0], (memory.after or [None])[-1]
 
 
 def _labels_inside(ids, documents):
@@ -552,13 +548,24 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
                     stacks.setdefault((p.shape, p.device), []).append(p)
             for (shape, device), alike in stacks.items():
-                self._move(alike, 0.2 * math.sqrt(max(shape)), use_bf16("auto", device), **group)
+                for some in [[p] for p in alike] if isinstance(alike[0], DTensor) else [alike]:      # sharded ones whole, but one at a time
+                    self._move(some, 0.2 * math.sqrt(max(shape)), use_bf16("auto", device), **group)
 
     def _move(self, alike, scale, bf16, lr, weight_decay, momentum, **_):
-        updates = torch.stack([p.grad.lerp(self.state[p]["momentum_buffer"], momentum) for p in alike])
+        updates = torch.stack([_whole(p.grad.lerp(self.state[p]["momentum_buffer"], momentum)) for p in alike])
         updates = orthogonalize(updates.bfloat16() if bf16 else updates).to(updates.dtype)
         for p, update in zip(alike, updates):
-            p.mul_(1 - lr * weight_decay).add_(update, alpha=-lr * scale)
+            p.mul_(1 - lr * weight_decay).add_(_dealt(update, p), alpha=-lr * scale)
+
+
+def _whole(tensor):
+    "A sharded tensor put together, on all processes; any other as it is."
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _dealt(tensor, like):
+    "This process's part of a tensor that all have, where the other one is sharded; else the tensor."
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None) if isinstance(like, DTensor) else tensor
 
 # %% ../nbs/05_pretraining.ipynb #a9eae3e0
 def resolve_device(device="auto"):
@@ -758,6 +765,8 @@ class PretrainingOptions:
         `auto` (bf16 where the machine computes in it), `bf16` or `fp32`.
     compile : bool
         Compile the blocks with `torch.compile`: half a minute at the start, faster steps.
+    sharded : bool
+        Deal parameters, gradients and optimizer out to the processes of torchrun (FSDP), for a model that does not fit on one device.
     device : str
         `auto`, `cpu`, `cuda` or `cuda:1`.
     seed : int
@@ -808,6 +817,7 @@ class PretrainingOptions:
     document_attention: bool = False
     precision: str = "auto"
     compile: bool = False
+    sharded: bool = False
     device: str = "auto"
     seed: int = 0
     validation_blocks: int = 128
@@ -1024,6 +1034,56 @@ def _readable_errors(folder):
         raise OSError(f"{str(folder)!r} cannot be written: {error}; what was there before is as it was") from error
 
 # %% ../nbs/05_pretraining.ipynb #ba8b8ec2
+def shard(model, device):
+    """Deal the parameters of a model out to the processes of a run, block by block (FSDP).
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A whole model, the same in all processes; it is changed in place, and gathers a block's parameters while it needs them.
+    device : torch.device
+        Device of this process.
+
+    Returns
+    -------
+    PreTrainedModel
+        The model.
+    """
+    mesh = init_device_mesh(device.type, (world_size(),))
+    for block in _blocks(model):
+        fully_shard(block, mesh=mesh)
+    return fully_shard(model, mesh=mesh, reshard_after_forward=True)               # else an examination would leave whole parameters behind
+
+
+def _blocks(model):
+    "The blocks of a model: the longest list of modules in it."
+    return max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=lambda m: sum(p.numel() for p in m.parameters()), default=[])
+
+
+def _gathered(model):
+    "A whole model of the same kind on the CPU, from a sharded one; all processes call it, the first gets it."
+    if not isinstance(model, FSDPModule):
+        return model
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if _rank():
+        return None
+    kind = next(c for c in type(model).__mro__ if issubclass(c, PreTrainedModel) and not issubclass(c, FSDPModule))
+    whole = kind(model.config)
+    whole.load_state_dict(state)
+    return whole
+
+
+def _put_weights(model, folder):
+    "Put the weights of a checkpoint into a model, whole or sharded."
+    weights = load_file(Path(folder) / "model.safetensors")
+    if isinstance(model, FSDPModule):
+        state = dict(model.state_dict())
+        model.load_state_dict({k: _dealt(v, state[k]) for k, v in weights.items()}, strict=False)
+    else:
+        model.load_state_dict(weights, strict=False)
+        model.tie_weights()
+
+# %% ../nbs/05_pretraining.ipynb #9dc4ef5c
 class _Trainer(Trainer):
     "Trainer with our order, loss, optimizer, schedule, and checkpoints without pickle."
 
@@ -1031,6 +1091,8 @@ class _Trainer(Trainer):
         super().__init__(**kwargs)
         self.options, self.causal, self.clock, self.losses, self.items, self.grad_norm = options, causal, clock, [], 1, None
         self.model_accepts_loss_kwargs = True            # our loss is divided by the tokens of the whole step already
+        if options.sharded:
+            self.accelerator.prepare_model = lambda model, *_, **__: model          # the model talks to the other processes itself
 
     def _get_train_sampler(self, train_dataset=None):
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
@@ -1051,8 +1113,14 @@ class _Trainer(Trainer):
         return loss * world_size()                       # gradients are averaged over processes
 
     def _clip_grad_norm(self, model):
-        self.grad_norm = super()._clip_grad_norm(model)
+        self.grad_norm = _whole(super()._clip_grad_norm(model))
         return self.grad_norm
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if self.options.sharded:
+            _put_weights(model or self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _get_grad_norm(self, model, grad_norm=None):
         return grad_norm                                 # not moved to the host at each step
@@ -1104,7 +1172,7 @@ def _agree(values, device, operation=dist.ReduceOp.MAX):
 def _optimizer_tensors(optimizer):
     "State of an optimizer as a flat dictionary of tensors."
     parts = getattr(optimizer, "parts", [optimizer])
-    return {f"{k}.{i}.{name}": torch.as_tensor(value).detach().cpu().contiguous()
+    return {f"{k}.{i}.{name}": _whole(torch.as_tensor(value).detach()).cpu().contiguous()
             for k, part in enumerate(parts) for i, state in part.state_dict()["state"].items() for name, value in state.items() if value is not None}
 
 
@@ -1131,11 +1199,12 @@ def _load_training_state(trainer, folder):
     tensors, facts = load_file(folder / "optimizer.safetensors"), json.loads((folder / "progress.json").read_text(encoding="utf-8"))
     optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     for k, part in enumerate(getattr(optimizer, "parts", [optimizer])):
-        state = part.state_dict()
+        state, parameters = part.state_dict(), [p for group in part.param_groups for p in group["params"]]
         for key, value in tensors.items():
             where, index, name = key.split(".", 2)
             if int(where) == k:
-                state["state"].setdefault(int(index), {})[name] = value
+                like = parameters[int(index)]
+                state["state"].setdefault(int(index), {})[name] = _dealt(value, like) if value.shape == like.shape else value
         part.load_state_dict(state)
     if hasattr(optimizer, "parts"):
         optimizer.param_groups = [g for part in optimizer.parts for g in part.param_groups]
@@ -1148,14 +1217,14 @@ def _load_training_state(trainer, folder):
 def _save_checkpoint(trainer, folder, run):
     "Write a checkpoint aside, move it into place, remove the oldest; all processes call it, the first writes."
     target, step = Path(folder) / f"step-{trainer.state.global_step:08d}", trainer.state.global_step
-    random = _random_state(trainer.args.device)
+    random, optimizer = _random_state(trainer.args.device), getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    model, tensors = _gathered(trainer.accelerator.unwrap_model(trainer.model)), _optimizer_tensors(optimizer)
     if trainer.is_world_process_zero():
-        optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
         facts = {"step": step, "used": trainer.clock.used, "learning_rates": [g["lr"] for g in optimizer.param_groups],
                  "versions": _versions(), **{k: run[k] for k in ("history", "identity", "best", "waited", "loss_before")}}
         with write_aside(target, overwrite=True) as aside, _readable_errors(target):
-            trainer.accelerator.unwrap_model(trainer.model).save_pretrained(aside)
-            save_file(_optimizer_tensors(optimizer), aside / "optimizer.safetensors")
+            model.save_pretrained(aside)
+            save_file(tensors, aside / "optimizer.safetensors")
             save_file(random, aside / "random.safetensors")
             trainer.state.save_to_json(str(aside / "trainer_state.json"))
             (aside / "progress.json").write_text(json.dumps(facts), encoding="utf-8")
@@ -1315,7 +1384,7 @@ class _Watch(TrainerCallback):
         self._check_losses()
         options, run = self.trainer.options, self.run
         self.trainer.clock.tick(running=False)
-        loss, = _agree([self.evaluate() if state.is_world_process_zero else -math.inf], self.trainer.args.device)
+        loss, = _agree([self.evaluate() if state.is_world_process_zero or options.sharded else -math.inf], self.trainer.args.device)
         if run["history"]:
             run["history"][-1]["validation_loss"] = loss
         if options.report_to != "none":
@@ -1681,7 +1750,7 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
         logger.warning("the run in %s is complete (%d steps): its result is given back", output_dir, saved.steps)
         return saved
     run = _new_run(identity, model, options, device, causal, budget or _epochs(options, blocks))
-    model = model.to(arguments.device)
+    model = shard(model, arguments.device) if options.sharded else model.to(arguments.device)
     try:
         trainer, loss_after = _train(model, tokenizer, blocks, held, causal, arguments, Path(output_dir), options, checkpoint, saved, run)
     finally:
@@ -1716,7 +1785,9 @@ def _new_run(identity, model, options, device, causal, steps):
 def _arguments(output_dir, options, device):
     "Arguments of the trainer: everything that it would write or print is off."
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true"):
-        raise ValueError("ACCELERATE_USE_FSDP is set, and checkpoints of sharded models are not written here yet: launch without FSDP (DDP), or use Trainer itself")
+        raise ValueError("ACCELERATE_USE_FSDP is set, and Accelerate would shard the model in its own way: launch without it, and give sharded=True (--sharded)")
+    if options.sharded and int(os.environ.get("WORLD_SIZE", 1)) < 2:
+        raise ValueError("sharded=True deals a model out to several processes, and this is the only one: start them with torchrun --nproc-per-node N, or leave it out")
     folder = f"{output_dir}-logs" if options.report_to != "none" else str(Path(tempfile.gettempdir()) / f"lmnotes-{os.getpid()}")
     world = int(os.environ.get("WORLD_SIZE", 1))
     return TrainingArguments(output_dir=folder, per_device_train_batch_size=options.batch_size // (world * options.accumulation), gradient_accumulation_steps=options.accumulation,
@@ -1752,7 +1823,7 @@ def _train(model, tokenizer, blocks, held, causal, arguments, output_dir, option
         clock.used = saved["used"]
         run["evaluated"] = int(clock.progress(saved["step"] - 1) * (options.evaluations + 1))
     else:
-        run["loss_before"], = _agree([measure() if _rank() == 0 else -math.inf], arguments.device)
+        run["loss_before"], = _agree([measure() if _rank() == 0 or options.sharded else -math.inf], arguments.device)
     run["too_much"] = 1.5 * max(run["loss_before"], math.log(len(tokenizer))) + 2 + options.next_sentence
     with _interruptible(watch.interrupted):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -1768,9 +1839,8 @@ def _data(blocks, held, tokenizer, causal, options, steps, progress):
 
 def _compile_layers(model):
     "Compile each block of the model; blocks of one kind share their code, so it takes no longer for more of them."
-    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList)]
-    for layer in max(lists, key=lambda m: sum(p.numel() for p in m.parameters()), default=[]):
-        layer.compile()
+    for block in _blocks(model):
+        block.compile()
 
 
 def _best_or_last(model, loss, output_dir, options, run, measure):
@@ -1778,10 +1848,9 @@ def _best_or_last(model, loss, output_dir, options, run, measure):
     best = run["best"]
     if not (options.best or options.patience) or best is None or loss <= best["loss"]:
         return loss
-    path = output_dir / "checkpoints" / best["checkpoint"] / "model.safetensors"
-    if path.is_file():
-        model.load_state_dict(load_file(path), strict=False)
-        model.tie_weights()
+    folder = output_dir / "checkpoints" / best["checkpoint"]
+    if (folder / "model.safetensors").is_file():
+        _put_weights(model, folder)
         return measure()
     return loss
 
@@ -1789,7 +1858,7 @@ def _best_or_last(model, loss, output_dir, options, run, measure):
 def _finish_run(trainer, tokenizer, output_dir, options, run, causal, loss_after, blocks):
     "Save the model and the facts of the run; remove its checkpoints."
     model, steps = trainer.accelerator.unwrap_model(trainer.model), trainer.state.global_step
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters, model = sum(p.numel() for p in model.parameters()), _gathered(model)
     data = {k: v for k, v in blocks.facts.items() if k not in ("digest", "block_size")}
     result = PretrainingResult(str(output_dir), "causal" if causal else "masked", steps, steps * run["tokens_per_step"], round(trainer.clock.used, 3), run["loss_before"], loss_after,
                                tuple(run["history"]), parameters, data)

@@ -7,13 +7,15 @@ __all__ = ['logger', 'WORDPIECE_SCORES', 'KINDS', 'SPECIAL_TOKENS', 'BERT_SPECIA
            'bert_normalize', 'bert_words', 'gpt2_words', 'unigram_words', 'replace_pair', 'train_merges',
            'byte_characters', 'merge_word', 'BytePairEncoding', 'likelihood_gain', 'train_by_score', 'WordPiece',
            'viterbi', 'expected_counts', 'Unigram', 'train_tokenizer', 'TokenizerReport', 'TokenizerReports',
-           'tokenizer_report', 'TokenView', 'show_tokens']
+           'tokenizer_report', 'TokenView', 'show_tokens', 'WordMemory']
 
 # %% ../nbs/03_tokenization.ipynb #15730b38
 import heapq
 import html
+import json
 import logging
 import math
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -955,3 +957,79 @@ def show_tokens(tokenizer, text):
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False)
     ids = encoding["input_ids"]
     return TokenView(text, tuple(tokenizer.convert_ids_to_tokens(ids)), tuple(ids), tuple(map(tuple, encoding["offset_mapping"])))
+
+# %% ../nbs/03_tokenization.ipynb #3be3caf4
+_WHITE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"      # Unicode's property White_Space
+_RUNS = re.compile(f"[{_WHITE}]*[^{_WHITE}]+|[{_WHITE}]+")
+_SPLITS = {"BertPreTokenizer": lambda text: text.translate(_TO_SPACE).split(" "), "ByteLevel": _RUNS.findall, "Metaspace": lambda text: re.findall(" ?[^ ]+| ", text)}
+_TO_SPACE = dict.fromkeys(map(ord, "\t\n\r"), " ")
+_LOCAL = {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"}        # normalizers that do not look over a space
+
+
+def _splitter(described):
+    "The function that cuts a text into parts that a tokenizer treats alone, from its JSON; None where none is known."
+    before, normalizer = described["pre_tokenizer"] or {"type": None}, described["normalizer"] or {"type": "Sequence", "normalizers": []}
+    steps = {n["type"] for n in normalizer.get("normalizers", [normalizer])}
+    told = {"ByteLevel": {"add_prefix_space": False, "use_regex": True}, "Metaspace": {"prepend_scheme": "always", "split": True, "replacement": "▁"}}.get(before["type"], {})
+    apart = all(not (t["lstrip"] or t["rstrip"] or regex.search(r"\s", t["content"])) for t in described["added_tokens"])
+    plain = not described["model"].get("dropout")
+    return _SPLITS.get(before["type"]) if apart and plain and steps <= _LOCAL and all(before.get(k) == v for k, v in told.items()) else None
+
+# %% ../nbs/03_tokenization.ipynb #0ee7cc0e
+class WordMemory:
+    """Encode texts with a tokenizer, remembering the token ids of words met before.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerFast
+        The tokenizer; its truncation and padding are left out.
+    limit : int
+        Characters of words that half of the memory holds; 2 million are about a quarter of a million English words, and 50 MB.
+
+    Attributes
+    ----------
+    before, after : list of int
+        Special tokens that the tokenizer puts before and after a text.
+    splits : bool
+        Whether the tokenizer's texts can be split safely; otherwise the library encodes them whole.
+    """
+
+    def __init__(self, tokenizer, limit=2_000_000):
+        self.backend, self.limit = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), limit
+        self.backend.no_truncation(), self.backend.no_padding()
+        framed, bare = (self.backend.encode("a", add_special_tokens=special).ids for special in (True, False))
+        first = next(i for i in range(len(framed) - len(bare) + 1) if framed[i:i + len(bare)] == bare)
+        self.before, self.after = framed[:first], framed[first + len(bare):]
+        self._split = _splitter(json.loads(self.backend.to_str()))
+        self.splits, self._young, self._old, self._size = self._split is not None, {}, {}, 0
+
+    def __call__(self, texts, add_special_tokens=True):
+        """Token ids of texts.
+
+        Parameters
+        ----------
+        texts : list of str
+            Texts; the memory grows by the words of one call before it forgets, so give a few hundred at a time.
+        add_special_tokens : bool
+            Whether each text gets the special tokens of the tokenizer.
+
+        Returns
+        -------
+        list of list of int
+            For each text the ids that the tokenizer gives.
+        """
+        if not self.splits:
+            return [e.ids for e in self.backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)]
+        parts = [self._split(text) for text in texts]
+        if self._size > self.limit:
+            self._old, self._young, self._size = self._young, {}, 0
+        self._learn(set(chain.from_iterable(parts)).difference(self._young))
+        before, after = (self.before, self.after) if add_special_tokens else ([], [])
+        return [[*before, *chain.from_iterable(map(self._young.__getitem__, words)), *after] for words in parts]
+
+    def _learn(self, words):
+        "Remember words that are not in the young half."
+        fresh = [w for w in words if w not in self._old]
+        self._young.update((w, self._old[w]) for w in words if w in self._old)
+        self._young.update(zip(fresh, (tuple(e.ids) for e in self.backend.encode_batch_fast(fresh, add_special_tokens=False))))
+        self._size += sum(map(len, words))

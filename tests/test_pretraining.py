@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -374,8 +375,15 @@ def note(self, position):
         seen.append(position)
     return original(self, position)
 pretraining.Batches.__getitem__ = note
+options = json.loads(sys.argv[5])
+die, step = options.pop("die", None), pretraining._Watch.on_step_end
+def end(self, args, state, control, **kwargs):
+    if state.global_step == die:
+        os._exit(9)
+    return step(self, args, state, control, **kwargs)
+pretraining._Watch.on_step_end = end
 result = pretrain(corpus, AutoTokenizer.from_pretrained(sys.argv[2]), sys.argv[4], sys.argv[3], block_size=16, batch_size=4, precision="fp32", device="cpu", validation_blocks=4,
-                  log_steps=1, **json.loads(sys.argv[5]))
+                  log_steps=1, **options)
 with open(f"{sys.argv[3]}-seen-{os.environ.get('RANK', '0')}", "w") as file:          # standard output is shared, and lines of two processes may meet
     json.dump(seen, file)
 """
@@ -407,6 +415,30 @@ def test_one_two_and_four_processes_make_the_same_losses(tokenizer, tmp_path):
         read = [set(positions[: 50 * 4 // n]) for positions in seen.values()]
         assert set.union(*read) == set(range(200)) and sum(map(len, read)) == 200        # every example once, none twice
     assert all(damaged_files(tmp_path / f"n{n}") == [] for n in runs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset, optimizer", [("bert-tiny", "muon"), ("gpt-tiny", "adamw")])
+def test_sharded_processes_make_the_same_losses_and_resume_with_the_same_bits(tokenizer, tmp_path, preset, optimizer):
+    options = dict(optimizer=optimizer, best=True, evaluations=2)
+    plain, _ = launch(tmp_path, tokenizer, 2, "plain", preset, steps=12, **options)
+    sharded, _ = launch(tmp_path, tokenizer, 2, "sharded", preset, steps=12, sharded=True, checkpoint_steps=5, **options)
+    assert np.abs(np.array([h["loss"] for h in sharded]) - [h["loss"] for h in plain]).max() < 1e-4
+    weights = {name: load_file(tmp_path / name / "model.safetensors") for name in ("plain", "sharded")}
+    assert weights["plain"].keys() == weights["sharded"].keys()
+    assert all(torch.allclose(v, weights["sharded"][k], atol=1e-4) for k, v in weights["plain"].items())
+    assert json.loads((tmp_path / "sharded" / "config.json").read_text())["architectures"] == json.loads((tmp_path / "plain" / "config.json").read_text())["architectures"]
+    killed = dict(steps=12, checkpoint_steps=5, **options)
+    with pytest.raises(AssertionError):
+        launch(tmp_path, tokenizer, 2, "again", preset, sharded=True, die=8, **killed)
+    shutil.copytree(tmp_path / "again", tmp_path / "mixed")
+    launch(tmp_path, tokenizer, 2, "again", preset, sharded=True, resume=True, **killed)
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert all(torch.equal(v, again[k]) for k, v in weights["sharded"].items())
+    if optimizer == "muon":                                # gone on with unsharded
+        launch(tmp_path, tokenizer, 1, "mixed", preset, resume=True, **killed)
+        mixed = load_file(tmp_path / "mixed" / "model.safetensors")
+        assert all(torch.allclose(v, mixed[k], atol=1e-4) for k, v in weights["sharded"].items())
 
 
 @pytest.mark.slow
@@ -442,6 +474,9 @@ def test_models_and_tokenizers_that_do_not_fit(corpus, tokenizer, byte_tokenizer
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match="FSDP"):
         pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=1, **TINY)
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    with pytest.raises(ValueError, match="torchrun"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=1, sharded=True, **TINY)
     assert not (tmp_path / "x").exists()
 
 

@@ -13,9 +13,9 @@ from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, BertConfig, GPT2Config
+from transformers import AutoTokenizer, BertConfig, GPT2Config, PreTrainedTokenizerFast
 
-from lmnotes.tokenization import (KINDS, BytePairEncoding, Unigram, WordPiece, bert_normalize, bert_words, byte_characters, expected_counts, gpt2_words, likelihood_gain, merge_word,
+from lmnotes.tokenization import (KINDS, BytePairEncoding, Unigram, WordMemory, WordPiece, bert_normalize, bert_words, byte_characters, expected_counts, gpt2_words, likelihood_gain, merge_word,
                                   replace_pair, show_tokens, tokenizer_report, train_by_score, train_tokenizer, unigram_words, viterbi, well_formed)
 from lmnotes.tokenization import _in_stretches
 
@@ -451,3 +451,58 @@ def test_report_names_the_worst_texts(three):
     assert reports["zh"].texts == 1 and "&lt;en&gt;" in reports._repr_html_()
     with pytest.raises(ValueError, match="empty"):
         tokenizer_report(three["bpe"], {"en": []})
+
+
+# ---- words remembered
+WHITE = "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2003\u200a\u200b\u2028\u2029\u202f\u205f\u3000\ufeff"
+MIXED = st.lists(st.one_of(st.sampled_from([*WHITE, "[MASK]", "<|endoftext|>", "'s", "a", "É", "e\u0301", "\u0301", "ς", "Σ", "東", "...", "12", "ﬁ", "İ", "´", "▁"]), st.text(max_size=3))).map("".join)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(texts=st.lists(MIXED, min_size=1, max_size=4))
+def test_memory_gives_the_library_s_ids(three, texts):
+    texts = [well_formed(t) for t in texts]
+    for tokenizer in three.values():
+        memory = WordMemory(tokenizer, limit=20)
+        assert memory.splits
+        for _ in range(2):                                 # unknown at first, then known
+            assert memory(texts) == [tokenizer(t, verbose=False).input_ids for t in texts]
+            assert memory(texts, add_special_tokens=False) == [tokenizer(t, add_special_tokens=False, verbose=False).input_ids for t in texts]
+
+
+def test_memory_stays_bounded_and_forgets_what_is_rare(three):
+    memory = WordMemory(three["bpe"], limit=1000)
+    for start in range(0, 2000, 20):
+        rows = memory([f"the word number{i} of many" for i in range(start, start + 20)])
+        assert len(memory._young) + len(memory._old) < 400
+    assert rows == [three["bpe"](f"the word number{i} of many").input_ids for i in range(1980, 2000)]
+
+
+def test_memory_leaves_unknown_rules_to_the_library():
+    base = {"version": "1.0", "truncation": None, "padding": None, "post_processor": None, "decoder": None, "normalizer": None, "added_tokens": [],
+            "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "?": 2}, "unk_token": "?"}}
+    token = {"id": 3, "content": "a b", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    for change in ({"pre_tokenizer": {"type": "Digits", "individual_digits": True}}, {"pre_tokenizer": {**level, "add_prefix_space": True}}, {"pre_tokenizer": {**level, "use_regex": False}},
+                   {"pre_tokenizer": level, "added_tokens": [token]}, {"pre_tokenizer": level, "added_tokens": [{**token, "content": "ab", "rstrip": True}]},
+                   {"pre_tokenizer": level, "normalizer": {"type": "Strip", "strip_left": True, "strip_right": True}},
+                   {"pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True}}, {"pre_tokenizer": None}):
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps({"pre_tokenizer": None, **base, **change})))
+        memory = WordMemory(tokenizer)
+        assert not memory.splits and memory(["a b", "b"]) == [tokenizer(t).input_ids for t in ("a b", "b")]
+
+
+def test_memory_on_the_published_vocabularies(shared_data):
+    folder, texts = shared_data / "vocabularies", real_texts(shared_data) + STRANGE
+    words = {token: i for i, token in enumerate((folder / "bert-base-uncased-vocab.txt").read_text("utf-8").split("\n")[:30522])}
+    bert = Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
+    bert.normalizer, bert.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    merges = [tuple(line.split(" ")) for line in (folder / "gpt2-merges.txt").read_text("utf-8").split("\n")[1:] if line]
+    gpt2 = Tokenizer(models.BPE({token: i for i, token in enumerate([*byte_characters().values(), *map("".join, merges)])}, merges))
+    gpt2.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    for library in (bert, gpt2):
+        memory = WordMemory(PreTrainedTokenizerFast(tokenizer_object=library))
+        assert memory.splits
+        for start in range(0, len(texts), 200):
+            some = texts[start:start + 200]
+            assert memory(some) == [e.ids for e in library.encode_batch(some)]

@@ -34,6 +34,7 @@ from transformers import PreTrainedModel
 from .checkpoints import load, task_of
 from .corpora import load_corpus
 from .pretraining import resolve_device
+from .transformer import fused_gelu
 
 logger = logging.getLogger(__name__)
 
@@ -787,7 +788,7 @@ def _evaluating(model):
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), fused_gelu(model):
             yield
     finally:
         model.train(training)

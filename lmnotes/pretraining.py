@@ -48,7 +48,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .corpora import cache_folder, check_output_dir, write_aside
 from .tokenization import WordMemory
-from .transformer import PRESETS, flops_per_token, model_config, parameter_count
+from .transformer import PRESETS, flops_per_token, fused_gelu, model_config, parameter_count
 
 logger = logging.getLogger(__name__)
 
@@ -1752,7 +1752,8 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     run = _new_run(identity, model, options, device, causal, budget or _epochs(options, blocks))
     model = shard(model, arguments.device) if options.sharded else model.to(arguments.device)
     try:
-        trainer, loss_after = _train(model, tokenizer, blocks, held, causal, arguments, Path(output_dir), options, checkpoint, saved, run)
+        with fused_gelu(model):
+            trainer, loss_after = _train(model, tokenizer, blocks, held, causal, arguments, Path(output_dir), options, checkpoint, saved, run)
     finally:
         _forget(arguments)
     return _finish_run(trainer, tokenizer, Path(output_dir), options, run, causal, loss_after, blocks)

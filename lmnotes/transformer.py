@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'attention', 'SelfAttention', 'sinusoidal', 'rotary', 'BertLayer', 'BertLM', 'bert_weights', 'GPTLayer',
-           'GPT', 'gpt_weights', 'Preset', 'model_config', 'parameter_count', 'flops_per_token', 'activation_bytes']
+           'GPT', 'gpt_weights', 'fused_gelu', 'Preset', 'model_config', 'parameter_count', 'flops_per_token',
+           'activation_bytes']
 
 # %% ../nbs/04_transformer.ipynb #2c7b9340
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, GPT2Config, LlamaConfig, ModernBertConfig, PretrainedConfig
-from transformers.activations import ACT2FN
+from transformers.activations import ACT2FN, NewGELUActivation
 
 # %% ../nbs/04_transformer.ipynb #a5273ae5
 def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None):
@@ -364,6 +366,30 @@ def gpt_weights(tensors):
         The same tensors; matrices of the layers transposed, since the library's GPT-2 stores them as (input, output).
     """
     return {name: tensor.T if tensor.ndim == 2 and name.startswith("layers.") else tensor for name, tensor in _renamed(tensors, _GPT_NAMES).items()}
+
+# %% ../nbs/04_transformer.ipynb #1e80b7da
+@contextmanager
+def fused_gelu(model):
+    """While inside, GELU that a model writes out in several operations is computed in one.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model, such as GPT-2 of transformers; one that has no such activation stays as it is.
+
+    Yields
+    ------
+    torch.nn.Module
+        The model.
+    """
+    spelled = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children() if type(child) is NewGELUActivation]
+    for parent, name, _ in spelled:
+        setattr(parent, name, nn.GELU("tanh"))
+    try:
+        yield model
+    finally:
+        for parent, name, child in spelled:
+            setattr(parent, name, child)
 
 # %% ../nbs/04_transformer.ipynb #7793af3b
 @dataclass(frozen=True)

@@ -674,9 +674,9 @@ def _uninformed(ids, tokenizer, baseline):
     candidates = [i for i in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id) if i is not None]
     if baseline is None and not candidates:
         raise ValueError("the tokenizer has no padding token: give the token that stands for no information, baseline=")
-    token = candidates[0] if baseline is None else _token_target(tokenizer, baseline, len(tokenizer)) if not isinstance(baseline, str) else tokenizer.convert_tokens_to_ids(baseline)
-    if token is None or (isinstance(baseline, str) and token == tokenizer.unk_token_id != tokenizer.convert_tokens_to_ids(tokenizer.unk_token or "") and baseline != tokenizer.unk_token):
-        raise ValueError(f"baseline {baseline!r} is no token of the vocabulary")
+    token = candidates[0] if baseline is None else tokenizer.convert_tokens_to_ids(baseline) if isinstance(baseline, str) else _token_target(tokenizer, baseline, len(tokenizer))
+    if token is None or (isinstance(baseline, str) and token == tokenizer.unk_token_id and baseline != tokenizer.unk_token):
+        raise ValueError(f"baseline {baseline!r} is no token of the vocabulary: give one that is, as its text or number")
     special = torch.tensor([[i in set(tokenizer.all_special_ids) for i in ids[0].tolist()]], device=ids.device)
     return torch.where(special, ids, token)
 
@@ -690,7 +690,11 @@ def _asked(model, tokenizer, ids, task, target, position):
     scale = torch.nn.functional.logsigmoid if getattr(model.config, "problem_type", None) == "multi_label_classification" else partial(torch.log_softmax, dim=-1)
 
     def outputs(rows):
-        logits = model(input_ids=rows, attention_mask=torch.ones_like(rows)).logits.float()
+        handle = model.get_input_embeddings().register_forward_pre_hook(lambda _, args: (rows,))        # words change; places and padding are those of the text
+        try:
+            logits = model(input_ids=ids.expand(len(rows), -1), attention_mask=torch.ones_like(rows)).logits.float()
+        finally:
+            handle.remove()
         logits = logits if place is None else logits[:, place]
         return logits if logits.shape[-1] == 1 else scale(logits)
     with torch.no_grad():

@@ -773,6 +773,7 @@ def _shares(value, embedding, ids, blank, method, steps, tolerance, difference):
     return scores, steps
 
 # %% ../nbs/14_understanding.ipynb #837a9a1c
+_TEST_WORDS = 10_000
 _TAG_COLUMNS = ("tags", "pos_tags", "upos", "ner_tags")
 
 
@@ -914,7 +915,7 @@ def probe(model, data, tokenizer=None, *, layers=None, test_data=None, test_frac
     test_fraction : float
         That share.
     max_words : int
-        Words to fit on at most, and words to test on at most.
+        Words to fit on at most (the sentence that reaches the number is still read to its end); 10,000 are tested on at most.
     regularisation : float
         Inverse strength of the penalty (scikit-learn's C).
     seed : int
@@ -936,7 +937,7 @@ def probe(model, data, tokenizer=None, *, layers=None, test_data=None, test_frac
     layers = _chosen(layers, model.config.num_hidden_layers + 1)
     train_rows, test_rows = _held_out(_tagged_rows(data), test_data, test_fraction, seed)
     with _evaluating(model):
-        parts = [_word_states(model, tokenizer, rows, max_words) for rows in (train_rows, test_rows)]
+        parts = [_word_states(model, tokenizer, rows, most) for rows, most in ((train_rows, max_words), (test_rows, _TEST_WORDS))]
     (train, train_words, places), (test, test_words, test_places) = parts
     train_tags, test_tags = ([rows[n][1][i] for n, i in at] for rows, at in ((train_rows, places), (test_rows, test_places)))
     if len(set(train_tags)) < 2:

@@ -1254,6 +1254,15 @@ def per_sample_gradients(model, rows):
     with _vectorisable(model):
         return vmap(grad(lambda p, row: _text_loss(model, p, row)), in_dims=(None, 0), randomness="different")(parameters, rows)
 
+# %% ../nbs/13_privacy.ipynb #944c5d45
+@contextmanager
+def _quiet_accountant():
+    "The search for the noise passes values at which the accountant's table of orders ends; the result does not lie there."
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Optimal order is the (largest|smallest) alpha")
+        warnings.filterwarnings("ignore", message="divide by zero encountered in log", category=RuntimeWarning)      # at a sampling rate of 1
+        yield
+
 # %% ../nbs/13_privacy.ipynb #137e2e16
 @dataclass(frozen=True)
 class PrivacyOptions:
@@ -1438,14 +1447,6 @@ def _spent(sigma, rate, delta, options):
     accountant.history = [(sigma, rate, options.steps)]
     with _quiet_accountant():
         return float(accountant.get_epsilon(delta))
-
-
-@contextmanager
-def _quiet_accountant():
-    "The search for the noise passes values at which the accountant's table of orders ends; the result does not lie there."
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Optimal order is the (largest|smallest) alpha")
-        yield
 
 # %% ../nbs/13_privacy.ipynb #f8eb7ae4
 def _private_steps(model, rows, rate, sigma, options):

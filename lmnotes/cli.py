@@ -1050,6 +1050,10 @@ COMMANDS |= {
                     rest="lmnotes.finetuning:FinetuningOptions", hidden=("options", "regression")),
 }
 
+# %% ../nbs/20_cli.ipynb #5cf0a113
+COMMANDS["scrub"] = Command("lmnotes.privacy:scrub_corpus", "Write a copy of a file or folder without personal data.",
+                            ("lmnotes scrub letters.txt --output-dir runs/clean", "lmnotes scrub data --kinds email --kinds phone --pseudonyms"))
+
 # %% ../nbs/20_cli.ipynb #d946c480
 def main(argv=None):
     """Run the command `lmnotes`: the entry point of the package.

@@ -180,8 +180,8 @@ def predict_logits(model, tokenizer, texts, max_length=128, batch_tokens=4096, p
         Its tokenizer.
     texts : sequence of str
         Texts; longer ones are cut at `max_length` tokens.
-    max_length : int
-        Tokens of a text.
+    max_length : int, optional
+        Tokens of a text; None for 128.
     batch_tokens : int
         Tokens that are computed at a time; texts of like length go together.
     pairs : sequence of str, optional
@@ -207,7 +207,7 @@ def predict_logits(model, tokenizer, texts, max_length=128, batch_tokens=4096, p
 
     def take(places, output):
         logits[places] = output.logits.float().cpu().numpy()
-    _forward(model, tokenizer, _rows(_encoded(tokenizer, texts, pairs, min(max_length, _positions(model)))), batch_tokens, take)
+    _forward(model, tokenizer, _rows(_encoded(tokenizer, texts, pairs, min(max_length or 128, _positions(model)))), batch_tokens, take)
     return logits
 
 

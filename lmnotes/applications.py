@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import load, task_of
-from .finetuning import Answer, collate, predict_answers, predict_logits, predict_tags, token_batches
+from .finetuning import Answer, collate, predict_answers, predict_logits, predict_tags, predicted_labels, token_batches
 from .metrics import chrf, token_f1
 from .metrics import spans as spans_of
 
@@ -85,7 +85,7 @@ class LabelPrediction:
     text : str or tuple of str
         The text, or the two of a pair.
     label : str
-        The likeliest label.
+        The likeliest label; of two, the one that the model's own threshold says, where it has one.
     confidence : float
         Its probability, as the model gives it.
     probabilities : dict of str to float
@@ -309,6 +309,8 @@ class PredictionOptions:
         Tokens that two windows share.
     threshold : float
         Probability from which on a label of a multi-label model applies.
+    word_pattern : str
+        Regular expression of a word to tag; by default a run of letters and digits, or any other mark alone. Words should be cut as in training.
     n_best : int
         Candidates of an answer.
     max_answer_length : int
@@ -332,6 +334,7 @@ class PredictionOptions:
     max_length: int | None = None
     stride: int = 64
     threshold: float = 0.5
+    word_pattern: str = r"\w+|[^\w\s]"
     n_best: int = 5
     max_answer_length: int = 30
     no_answer_threshold: float | None = None
@@ -352,6 +355,10 @@ class PredictionOptions:
                 raise ValueError(f"{name} {getattr(self, name)} must be 0 or more")
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold {self.threshold} must lie between 0 and 1: it is a probability")
+        try:
+            re.compile(self.word_pattern)
+        except re.error as error:
+            raise ValueError(f"word_pattern {self.word_pattern!r} is no regular expression: {error}") from None
         return self
 
 # %% ../nbs/11_applications.ipynb #6b98a1ac
@@ -385,15 +392,12 @@ def _question(item, context):
     return _text(question, "question"), _text(context, "context")
 
 
-_WORD = re.compile(r"\w+|[^\w\s]")
-
-
-def _words(item):
-    "A text and the places of its words: runs of letters and digits, and every other mark alone; a list of words is taken as it is."
+def _words(item, pattern):
+    "A text and the places of its words, as the pattern finds them; a list of words is taken as it is."
     if isinstance(item, dict):
         item = item["tokens"] if "tokens" in item else _pair(item, ("text",))[0]
     if not isinstance(item, (list, tuple)):
-        return _text(item), [m.span() for m in _WORD.finditer(item)]
+        return _text(item), [m.span() for m in re.finditer(pattern, item)]
     words = [_text(word, "word") for word in item]
     ends = np.cumsum([len(word) + 1 for word in words]).tolist()
     if not words:
@@ -401,14 +405,14 @@ def _words(item):
     return " ".join(words), [(end - 1 - len(word), end - 1) for word, end in zip(words, ends)]
 
 
-def _record(item, family, context=None):
+def _record(item, family, options, context=None):
     "One input in the form that its family needs: (text,) or (text, pair), (text, places of words), (question, context), (source,)."
     if family == "question-answering":
         return _question(item, context)
     if context is not None:
         raise ValueError(f"context is for a model that answers questions, and this one is for {family}: leave context out")
     if family == "tokens":
-        return _words(item)
+        return _words(item, options.word_pattern)
     parts = _pair(item, ("text", "text_pair") if family == "classification" else ("source",))
     if len(parts) > (2 if family == "classification" else 1):
         raise ValueError(f"an input has {len(parts)} texts, and {family} takes {'one or two' if family == 'classification' else 'one'}: many inputs are a list")
@@ -452,15 +456,14 @@ def _classified(opened, records, options):
     firsts, pairs = [r[0] for r in records], [r[1] for r in records] if paired == {2} else None
     logits = predict_logits(model, tokenizer, firsts, longest, options.batch_tokens, pairs)
     cut = _cut(tokenizer, records, longest)
-    make, names = _PREDICTIONS[_kind(model)], _labels(model)
-    return [make(r[0] if len(r) == 1 else r, names, p, i in cut, options.threshold) for i, (r, p) in enumerate(zip(records, _probabilities(model, logits).tolist()))]
-
-
-_PREDICTIONS = {
-    "label": lambda text, names, p, cut, threshold: LabelPrediction(text, names[int(np.argmax(p))], max(p), dict(zip(names, p)), cut),
-    "multi-label": lambda text, names, p, cut, threshold: LabelsPrediction(text, tuple(n for n, q in zip(names, p) if q >= threshold), dict(zip(names, p)), cut),
-    "regression": lambda text, names, p, cut, threshold: NumberPrediction(text, p[0], cut),
-}
+    kind, names, rows = _kind(model), _labels(model), _probabilities(model, logits).tolist()
+    texts = [(r[0] if len(r) == 1 else r) for r in records]
+    if kind == "regression":
+        return [NumberPrediction(text, row[0], i in cut) for i, (text, row) in enumerate(zip(texts, rows))]
+    if kind == "multi-label":
+        return [LabelsPrediction(text, tuple(n for n, p in zip(names, row) if p >= options.threshold), dict(zip(names, row)), i in cut) for i, (text, row) in enumerate(zip(texts, rows))]
+    chosen = predicted_labels(logits, model.config)                # the likeliest, unless the model has a threshold of its own
+    return [LabelPrediction(text, names[k], row[k], dict(zip(names, row)), i in cut) for i, (text, row, k) in enumerate(zip(texts, rows, chosen.tolist()))]
 
 
 def _cut(tokenizer, records, longest):
@@ -550,7 +553,7 @@ def predict(model, inputs, context=None, options=None, **changes):
     records = []
     for number, item in enumerate(items):
         try:
-            records.append(_record(item, opened.family, context))
+            records.append(_record(item, opened.family, options, context))
         except ValueError as error:
             raise ValueError(str(error) if alone else f"input {number}: {error}") from None
     found = _ANSWERS[opened.family](opened, records, options) if records else []
@@ -632,7 +635,7 @@ def _columns(there, family, text_column):
     return list(found)
 
 
-def _records(lines, family, text_column):
+def _records(lines, family, options, text_column):
     "Records of the rows of a file; an error in place of one that cannot be asked about."
     columns = None
     for row in _raw_rows(lines):
@@ -641,14 +644,14 @@ def _records(lines, family, text_column):
                 raise row
             if columns is None:
                 columns = _columns(list(row), family, text_column)
-            yield _file_record(row, columns, family)
+            yield _file_record(row, columns, family, options)
         except ValueError as error:
             if columns is None and not isinstance(row, ValueError):
                 raise
             yield error
 
 
-def _file_record(row, columns, family):
+def _file_record(row, columns, family, options):
     "The record of a row."
     missing = [c for c in columns if row.get(c) is None]
     if missing:
@@ -656,7 +659,7 @@ def _file_record(row, columns, family):
     values = tuple(row[c] for c in columns)
     if family == "question-answering" and len(values) != 2:
         raise ValueError("text_column must name two columns, question and context")
-    return _record(values[0] if family == "tokens" else values, family)
+    return _record(values[0] if family == "tokens" else values, family, options)
 
 # %% ../nbs/11_applications.ipynb #9f96ee41
 def _survived(opened, records, options):
@@ -712,7 +715,7 @@ def _output_lines(opened, lines, options, text_column, done=0, progress=True):
     "For each chunk the lines that are not there yet; a chunk is computed as a whole, since numbers depend on it in their last digits."
     size, number = _CHUNKS[opened.family], 0
     with tqdm(total=os.path.getsize(lines.path), unit="B", unit_scale=True, desc="predicting", disable=None if progress else True) as bar:
-        for chunk in _chunks(_records(lines, opened.family, text_column), size):
+        for chunk in _chunks(_records(lines, opened.family, options, text_column), size):
             if number + len(chunk) > done:
                 found = [_as_row(number + 1 + i, p) for i, p in enumerate(_answers_of(opened, chunk, options))]
                 yield found[max(0, done - number):]
@@ -799,7 +802,7 @@ def predict_file(model, file, output=None, text_column=None, overwrite=False, op
     opened = _opened(model, options.device)
     run = {"model": _weights_digest(opened.model), "file": _file_digest(file), "options": {k: v for k, v in asdict(options).items() if k != "device"},
            "text_column": text_column, "versions": {"torch": torch.__version__, "transformers": transformers.__version__}}
-    next(_records(_Lines(file), opened.family, text_column), None)          # a column that is not there is said before anything is written
+    next(_records(_Lines(file), opened.family, options, text_column), None)          # a column that is not there is said before anything is written
     return _to_file(opened, file, output, run, options, text_column, overwrite, progress)
 
 # %% ../nbs/11_applications.ipynb #f7cfda2f
@@ -1112,18 +1115,20 @@ def _checked_truth(predictions, references):
     return references
 
 # %% ../nbs/11_applications.ipynb #6a5c1b4b
-def worst_errors(predictions, references, count=10):
+def worst_errors(predictions, references=None, count=10, texts=None):
     """The worst errors with their text, and the confusion matrix where there are labels.
 
     Parameters
     ----------
-    predictions : list
-        What `predict` gave for many inputs.
-    references : sequence
-        The truth of each: a label (name or number), labels, a number, the tags of the words, answers (a text, a list of texts or
+    predictions : list or FinetuningResult
+        What `predict` gave for many inputs; or the result of a fine-tuning, whose folder is then asked about `texts`.
+    references : sequence, optional
+        The truth of each; by default that of the result's test split: a label (name or number), labels, a number, the tags of the words, answers (a text, a list of texts or
         `{"text": […]}`; empty for no answer), or a text.
     count : int
         Rows of the table at most.
+    texts : sequence, optional
+        The inputs of the result's test split, in its order.
 
     Returns
     -------
@@ -1135,7 +1140,12 @@ def worst_errors(predictions, references, count=10):
     ValueError
         If they are not equally many, or a reference is a label that the model does not know.
     """
-    predictions = list(predictions)
+    if hasattr(predictions, "output_dir"):
+        if texts is None:
+            raise ValueError("texts is missing: a fine-tuning's result holds no texts, give those of its test split")
+        references = predictions.references if references is None else references
+        predictions = predict(predictions.output_dir, list(texts))
+    predictions, references = list(predictions), [] if references is None else references
     references = _checked_truth(predictions, list(references))
     found = [_misses(p, r) for p, r in zip(predictions, references)]
     wrong = sorted((i for i, miss in enumerate(found) if miss[2] > 0), key=lambda i: -found[i][2])

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'described', 'readable', 'Option', 'options_of', 'Command', 'resolve', 'command_options', 'call', 'plain',
            'show', 'build_command', 'versions', 'application', 'is_users', 'message', 'execute', 'Filling', 'fill_mask',
-           'Generation', 'generate', 'make_corpus', 'make_tokenizer', 'open_tokenizer', 'verify_folder', 'main']
+           'Generation', 'generate', 'make_corpus', 'make_tokenizer', 'open_tokenizer', 'verify_folder', 'predict_rows',
+           'chat', 'main']
 
 # %% ../nbs/20_cli.ipynb #48ad828e
 import contextlib
@@ -1053,6 +1054,78 @@ COMMANDS |= {
 # %% ../nbs/20_cli.ipynb #5cf0a113
 COMMANDS["scrub"] = Command("lmnotes.privacy:scrub_corpus", "Write a copy of a file or folder without personal data.",
                             ("lmnotes scrub letters.txt --output-dir runs/clean", "lmnotes scrub data --kinds email --kinds phone --pseudonyms"))
+
+# %% ../nbs/20_cli.ipynb #1ba8be33
+def predict_rows(model, file, output=None, text_column=None, overwrite=False, progress=True, **options):
+    """Ask a fine-tuned model about every row of a file, one line of JSON for each.
+
+    Parameters
+    ----------
+    model : str or path
+        Folder of a fine-tuned model, or its hub name.
+    file : str or path
+        A text in each line, or a CSV, TSV or JSONL file with named columns.
+    output : str or path, optional
+        JSONL file to write; a stopped run goes on when it is called again. Without it lines go to standard output.
+    text_column : str or list of str, optional
+        Column to read, or two: of a pair, or question and context; by default usual names.
+    overwrite : bool
+        Replace what stands in the output.
+    progress : bool
+        Show a bar with the time left.
+    **options
+        Fields of `PredictionOptions`.
+
+    Returns
+    -------
+    FileReport or None
+        Rows and errors; nothing where the lines themselves went to standard output.
+    """
+    from lmnotes.applications import predict_file
+    report = predict_file(model, file, output, text_column, overwrite, progress=progress, **options)
+    logging.getLogger("lmnotes").log(logging.INFO if output is None else logging.DEBUG, "%r", report)
+    return None if output is None else report
+
+
+def chat(model, document, history_tokens=64, device="auto"):
+    """Answer questions about a document, line by line, with the earlier ones in mind; an empty line ends.
+
+    Parameters
+    ----------
+    model : str or path
+        Folder of a model that answers questions, or its hub name.
+    document : str or path
+        A text file.
+    history_tokens : int
+        Tokens that earlier questions and the new one take at most; 0 forgets the earlier ones.
+    device : str
+        cpu, cuda, or auto: CUDA where it is there.
+    """
+    from lmnotes.applications import PredictionOptions, converse
+    if not Path(document).is_file():
+        raise FileNotFoundError(f"document {str(document)!r} is not there: name a text file")
+    text = Path(document).read_text(encoding="utf-8-sig")
+    for turn in converse(model, text, _asked(sys.stdin.isatty()), history_tokens, PredictionOptions(device=device)):
+        typer.echo(f"{turn.answer or 'no answer'}  ({turn.confidence:.2f})")
+
+
+def _asked(prompted):
+    "Questions from standard input, up to an empty line; a terminal gets a prompt."
+    while True:
+        if prompted:
+            typer.echo("> ", nl=False)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        yield line
+
+
+COMMANDS |= {
+    "predict": Command("lmnotes.cli:predict_rows", "Ask a fine-tuned model about every row of a file.",
+                       ("lmnotes predict runs/finetuned reviews.csv --output answers.jsonl", "lmnotes predict runs/finetuned lines.txt"),
+                       rest="lmnotes.applications:PredictionOptions"),
+    "chat": Command("lmnotes.cli:chat", "Answer questions about a document, in turns.", ("lmnotes chat runs/answers manual.txt",)),
+}
 
 # %% ../nbs/20_cli.ipynb #d946c480
 def main(argv=None):

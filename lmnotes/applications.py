@@ -863,7 +863,8 @@ def _file_digest(path):
 
 def _weights_digest(model):
     "A digest of a model's configuration and weights."
-    digest = hashlib.blake2b(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode(), digest_size=16)
+    facts = {k: v for k, v in model.config.to_dict().items() if k != "_name_or_path"}              # a folder may be moved
+    digest = hashlib.blake2b(json.dumps(facts, sort_keys=True, default=str).encode(), digest_size=16)
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).cpu().numpy())
@@ -875,7 +876,8 @@ def _to_file(opened, file, output, run, options, text_column, overwrite, progres
     part, note = output.with_name(f"{output.name}.part"), output.with_name(f"{output.name}.part.json")
     done, errors = _take_up(part, note, run, overwrite)
     resumed, rows = done, done
-    note.write_text(json.dumps(run, indent=1), encoding="utf-8")
+    if not part.exists():                                    # a note stands before its part, and is whole where there is a part
+        note.write_text(json.dumps(run, indent=1), encoding="utf-8")
     try:
         with open(part, "a", encoding="utf-8", newline="\n") as out:
             for lines in _output_lines(opened, _Lines(file), options, text_column, done, progress):

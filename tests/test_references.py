@@ -57,7 +57,7 @@ def test_entries_are_whole():
     for key, entry in entries.items():
         assert entry.get("author") and entry.get("title"), key
         assert re.fullmatch(r"(1[89]|20)\d\d", entry.get("year", "")) or entry.get("url", "").startswith("https://"), f"{key} needs a year or a url"
-        assert entry["type"] in ("misc", "manual") or any(entry.get(where) for where in ("journal", "booktitle", "institution", "publisher")), f"{key} appeared where?"
+        assert entry["type"] in ("misc", "manual") or any(entry.get(where) for where in ("journal", "booktitle", "institution", "publisher", "url")), f"{key} appeared where?"
     titles = [plain(entry["title"]) for entry in entries.values()]
     assert len(titles) == len(set(titles)), "a work stands there twice"
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").glob("*.ipynb") if not p.name.startswith("_"))
 CHAPTERS = [p for p in NOTEBOOKS if p.stem != "index"]
 MODULES = sorted(p for p in (ROOT / "lmnotes").glob("*.py") if p.name != "_modidx.py")
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "rouge_score": "rouge-score", "huggingface_hub": "huggingface-hub"}    # modules whose distribution has another name
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "rouge_score": "rouge-score", "huggingface_hub": "huggingface-hub", "stdnum": "python-stdnum"}    # modules whose distribution has another name
 NOT_IMPORTED = {"accelerate"}                                  # transformers' Trainer needs it, and does not require it
 NOTEBOOK_ONLY = {"IPython", "ipywidgets"}                      # imported only where a notebook has them already
 FIGURES_WITHOUT_TEXT = set()                                   # pages in which a figure lacks `#| fig-alt`: none

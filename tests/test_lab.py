@@ -121,6 +121,7 @@ def saved_when_done(page, path):
         assert not failed, failed[0]
         if all(cell["execution_count"] for cell in cells):
             return cells
+    page.screenshot(path=os.environ.get("LMNOTES_SCREENSHOT", str(path.with_suffix(".png"))))
     pytest.fail(f"{path.name} did not finish in {LIMIT} s")
 
 

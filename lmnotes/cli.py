@@ -1050,6 +1050,11 @@ COMMANDS |= {
                     rest="lmnotes.finetuning:FinetuningOptions", hidden=("options", "regression")),
 }
 
+# %% ../nbs/20_cli.ipynb #64d4b8d1
+COMMANDS["plan"] = Command("lmnotes.compute:plan", "Say what training a model takes: time, devices, memory, cost, energy.",
+                           ("lmnotes plan bert-mini --hours 2", "lmnotes plan 1.3B --tokens 26B --hardware a100-80 --hours 336"),
+                           rest="lmnotes.compute:PlanOptions", hidden=("options",))
+
 # %% ../nbs/20_cli.ipynb #d946c480
 def main(argv=None):
     """Run the command `lmnotes`: the entry point of the package.

@@ -1,0 +1,120 @@
+"""Plans: formulas against PyTorch's counts, published audits, what fits, bad input."""
+import dataclasses
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BertConfig, GPT2Config
+
+from lmnotes import compute
+from lmnotes.compute import DEVICES, PUBLISHED, Device, Plan, PlanOptions, cache_bytes, find_device, model_sizes, plan, this_machine, training_memory
+from lmnotes.transformer import flops_per_token, model_config, parameter_count
+
+SMALL = Device("small", memory=24, half=10e12, single=1e12, watts=100)
+
+
+def test_the_published_energy_of_gpt3():
+    audit = plan(174.6e9, tokens=300e9, hardware="v100", devices=10_000, utilization=24.6 / 125 / 0.75, watts=330, batch_size=1, block_size=2048)
+    assert (f"{audit.days:.1f}", round(audit.energy / 1e3), round(audit.co2 / 1e3)) == ("14.8", 1287, 552)
+
+
+def test_time_is_operations_over_speed():
+    found = plan(1e8, tokens=2e9, hardware=SMALL, devices=1, utilization=0.5, checkpointing="no", price=3)
+    assert math.isclose(found.hours, 6 * 1e8 * 2e9 / 5e12 / 3600) and math.isclose(found.cost, 3 * found.hours)
+    assert math.isclose(found.energy, found.hours * 0.1 * 1.1) and math.isclose(found.co2, found.energy * 0.429)
+    twice = plan(1e8, tokens=2e9, hardware=SMALL, devices=2, utilization=0.5, checkpointing="no")
+    assert math.isclose(twice.hours, found.hours / 2)
+    again = plan(1e8, tokens=2e9, hardware=SMALL, devices=1, utilization=0.5, checkpointing="yes")
+    assert math.isclose(again.hours, found.hours * 4 / 3) and again.flops == found.flops and again.memory_gb < found.memory_gb
+
+
+def test_a_configuration_is_counted():
+    config = model_config("gpt-mini", 1000)
+    found = plan(config, tokens=1e6, hardware="t4", block_size=256)
+    assert found.parameters == parameter_count(config) and found.flops == flops_per_token(config, 256) * 1e6
+    assert plan("bert-mini", tokens=1e6, hardware="t4", vocab_size=500).flops == flops_per_token(model_config("bert-mini", 500), 512, 0.15) * 1e6
+
+
+def test_a_folder_is_read(tmp_path):
+    config = GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=None, eos_token_id=None)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "gpt")
+    assert model_sizes(tmp_path / "gpt").parameters == model_sizes(str(tmp_path / "gpt")).parameters == parameter_count(config)
+    assert model_sizes(tmp_path / "gpt").head_share == 1.0
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="config.json"):
+        plan(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("given, parameters", [("124M", 124e6), ("1.3B", 1.3e9), ("7e9", 7e9), ("1,000", 1000), (5, 5), ("2 k", 2000)])
+def test_numbers_are_read(given, parameters):
+    assert model_sizes(given).parameters == parameters
+
+
+def test_devices_for_the_time_asked():
+    one = plan("1B", tokens="20B", hardware="a100-80", devices=1)
+    asked = plan("1B", tokens="20B", hardware="a100-80", hours=24)
+    assert asked.hours <= 24 and asked.devices == asked.devices_needed == math.ceil(one.hours / 24)
+    short = plan("1B", tokens="20B", hardware="a100-80", devices=2, hours=24)
+    assert short.hours > 24 and short.devices == 2 and short.devices_needed == asked.devices
+    allowed = plan("1B", hardware="a100-80", devices=2, hours=24)
+    assert math.isclose(allowed.hours, 24)
+    assert plan("1B", hardware="a100-80").tokens == 20e9
+
+
+def test_the_simplest_way_that_fits():
+    assert (plan("1B", hardware="a100-80").sharding, plan("1B", hardware="a100-80").devices) == ("ddp", 1)
+    seven = plan("7B", hardware="a100-80", block_size=2048, batch_size=4)
+    assert seven.sharding == "fsdp" and seven.devices > 1 and seven.memory_gb <= 80
+    with pytest.raises(ValueError, match="GB on each device"):
+        plan("7B", hardware="a100-80", block_size=2048, batch_size=4, devices=seven.devices - 1)
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_memory_falls_with_devices_and_checkpointing(mixed):
+    sizes, options = model_sizes("7B"), PlanOptions()
+    total = lambda *way: sum(training_memory(sizes, options, *way, mixed).values())
+    assert total(2, "fsdp", False) > total(8, "fsdp", False) > total(64, "fsdp", False) > total(64, "fsdp", True)
+    assert total(2, "ddp", False) == total(8, "ddp", False) > total(8, "fsdp", False)
+
+
+def test_optimizers_differ_by_what_they_keep():
+    sizes = model_sizes("1B")
+    kept = {name: training_memory(sizes, PlanOptions(optimizer=name), 2)["optimizer"] for name in ("adamw", "muon", "sgd")}
+    assert kept == {"adamw": 8e9, "muon": 4e9, "sgd": 0}
+
+
+def test_this_machine_is_measured():
+    machine = this_machine()
+    assert machine.memory > 0.5 and machine.single > 1e8 and machine.name == "this machine"
+    assert find_device("This Machine").memory == machine.memory
+    found = plan("bert-tiny", tokens=1e6, vocab_size=500)
+    assert found.hardware == "this machine" and found.cost == 0 and found.devices == 1
+
+
+def test_representations():
+    found = plan("bert-mini", hardware="t4", tokens="1B")
+    assert "bert-mini" in repr(found) and "t4" in repr(found) and "kWh" in repr(found) and found._repr_html_().startswith("<table>")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.hours = 1
+
+
+# --- bad input
+@pytest.mark.parametrize("wrong, message", [
+    (dict(model="1B", hardware="h1000"), "h100.*this machine"), (dict(model="bert-huge", hardware="t4"), "bert-mini"), (dict(model=0, hardware="t4"), "1 to 1e18"),
+    (dict(model="1B", hardware="t4", tokens=0), "tokens=0"), (dict(model="1B", hardware="t4", tokens="many"), "tokens=many"), (dict(model="1B", hardware="t4", hours=0), "hours=0"),
+    (dict(model="1B", hardware="t4", devices=0), "devices=0"), (dict(model="1B", hardware="t4", devices=1.5), "devices=1.5"), (dict(model="1B", hardware="t4", utilization=40), "utilization=40"),
+    (dict(model="1B", hardware="t4", optimizer="adam"), "adamw"), (dict(model="1B", hardware="t4", sharding="tensor"), "fsdp"), (dict(model="1B", hardware="t4", price=-1), "price=-1"),
+    (dict(model="1B", hardware="t4", batch_size=0), "batch_size=0"), (dict(model="1B", hardware="t4", precision="fp8"), "fp32"), (dict(model=float("nan"), hardware="t4"), "1 to 1e18")])
+def test_bad_input_gets_one_sentence(wrong, message):
+    with pytest.raises(ValueError, match=message) as error:
+        plan(**wrong)
+    assert "\n" not in str(error.value)
+
+
+def test_an_impossible_plan_names_memory_and_the_largest_device():
+    with pytest.raises(ValueError, match=r"needs [\d,.]+ GB on each device.*largest listed device h200 141 GB"):
+        plan("175B", hardware="t4", devices=8)
+    with pytest.raises(ValueError, match="any number of t4"):
+        plan("1000T", hardware="t4")
+    with pytest.raises(ValueError, match="h200 141 GB"):
+        plan("175B")                                        # on this machine

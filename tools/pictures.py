@@ -85,6 +85,7 @@ def draw(pieces, losses):
     three(figure, figure.add_gridspec(1, 3, width_ratios=(1, 1, 1.15)), pieces, losses, 8.5)
     figure.savefig(IMAGES / "tour.png", dpi=125, facecolor="white", metadata={"Software": None})
     figure = plt.figure(figsize=(12, 6.3), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.2, h_pad=0.12)
     head, body = figure.subfigures(2, 1, height_ratios=(1, 1.35))
     head.text(0.04, 0.6, "lmnotes", size=58, weight="bold", color=BLUE, va="center")
     head.text(0.042, 0.2, "Language models as notebooks that teach, compute and ship", size=23, color=INK, va="center")

@@ -94,9 +94,12 @@ def run_all(browser, address, path):
     page.set_default_timeout(60_000)
     page.goto(f"{address}/lab/tree/{path}?reset", wait_until="domcontentloaded")
     page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", state="attached")      # the kernel has started
+    page.wait_for_selector("#jp-main-statusbar >> text=/\\| Idle/")                                      # the kernel has started
     page.click("#jp-MainMenu >> text=Run")
     page.click(".lm-Menu-itemLabel >> text=/^Run All Cells$/")
+    time.sleep(1)
+    if page.locator(".jp-Dialog button.jp-mod-accept").count():                                       # on a slow machine JupyterLab asks for the kernel that is there
+        page.click(".jp-Dialog button.jp-mod-accept")
     return page
 
 

@@ -987,9 +987,9 @@ COMMANDS = {
     "pretrain": Command("lmnotes.pretraining:pretrain", "Pretrain a language model from a corpus and a tokenizer.",
                         ("lmnotes pretrain docstrings runs/tokenizer --minutes 2", "lmnotes pretrain book.txt runs/bpe --model gpt-mini --output-dir runs/gpt"),
                         loaders={**_CORPUS, "tokenizer": "lmnotes.cli:open_tokenizer"}, rest="lmnotes.pretraining:PretrainingOptions", hidden=("options",)),
-    "finetune": Command("lmnotes.finetuning:finetune", "Fine-tune a pretrained folder to classify texts.",
-                        ("lmnotes finetune runs/pretrained --train-examples 1000", "lmnotes finetune runs/pretrained --data reviews.csv --output-dir runs/reviews"),
-                        rest="lmnotes.finetuning:FinetuningOptions", hidden=("options",)),
+    "finetune": Command("lmnotes.finetuning:finetune", "Fine-tune a pretrained folder for a task, and score it.",
+                        ("lmnotes finetune runs/pretrained --train-examples 1000", "lmnotes finetune runs/pretrained reviews.csv --output-dir runs/reviews --best"),
+                        arguments=("data",), rest="lmnotes.finetuning:FinetuningOptions", hidden=("options",)),
     "perplexity": Command("lmnotes.perplexity:perplexity", "Measure perplexity, or pseudo-perplexity, on texts.",
                           ("lmnotes perplexity runs/pretrained book.txt", "lmnotes perplexity runs/gpt docstrings --max-texts 100")),
     "fill-mask": Command(

@@ -434,7 +434,7 @@ def test_unlabelled_tests_and_part_of_the_data_are_fine(encoder, tmp_path):
 def test_logits_of_pairs_do_not_depend_on_the_batch(wordpiece, bpe, kind, tmp_path):
     tokenizer = wordpiece if kind == "bert" else bpe
     folder = save_folder(tmp_path / "m", bert(len(tokenizer)) if kind == "bert" else gpt(len(tokenizer)), tokenizer)
-    model, tokenizer = finetuning._open_classifier(folder, ["x", "y"], 0, False)
+    model, tokenizer = finetuning._open(folder, "classification", ["x", "y"], 0, False)
     left, right = [g for g, _ in PAIRS], [b for _, b in PAIRS]
     whole = finetuning.predict_logits(model, tokenizer, left, pairs=right)
     single = [finetuning.predict_logits(model, tokenizer, [a], pairs=[b])[0] for a, b in zip(left, right)]

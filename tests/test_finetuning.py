@@ -1,0 +1,567 @@
+"""Fine-tuning: features and predictions against the library's own, every family, resume, methods, bad input; tokenizer and models are made here."""
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from safetensors.torch import load_file
+from transformers import (AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, BertConfig, BertForMaskedLM,
+                          BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification, GPT2Config, GPT2LMHeadModel, pipeline)
+
+from lmnotes import finetuning
+from lmnotes.checkpoints import info, verify
+from lmnotes.cli import COMMANDS, execute
+from lmnotes.finetuning import (answer_places, align_labels, baseline, best_spans, best_threshold, choose_parameters, default_learning_rate, finetune, predict_answers,
+                                predict_logits, predict_tags, predicted_labels, search, token_batches, training_batches, uncorrected, word_windows)
+from lmnotes.pretraining import last_checkpoint, save_folder
+from lmnotes.tokenization import train_tokenizer
+from test_resume import CONTEXT, _watch_touches, touch
+
+WORDS = "the cat dog bird fish sat ran flew swam on under over a mat log tree sea and then it slept".split()
+TEXTS = [" ".join(WORDS[(i * k + k) % len(WORDS)] for k in range(1, 25)) + f" number {i}" for i in range(120)]
+ANIMALS = ("cat", "dog", "bird", "fish")
+TINY = dict(epochs=2, learning_rate=3e-3, max_length=48, device="cpu", precision="fp32", samples=20)
+SIZES = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=64)
+
+
+def split(data, held=20, validation=True):
+    "Train, test, and validation where it is wanted, by position."
+    n = len(data)
+    parts = {"train": data.select(range(n - 2 * held)), "test": data.select(range(n - held, n))}
+    return DatasetDict(parts | ({"validation": data.select(range(n - 2 * held, n - held))} if validation else {}))
+
+
+def classes(names=("has cat", "none"), validation=True):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(names))})
+    return split(Dataset.from_dict({"text": TEXTS, "label": [int("cat" not in t.split()[:8]) for t in TEXTS]}, features=features), validation=validation)
+
+
+def tags():
+    features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=["O", "B-A"]))})
+    rows = [t.split() for t in TEXTS]
+    return split(Dataset.from_dict({"tokens": rows, "tags": [[int(w in ANIMALS) for w in row] for row in rows]}, features=features))
+
+
+def questions(empty=True):
+    rows = []
+    for i, text in enumerate(TEXTS):
+        first = text.split()[0]
+        if empty and i % 4 == 0:
+            rows.append({"id": str(i), "question": "which dog ?", "context": "  " + text, "answers": {"text": [], "answer_start": []}})
+        else:
+            rows.append({"id": str(i), "question": "the number ?", "context": "  " + text, "answers": {"text": [first], "answer_start": [2]}})
+    features = Features({"id": Value("string"), "question": Value("string"), "context": Value("string"), "answers": {"text": List(Value("string")), "answer_start": List(Value("int64"))}})
+    return split(Dataset.from_list(rows, features=features))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, vocab_size=105, progress=False)
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return train_tokenizer(TEXTS, vocab_size=300, kind="bpe", progress=False)
+
+
+@pytest.fixture(scope="module")
+def encoder(tokenizer, tmp_path_factory):
+    "A masked model, with dropout, so that random states matter."
+    torch.manual_seed(0)
+    return save_folder(tmp_path_factory.mktemp("encoder") / "m", BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **SIZES)), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def decoder(bpe, tmp_path_factory):
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(bpe), n_embd=32, n_layer=2, n_head=2, n_positions=128, bos_token_id=None, eos_token_id=bpe.eos_token_id)
+    return save_folder(tmp_path_factory.mktemp("decoder") / "m", GPT2LMHeadModel(config), bpe)
+
+
+def head(kind, tokenizer, **more):
+    torch.manual_seed(1)
+    return kind(BertConfig(vocab_size=len(tokenizer), **SIZES, **more)).eval()
+
+
+# ---- batches
+
+def test_batches_fit_their_budget_and_hold_each_example_once():
+    lengths = np.random.default_rng(0).integers(1, 60, 500)
+    for batches in (token_batches(lengths, 256), training_batches(lengths, 256, 1, seed=3)):
+        assert sorted(np.concatenate(batches).tolist()) == list(range(500))
+        assert max(lengths[b].max() * len(b) for b in batches) <= 256
+    assert [b.tolist() for b in token_batches([300, 2, 2], 256)] == [[1, 2], [0]] and token_batches([], 256) == []
+
+
+def test_epochs_have_orders_of_their_own_and_seeds_decide():
+    lengths = np.random.default_rng(0).integers(1, 60, 500)
+    whole = training_batches(lengths, 256, 2.5, seed=0)
+    counts = np.bincount(np.concatenate(whole), minlength=500)
+    assert counts.sum() == 1250 and set(counts) == {2, 3}
+    again, other = training_batches(lengths, 256, 2.5, seed=0), training_batches(lengths, 256, 2.5, seed=1)
+    assert all((a == b).all() for a, b in zip(whole, again)) and not all(len(a) == len(b) and (a == b).all() for a, b in zip(whole, other))
+    padded = sum(lengths[b].max() * len(b) for b in whole) / sum(lengths[b].sum() for b in whole)
+    chance = np.random.default_rng(1).permutation(500).reshape(-1, 10)
+    assert padded < 1.15 < sum(lengths[b].max() * len(b) for b in chance) / lengths.sum()
+
+
+# ---- predictions
+
+def test_logits_do_not_depend_on_the_batch(tokenizer):
+    model = head(BertForSequenceClassification, tokenizer, num_labels=3)
+    texts = [t[: 7 + 11 * (i % 9)] for i, t in enumerate(TEXTS[:40])]
+    expected = np.concatenate([model(**tokenizer(t, return_tensors="pt")).logits.detach().numpy() for t in texts])
+    for budget in (1, 100, 10_000):
+        np.testing.assert_allclose(predict_logits(model, tokenizer, texts, batch_tokens=budget), expected, atol=1e-5)
+    assert predict_logits(model, tokenizer, []).shape == (0, 3) and np.isfinite(predict_logits(model, tokenizer, ["", "cat"])).all()
+    with pytest.raises(ValueError, match="BertForSequenceClassification"):
+        predict_tags(model, tokenizer, [["a"]])
+    with pytest.raises(ValueError, match="2 texts and 1 pairs"):
+        predict_logits(model, tokenizer, ["a", "b"], pairs=["c"])
+
+
+def test_tags_are_those_of_the_first_sub_words(tokenizer):
+    model = head(BertForTokenClassification, tokenizer, num_labels=3)
+    rows = [t.split() for t in TEXTS[:3]]
+    for row, found in zip(rows, predict_tags(model, tokenizer, rows)):
+        encoded = tokenizer(row, is_split_into_words=True, return_tensors="pt")
+        first = [encoded.word_ids().index(i) for i in range(len(row))]
+        np.testing.assert_allclose(found, model(**encoded).logits[0].detach().numpy()[first], atol=1e-5)
+    odd = predict_tags(model, tokenizer, [[], ["", "cat", "\x00", "\u200b"], ["x" * 400]])
+    assert [len(r) for r in odd] == [0, 4, 1] and all(np.abs(r).min() > 0 for r in odd[1:])
+    with pytest.raises(TypeError, match="the cat"):
+        predict_tags(model, tokenizer, ["the cat sat"])
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+def test_windows_show_each_word_once_with_the_most_context(tokenizer, bpe, kind):
+    tokenizer = tokenizer if kind == "wordpiece" else bpe
+    rows = [(" ".join(TEXTS[i:i + 9])).split() for i in range(3)] + [["cat"]]
+    windows, where, window, place = word_windows(tokenizer, rows, 20, 8)
+    assert sorted(map(tuple, where.tolist())) == [(i, j) for i, row in enumerate(rows) for j in range(len(row))]
+    assert max(len(w["input_ids"]) for w in windows) <= 20 and len(windows) > 20
+    for (i, j), w, p in zip(where, window, place):
+        word = rows[i][j]
+        first = tokenizer.decode([windows[w]["input_ids"][p]]).strip().removeprefix("##")
+        assert word.startswith(first) and (first or kind == "bpe"), (word, first)         # a blank may be a token of its own
+        size = len(windows[w]["input_ids"])
+        assert min(p, size - 1 - p) >= 2 or j < 9 or j > len(rows[i]) - 9, "an inner word stands away from the edges"
+
+
+def test_a_long_document_is_tagged_as_its_middle_windows_see_it(tokenizer):
+    model = head(BertForTokenClassification, tokenizer, num_labels=2)
+    long = " ".join(TEXTS[:8]).split()
+    found, = predict_tags(model, tokenizer, [long], max_length=32, stride=16)
+    assert found.shape == (len(long), 2) and (np.abs(found).sum(1) > 0).all()
+    assert np.isfinite(predict_tags(model, tokenizer, [long], max_length=10_000)[0]).all()           # cut at what the model takes
+
+
+def test_labels_stand_at_first_tokens():
+    assert align_labels([None, 0, 0, 1, 2, 2, None], [5, 6, 7]) == [-100, 5, -100, 6, 7, -100, -100]
+
+
+def test_answers_are_characters_of_the_context_and_equal_the_librarys(tokenizer):
+    model = head(BertForQuestionAnswering, tokenizer)
+    asked, contexts = ["which cat ?", "where is the dog ?"], [TEXTS[4], "  " + TEXTS[9].replace(" ", "   ")]
+    for question, context, answers in zip(asked, contexts, predict_answers(model, tokenizer, asked, contexts, n_best=3)):
+        assert len(answers) == 3 and answers[0].score >= answers[1].score >= answers[2].score and sum(a.probability for a in answers) <= 1 + 1e-6
+        encoded = tokenizer(question, context, return_tensors="pt", return_offsets_mapping=True)
+        offsets, output = encoded.pop("offset_mapping")[0].tolist(), model(**encoded)
+        inside = [i for i, part in enumerate(encoded.sequence_ids(0)) if part == 1]
+        best = max(((output.start_logits[0, i] + output.end_logits[0, j]).item(), offsets[i][0], offsets[j][1]) for i in inside for j in inside if i <= j < i + 30)
+        assert answers[0].score == pytest.approx(best[0], abs=1e-4) and (answers[0].start, answers[0].end) == best[1:]
+        assert answers[0].text == context[answers[0].start:answers[0].end]
+    many = predict_answers(model, tokenizer, ["which ?"] * 2, [" ".join(TEXTS[:20]), "cat"], max_length=32, stride=10)
+    assert all(a.text == " ".join(TEXTS[:20])[a.start:a.end] for a in many[0])
+    (none,), = predict_answers(model, tokenizer, ["which ?"], [""])
+    assert (none.text, none.start, none.end, none.probability) == ("", 0, 0, 1.0)
+    first = predict_answers(model, tokenizer, ["which ?"], [TEXTS[0]], no_answer_threshold=-100.0)[0][0]
+    last = predict_answers(model, tokenizer, ["which ?"], [TEXTS[0]], no_answer_threshold=100.0, n_best=500)[0]
+    assert first.text == "" and last[0].text != "" and sum(a.text == "" for a in last) <= 1
+    assert len(predict_answers(model, tokenizer, ["which " * 400], [TEXTS[0]])[0]) == 5              # a question longer than the model
+
+
+def test_answers_are_found_back_through_the_windows(tokenizer):
+    data = questions()["train"]
+    rows, owners, offsets = finetuning._question_windows(tokenizer, list(data["question"]), list(data["context"]), 24, 6)
+    found = {}
+    for window, owner in enumerate(owners):
+        answer = data[owner]["answers"]
+        if answer["text"]:
+            start, end = answer_places(offsets[window], answer["answer_start"][0], answer["answer_start"][0] + len(answer["text"][0]))
+            if start:
+                found[owner] = data[owner]["context"][offsets[window][start][0]:offsets[window][end][1]]
+                assert rows[window]["input_ids"][start] not in tokenizer.all_special_ids
+    assert found == {i: a["text"][0] for i, a in enumerate(data["answers"]) if a["text"]}
+
+
+def test_spans_are_the_best_of_all_pairs():
+    generator = np.random.default_rng(0)
+    start, end = generator.normal(size=(2, 12))
+    offsets = [None, None] + [(i, i + 1) for i in range(10)]
+    brute = sorted(((start[i] + end[j], offsets[i][0], offsets[j][1]) for i in range(2, 12) for j in range(i, min(12, i + 4))), reverse=True)
+    found = sorted(((value, a, b) for a, b, value in best_spans(start, end, offsets, 20, 4)), reverse=True)
+    assert [f[1:] for f in found] == [b[1:] for b in brute] and best_spans(start, end, [None] * 12) == []
+
+
+# ---- learning, by family
+
+def test_classification_learns_validates_and_reopens(encoder, tmp_path):
+    result = finetune(encoder, classes(), tmp_path / "f", **{**TINY, "epochs": 6})
+    assert result.task == "classification" and result.labels == ("has cat", "none") and [v["epoch"] for v in result.validation] == sorted(v["epoch"] for v in result.validation)
+    assert len(result.validation) == 6 and result.validation[-1]["epoch"] == 1 * 6 and {"step", "epoch", "loss", "learning_rate", "tokens"} <= set(result.history[-1])
+    assert result.intervals["accuracy"][0] <= result.scores["accuracy"] <= result.intervals["accuracy"][1] and result.confusion().sum() == 20
+    assert result.scores["accuracy"] == np.mean(np.array(result.predictions) == np.array(result.references))
+    assert verify(tmp_path / "f") == [] and not (tmp_path / "f" / "checkpoints").exists() and info(tmp_path / "f").task == "classification"
+    facts, card = json.loads((tmp_path / "f" / "lmnotes.json").read_text()), (tmp_path / "f" / "README.md").read_text()
+    assert facts["scores"] == result.scores and facts["made_by"] == "lmnotes.finetuning" and "text-classification" in card and "learning rate" in card
+    answers = pipeline("text-classification", model=str(tmp_path / "f"), device="cpu")(classes()["test"]["text"][:], truncation=True, max_length=48)
+    assert [a["label"] for a in answers] == [result.labels[p] for p in result.predictions]
+    assert "held-out" in repr(result) and "<table>" in result._repr_html_() and len(result.plot().lines) == 1
+
+
+def test_a_set_of_labels(encoder, tmp_path):
+    features = Features({"text": Value("string"), "labels": List(ClassLabel(names=list(ANIMALS)))})
+    data = Dataset.from_dict({"text": [t[:30] for t in TEXTS], "labels": [[i for i, w in enumerate(ANIMALS) if w in t[:30].split()] for t in TEXTS]}, features=features)
+    result = finetune(encoder, split(data), tmp_path / "f", **{**TINY, "epochs": 20})
+    assert result.task == "multi-label" and result.scores["micro_f1"] > result.majority["micro_f1"] and all(set(p) <= set(ANIMALS) for p in result.predictions)
+    assert json.loads((tmp_path / "f" / "config.json").read_text())["problem_type"] == "multi_label_classification"
+    with pytest.raises(ValueError, match="no labels to confuse"):
+        result.confusion()
+
+
+def test_tags_of_documents_longer_than_the_window(encoder, tmp_path):
+    result = finetune(encoder, tags(), tmp_path / "f", **{**TINY, "max_length": 16, "epochs": 4})
+    assert result.task == "tokens" and result.scores["span_f1"] > 0.9 and result.majority["token_accuracy"] == 1.0      # the words decide here
+    assert [len(p) for p in result.predictions] == [len(r) for r in result.references] and result.confusion().sum() == sum(map(len, result.references))
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path / "f")
+    assert model.config.id2label == {0: "O", 1: "B-A"}
+
+
+def test_questions_with_and_without_answer(encoder, tmp_path):
+    result = finetune(encoder, questions(), tmp_path / "f", **{**TINY, "epochs": 10})
+    assert result.task == "question-answering" and result.scores["exact_match"] > 0.5 > result.majority["exact_match"] and "no_answer_exact_match" in result.scores
+    config = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "f").config
+    assert config.no_answer_threshold == result.choices["no_answer_threshold"]
+    only = finetune(encoder, questions(empty=False), tmp_path / "v1", **{**TINY, "epochs": 1})
+    assert "no_answer_threshold" not in only.choices and all(only.predictions)                # a model of questions that all have one always answers
+
+
+def test_a_number_by_name(encoder, tmp_path):
+    data = split(Dataset.from_dict({"text": TEXTS, "label": [float(len(t) % 5) for t in TEXTS]}))
+    result = finetune(encoder, data, tmp_path / "f", task="regression", **TINY)
+    assert result.task == "regression" and set(result.scores) == {"pearson", "spearman", "rmse"} and result.majority["pearson"] == 0
+
+
+# ---- losses
+
+def test_losses_are_the_librarys(tokenizer):
+    rows = [{**r, "labels": np.int64(i % 2)} for i, r in enumerate(finetuning._rows(finetuning._encoded(tokenizer, TEXTS[:5], None, 48)))]
+    batch, model = finetuning.collate(rows, tokenizer), head(BertForSequenceClassification, tokenizer, num_labels=2)
+    assert finetuning._loss("classification", model, batch).item() / 5 == pytest.approx(model(**batch).loss.item(), rel=1e-5)
+    weights = torch.tensor([3.0, 1.0])
+    expected = F.cross_entropy(model(**batch).logits, batch["labels"], weight=weights, reduction="sum")
+    assert finetuning._loss("classification", model, batch, weights).item() == pytest.approx(expected.item(), rel=1e-5)
+    model = head(BertForTokenClassification, tokenizer, num_labels=2)
+    batch = finetuning.collate(finetuning._tag_rows(tokenizer, tags()["train"].select(range(5)), 48, 8), tokenizer)
+    assert (finetuning._loss("tokens", model, batch) / finetuning._count("tokens", model, batch)).item() == pytest.approx(model(**batch).loss.item(), rel=1e-5)
+    model = head(BertForQuestionAnswering, tokenizer)
+    batch = finetuning.collate(finetuning._answer_rows(tokenizer, questions()["train"].select(range(5)), 48, 8), tokenizer)
+    assert finetuning._loss("question-answering", model, batch).item() / len(batch["input_ids"]) == pytest.approx(model(**batch).loss.item(), rel=1e-5)
+
+
+def test_balanced_weights_have_a_mean_of_one():
+    data = classes()["train"]
+    weights = finetuning._class_weights("classification", data, finetuning.FinetuningOptions(class_weight="balanced"), "cpu").numpy()
+    labels = np.array(data["label"])
+    assert weights[labels].mean() == pytest.approx(1) and weights[0] * (labels == 0).sum() == pytest.approx(weights[1] * (labels == 1).sum())
+
+
+def test_the_step_without_correction_is_adams():
+    "Two optimizers on one gradient: torch's, and the update written out without correction."
+    gradients, m, v = [0.5, -1.0, 2.0, 0.3], 0.0, 0.0
+    p, plain = torch.nn.Parameter(torch.zeros(1)), 0.0
+    optimizer = torch.optim.Adam([p], lr=1.0, eps=1e-12)
+    for step, g in enumerate(gradients, 1):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        plain -= 0.01 * m / math.sqrt(v)
+        p.grad = torch.tensor([g])
+        optimizer.param_groups[0]["lr"] = 0.01 * uncorrected(step)
+        optimizer.step()
+    assert p.item() == pytest.approx(plain, rel=1e-5) and uncorrected(1) == pytest.approx(3.16, abs=0.01) and uncorrected(100_000) == pytest.approx(1)
+
+
+# ---- methods
+
+def test_methods_change_what_they_say(encoder, tmp_path):
+    before = load_file(Path(encoder) / "model.safetensors")
+    for method, moved in (("frozen", []), ("last", ["encoder.layer.1"]), ("lora", ["encoder.layer.0", "encoder.layer.1"])):
+        result = finetune(encoder, classes(), tmp_path / method, method=method, last_layers=1, **TINY)
+        after = load_file(tmp_path / method / "model.safetensors")
+        changed = {name for name, value in before.items() if name in after and not torch.equal(value, after[name])}
+        assert all(any(m in name for m in moved) for name in changed) and (bool(changed) == bool(moved)), method
+        assert result.trainable < result.parameters and result.training_bytes == 12 * result.trainable
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / method)               # an ordinary folder
+        assert set(after) == set(model.state_dict())
+        logits = predict_logits(model, AutoTokenizer.from_pretrained(tmp_path / method), classes()["test"]["text"], 48)
+        assert logits.argmax(1).tolist() == list(result.predictions)
+    assert (tmp_path / "lora" / "adapter" / "adapter_model.safetensors").is_file() and result.disk_bytes < (tmp_path / "lora" / "model.safetensors").stat().st_size / 2
+    with pytest.raises(ValueError, match="leaves nothing"):
+        choose_parameters(GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=32, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)), "frozen")
+
+
+def test_the_adapter_gives_the_merged_model(encoder, tmp_path):
+    from peft import PeftModel
+    finetune(encoder, classes(), tmp_path / "f", method="lora", **TINY)
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "f")
+    base = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=2)
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    again = PeftModel.from_pretrained(base, tmp_path / "f" / "adapter").eval().base_model.model
+    np.testing.assert_allclose(predict_logits(again, tokenizer, TEXTS[:9], 48), predict_logits(merged, tokenizer, TEXTS[:9], 48), atol=1e-5)
+
+
+def test_layers_learn_at_rates_of_their_own(tokenizer):
+    model = head(BertForSequenceClassification, tokenizer)
+    optimizer = finetuning._make_optimizer(model, 1.0, 0.1, 0.5)
+    rate = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    assert rate[id(model.classifier.weight)] == 1 and rate[id(model.bert.encoder.layer[1].output.dense.weight)] == 0.5
+    assert rate[id(model.bert.encoder.layer[0].output.dense.weight)] == 0.25 and rate[id(model.bert.embeddings.word_embeddings.weight)] == 0.125
+    assert len(rate) == sum(1 for _ in model.parameters()) and len(finetuning._make_optimizer(model, 1.0, 0.1, 1.0).param_groups) == 2
+    assert default_learning_rate(110e6) == pytest.approx(6.7e-5, rel=0.01) and default_learning_rate(1e6) == 5e-4 and default_learning_rate(22e6, "frozen") == pytest.approx(1.5e-3)
+
+
+def test_threshold_is_the_best_of_all(encoder, tmp_path):
+    generator = np.random.default_rng(0)
+    p, truth = generator.random(60).round(1), generator.random(60) < 0.3
+    f1 = lambda t: 2 * ((p >= t) & truth).sum() / max(1, (p >= t).sum() + truth.sum())
+    assert f1(best_threshold(p, truth)) == pytest.approx(max(f1(t) for t in np.arange(0, 1.1, 0.05))) and best_threshold([0.2], [False]) == 0.5
+    result = finetune(encoder, classes(validation=False), tmp_path / "f", threshold=True, class_weight="balanced", **TINY)
+    config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "f").config
+    assert config.decision_threshold == result.choices["decision_threshold"] and config.decision_label == 0
+    config.decision_threshold = 0.0
+    assert predicted_labels(np.array([[0.0, 9.0]]), config).tolist() == [0]                       # everything is called rare from 0 on
+
+
+def test_patience_keeps_the_best_epoch(encoder, tmp_path, monkeypatch):
+    values = iter([0.5, 0.9, 0.6, 0.4, 0.3, 0.2, 0.1])
+    own, kept = finetuning._validation, []
+
+    def validation(task, model, *rest):
+        def measure():
+            kept.append({k: v.clone() for k, v in model.state_dict().items()})
+            return {"accuracy": next(values)}
+        return measure, "accuracy", 1
+    monkeypatch.setattr(finetuning, "_validation", validation)
+    result = finetune(encoder, classes(), tmp_path / "f", **{**TINY, "epochs": 20, "patience": 2})
+    assert own and len(kept) == 5 and result.history[-1]["epoch"] < 6
+    after = load_file(tmp_path / "f" / "model.safetensors")
+    assert all(torch.equal(kept[1][k], after[k]) for k in after)
+
+
+def test_search_gives_choices_that_can_be_used(encoder, tmp_path):
+    pytest.importorskip("optuna")
+    found = search(encoder, classes(), trials=3, **{**TINY, "learning_rate": None, "epochs": 1})
+    assert len(found.trials) == 3 and found.score == max(t["score"] for t in found.trials) and set(found.best) == {"learning_rate", "weight_decay"}
+    assert found.trials[0]["learning_rate"] == pytest.approx(5e-4) and len({t["learning_rate"] for t in found.trials}) == 3
+    assert "best of 3" in repr(found) and "<table>" in found._repr_html_()
+    finetune(encoder, classes(), tmp_path / "f", **{**TINY, "epochs": 1, **found.best})
+    for bad, words in ((dict(trials=0), "trials 0"), (dict(space={"dropout": (0, 1)}), "dropout"), (dict(space={"learning_rate": (2, 1)}), "learning_rate")):
+        with pytest.raises(ValueError, match=words):
+            search(encoder, classes(), **bad)
+
+
+# ---- stopped and resumed
+
+RUN = dict(epochs=2, learning_rate=3e-3, max_length=32, batch_size=8, device="cpu", precision="fp32", samples=0, checkpoint_steps=5)
+
+
+def _run(place, encoder, name, changes, log=None, kill_at=None, number=signal.SIGKILL):
+    "One run of `finetune` in a process of its own."
+    torch.set_num_threads(1)
+    sys.stderr = open(Path(place) / "stderr", "a", encoding="utf-8")
+    if log or kill_at is not None:
+        _watch_touches(place, log, kill_at, number)
+    finetune(encoder, tags() if "tags" in name else classes(), Path(place) / name, **{**RUN, **changes})
+
+
+@pytest.fixture(scope="module")
+def start(encoder, tmp_path_factory):
+    "Start a run in a process of its own; give its exit code."
+    place = tmp_path_factory.mktemp("runs")
+
+    def run(name, changes=None, **more):
+        process = CONTEXT.Process(target=_run, args=(str(place), str(encoder), name, changes or {}), kwargs=more)
+        process.start()
+        process.join(120)
+        return process.exitcode
+    run.place = place
+    return run
+
+
+@pytest.fixture(scope="module")
+def alone(start):
+    "The run that nobody disturbs, and its touches of the folder."
+    log = start.place.parent / "touches"
+    assert start("alone", log=str(log)) == 0, (start.place / "stderr").read_text()
+    return start.place / "alone", log.read_text(encoding="utf-8").splitlines()
+
+
+def outcome(folder):
+    "What must not differ between two runs."
+    facts = json.loads((folder / "lmnotes.json").read_text(encoding="utf-8"))
+    rows = [{k: row.get(k) for k in ("step", "epoch", "loss", "learning_rate", "validation")} for row in facts["history"]]
+    return (folder / "model.safetensors").read_bytes(), facts["scores"], rows, (folder / "predictions.json").read_bytes()
+
+
+MOMENTS = (r"open .*/\.step-00000005.*/progress\.json", r"os.rename .* alone/checkpoints/step-00000010", r"open \.alone-\w+/predictions\.json", r"os.rename \.alone-\w+ alone$")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_and_resumed_is_the_run_left_alone(start, alone, moment):
+    name = f"killed{MOMENTS.index(moment)}"
+    assert start(name, kill_at=touch(alone[1], moment)) == -signal.SIGKILL
+    assert start(name, {"resume": True}) == 0, (start.place / "stderr").read_text()
+    assert outcome(start.place / name) == outcome(alone[0]) and verify(start.place / name) == []
+    assert not [p for p in start.place.iterdir() if p.name.startswith(".")]
+
+
+def test_ctrl_c_saves_and_goes_on(start, alone):
+    assert start("interrupted", kill_at=touch(alone[1], r"open .*/\.step-00000010.*/progress\.json"), number=signal.SIGINT) == 1
+    assert last_checkpoint(start.place / "interrupted") is not None
+    assert start("interrupted", {"resume": True}) == 0
+    assert outcome(start.place / "interrupted")[0] == outcome(alone[0])[0]
+
+
+@pytest.mark.parametrize("changes", [{"method": "lora"}, {"best": True, "layer_decay": 0.5}])
+def test_methods_resume_too(start, alone, changes):
+    name = "-".join(changes)
+    assert start(f"{name}-alone", changes) == 0, (start.place / "stderr").read_text()
+    assert start(name, changes, kill_at=touch([line.replace("alone", name) for line in alone[1]], rf"os.rename .* {name}/checkpoints/step-00000010")) == -signal.SIGKILL
+    assert start(name, {**changes, "resume": True}) == 0, (start.place / "stderr").read_text()
+    assert outcome(start.place / name) == outcome(start.place / f"{name}-alone")
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_a_whole_run_given_back(encoder, start, alone, tmp_path, caplog):
+    assert start("damaged", kill_at=touch(alone[1], r"open .*/\.step-00000015.*/progress\.json")) == -signal.SIGKILL
+    newest = sorted((start.place / "damaged" / "checkpoints").glob("step-*"))[-1]
+    (newest / "optimizer.safetensors").write_bytes(b"no")
+    assert int(newest.name[5:]) == 10 and last_checkpoint(start.place / "damaged").name == "step-00000005"
+    result = finetune(encoder, classes(), start.place / "damaged", **{**RUN, "resume": True})
+    assert outcome(start.place / "damaged") == outcome(alone[0])
+    again = finetune(encoder, classes(), start.place / "damaged", **{**RUN, "resume": True})
+    assert again == result and "is complete" in caplog.text
+    with pytest.raises(ValueError, match="learning_rate .then 0.003, now 0.001."):
+        finetune(encoder, classes(), start.place / "damaged", **{**RUN, "resume": True, "learning_rate": 1e-3})
+
+
+@pytest.mark.slow
+def test_two_processes_are_a_run_in_two_parts(encoder, tokenizer, tmp_path):
+    quiet = save_folder(tmp_path / "quiet", BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **SIZES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)), tokenizer)
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, part in classes().items():
+        part.cast_column("label", Value("int64")).to_json(str(data / f"{name}.jsonl"))
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    words = ["finetune", str(quiet), str(data), "--output-dir", str(tmp_path / "two"), "--epochs", "2", "--device", "cpu", "--precision", "fp32", "--task", "classification", "--samples", "0", "--max-length", "48"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", str(port), "-m", "lmnotes.cli", *words],
+                          env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert execute(COMMANDS, [*words[:3], "--output-dir", str(tmp_path / "parts"), *words[5:], "--accumulation", "2"]) == 0
+    two, parts = (json.loads((tmp_path / name / "lmnotes.json").read_text()) for name in ("two", "parts"))
+    assert [h["loss"] for h in two["history"]] == pytest.approx([h["loss"] for h in parts["history"]], abs=1e-4) and two["hardware"]["processes"] == 2
+    assert two["scores"]["accuracy"] == pytest.approx(parts["scores"]["accuracy"]) and verify(tmp_path / "two") == []
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+# ---- what cannot be
+
+def broken(data, **columns):
+    "The data with other columns in its training split."
+    rows = data["train"].to_dict() | columns
+    return DatasetDict({**data, "train": Dataset.from_dict(rows, features=data["train"].features)})
+
+
+def test_bad_input_is_refused_before_long_work(encoder, decoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetuning, "_train", lambda *a, **k: pytest.fail("trained"))
+    good, one = classes(), classes()
+    one["train"] = one["train"].filter(lambda label: label == 1, input_columns="label")
+    short = tags()
+    short["train"] = short["train"].map(lambda row, i: {"tags": row["tags"][: 3 if i == 2 else None]}, with_indices=True)
+    cases = [
+        (encoder, good, dict(task="guess"), ValueError, "guess"), (encoder, one, {}, ValueError, "label"), (encoder, short, {}, ValueError, "tags"),
+        (encoder, good, dict(epochs=0), ValueError, "epochs 0"), (encoder, good, dict(method="half"), ValueError, "half"), (encoder, good, dict(class_weight="heavy"), ValueError, "heavy"),
+        (encoder, good, dict(warmup=1.5), ValueError, "warmup"), (encoder, tags(), dict(threshold=True), ValueError, "two classes"),
+        (encoder, good, dict(text_column="body"), ValueError, "body"), (decoder, questions(), {}, ValueError, "separate"), ("runs/none", good, {}, FileNotFoundError, "runs/none"),
+        (encoder, "nobody/nothing", {}, FileNotFoundError, "nobody"), (3, good, {}, TypeError, "int"), (encoder, good, dict(device="cuda:9"), ValueError, "cuda:9"),
+    ]
+    for model, data, changes, error, words in cases:
+        with pytest.raises(error, match=words):
+            finetune(model, data, tmp_path / "f", **{**TINY, **changes})
+        assert not (tmp_path / "f").exists(), words
+    copy = tmp_path / "copy"
+    shutil.copytree(encoder, copy)
+    (copy / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="not whole"):
+        finetune(copy, good, tmp_path / "f", **TINY)
+
+
+def test_nothing_is_written_over(encoder, tmp_path):
+    first = finetune(encoder, classes(), tmp_path / "f", **{**TINY, "epochs": 1})
+    before = (tmp_path / "f" / "model.safetensors").read_bytes()
+    with pytest.raises(FileExistsError, match="overwrite"):
+        finetune(encoder, classes(), tmp_path / "f", **TINY)
+    assert (tmp_path / "f" / "model.safetensors").read_bytes() == before
+    again = finetune(encoder, classes(), tmp_path / "f", **{**TINY, "epochs": 1, "overwrite": True})
+    assert again.scores == first.scores and (tmp_path / "f" / "model.safetensors").read_bytes() == before          # the same seed, the same run
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("dear")
+    with pytest.raises(FileExistsError):
+        finetune(encoder, classes(), tmp_path / "mine", **{**TINY, "overwrite": True})
+
+
+def test_a_loss_that_is_no_number_stops_with_step_and_rate(encoder, tmp_path, monkeypatch):
+    own = finetuning._loss
+    calls = []
+
+    def loss(*arguments):
+        calls.append(1)
+        return own(*arguments) * (math.nan if len(calls) > 4 else 1)
+    monkeypatch.setattr(finetuning, "_loss", loss)
+    with pytest.raises(FloatingPointError, match=r"step \d+ with learning rate"):
+        finetune(encoder, classes(), tmp_path / "f", **TINY)
+    assert not (tmp_path / "f" / "model.safetensors").exists()
+
+
+def test_a_split_without_labels_is_no_test(encoder, tmp_path):
+    data = classes()
+    data["test"] = Dataset.from_dict({"text": data["test"]["text"], "label": [-1] * 20}, features=data["test"].features)
+    result = finetune(encoder, data, tmp_path / "f", **{**TINY, "epochs": 1})
+    assert sorted(result.references) == sorted(classes()["validation"]["label"])
+
+
+def test_a_fine_tuned_model_learns_another_task(encoder, tmp_path):
+    finetune(encoder, classes(), tmp_path / "a", **{**TINY, "epochs": 1, "threshold": True})
+    again = finetune(tmp_path / "a", tags(), tmp_path / "b", **TINY)
+    config = json.loads((tmp_path / "b" / "config.json").read_text())
+    assert again.task == "tokens" and "decision_threshold" not in config and config["architectures"] == ["BertForTokenClassification"]
+
+
+def test_baselines_need_no_model():
+    data = classes()
+    most = max(set(data["train"]["label"]), key=list(data["train"]["label"]).count)
+    assert baseline("classification", data["train"], data["test"]) == [most] * 20
+    assert baseline("tokens", tags()["train"], tags()["test"]) == [[("O", "B-A")[i] for i in row] for row in tags()["test"]["tags"]]
+    assert len(set(baseline("question-answering", questions(False)["train"], questions(False)["test"]))) > 1

@@ -196,7 +196,7 @@ def _read_texts(split, name, texts, label, family):
         columns["label"] = said = [_number(v, name, i) for i, v in enumerate(values)]
     else:
         columns["label"] = said = _named_values(feature, values)
-    keep = [value is not None and all(map(_filled, row)) for value, *row in zip(said, *list(columns.values())[:len(texts)])]
+    keep = [value is not None and not (isinstance(value, list) and None in value) and all(map(_filled, row)) for value, *row in zip(said, *list(columns.values())[:len(texts)])]
     return columns, keep
 
 
@@ -320,7 +320,8 @@ def _read_rewritten(split, name, texts, targets, family):
     if targets is None:
         return {"source": [""] * len(source), "target": source}, list(map(_filled, source))
     target = _texts_of(split, targets)
-    return {"source": source, "target": target}, [_filled(a) and _filled(b) for a, b in zip(source, target)]
+    alone = not any(map(_filled, source))                             # what this function gave for text to be continued
+    return {"source": source, "target": target}, [(alone or _filled(a)) and _filled(b) for a, b in zip(source, target)]
 
 # %% ../nbs/09a_tasks.ipynb #7b6e0f2b
 def stratified_split(groups, strata, fraction=0.1, seed=0):
@@ -524,13 +525,21 @@ def _read_rows(splits, family, texts, label):
         columns, keep = read(split, name, texts, label, family)
         gone = len(keep) - sum(keep)
         if gone and gone == len(keep) and name != "train":
-            logger.warning("%s: none of its %s rows has a label; the split is left out", name, f"{gone:,}")
+            instead = f"; the {'validation split' if 'validation' in splits else 'tenth of training that is cut off'} is used instead" if name == "test" else ""
+            logger.warning("%s: none of its %s rows has a label, and the split is left out%s", name, f"{gone:,}", instead)
             continue
         if gone:
-            logger.warning("%s: %s of %s rows lack text or label and were left out", name, f"{gone:,}", f"{len(keep):,}")
+            logger.warning("%s: %s of %s rows lack text, label or a usable answer and were left out", name, f"{gone:,}", f"{len(keep):,}")
         if keep:
             rows[name] = _take(columns, keep)
     return _with_repaired_tags(rows) if family == "tokens" else rows
+
+
+def _count_known(rows, family):
+    "Log how many texts of the test split stand in training, too."
+    known, asked = ({" ".join(text.lower().split()) for text in _groups_and_strata(rows[s], family)[0]} for s in ("train", "test"))
+    if known & asked:
+        logger.warning("test: %s of %s different texts stand in the training split, too, and flatter the score", f"{len(known & asked):,}", f"{len(asked):,}")
 
 # %% ../nbs/09a_tasks.ipynb #c6031ef2
 def load_task(data="docstrings/package", task=None, *, text_column=None, label_column=None, regression=None, train_examples=None, test_examples=None, seed=0, cache_dir=None):
@@ -581,6 +590,7 @@ def load_task(data="docstrings/package", task=None, *, text_column=None, label_c
     if family == "classification" and task is None and regression is None and _has_fractions(feature, _values(splits["train"], label)):
         family = "regression"
     rows = _with_test(_read_rows(splits, family, texts, label), family, seed)
+    _count_known(rows, family)
     column = {"classification": "label", "multi-label": "labels", "tokens": "tags"}.get(family)
     names = _label_names(rows, feature if family == "classification" else _inner(feature), column, family) if column else None
     sizes = {"train": train_examples, "test": test_examples}

@@ -1,0 +1,368 @@
+"""Labelled data: every family, layout and mistake, splits that do not leak, the embedded tasks against independent counts."""
+import json
+import logging
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+
+from lmnotes import tasks
+from lmnotes.metrics import spans
+from lmnotes.tasks import (class_weights, heuristic_predictions, heuristic_score, load_task, parameters_in, recognise, repair_bio, signature_names,
+                           stratified_split, task_card)
+
+TEXTS = [f"text number {i}" for i in range(40)]
+LABELS = ["rare" if i % 10 == 0 else "usual" for i in range(40)]
+SQUAD = {"id": ["1", "2"], "question": ["What?", "Who?"], "context": ["It is an int.", "Nobody."], "answers": [{"text": ["int"], "answer_start": [9]}, {"text": [], "answer_start": []}]}
+
+
+def both(columns, features=None):
+    "The same rows as training and test split."
+    rows = Dataset.from_dict(columns, features=features)
+    return {"train": rows, "test": rows}
+
+
+# ---- families
+
+@pytest.mark.parametrize("columns, family, kept", [
+    ({"sms": TEXTS, "label": LABELS}, "classification", ["text", "label"]),
+    ({"id": list(range(40)), "premise": TEXTS, "hypothesis": TEXTS, "label": LABELS}, "classification", ["text", "text_pair", "label"]),
+    ({"sentence": TEXTS, "label": [i / 3 for i in range(40)]}, "regression", ["text", "label"]),
+    ({"text": TEXTS, "labels": [["a", "b"], ["a"], [], ["c"]] * 10}, "multi-label", ["text", "labels"]),
+    ({"words": [["in", "Paris"]] * 40, "ner_tags": [["O", "B-LOC"]] * 40}, "tokens", ["tokens", "tags"]),
+    ({"tokens": ["in Paris"] * 40, "tags": ["O B-LOC"] * 40}, "tokens", ["tokens", "tags"]),
+    ({"tokens": [["in", "Paris"]] * 40, "pos_tags": [[0, 7]] * 40}, "tokens", ["tokens", "tags"]),
+    (SQUAD, "question-answering", ["id", "question", "context", "answers"]),
+    ({"question": ["What?"], "context": ["an int"], "answer": ["int"]}, "question-answering", ["id", "question", "context", "answers"]),
+    ({"prompt": TEXTS, "completion": TEXTS}, "generation", ["source", "target"]),
+    ({"id": TEXTS, "article": TEXTS, "highlights": TEXTS}, "generation", ["source", "target"]),
+    ({"translation": [{"en": t, "de": t.upper()} for t in TEXTS]}, "generation", ["source", "target"]),
+    ({"de": TEXTS, "en": TEXTS}, "generation", ["source", "target"]),
+    ({"text": TEXTS}, "generation", ["source", "target"]),
+])
+def test_families_are_recognised_and_take_one_form(columns, family, kept):
+    data = both(columns)
+    assert recognise(data) == recognise(data["train"]) == family
+    loaded = load_task(data)
+    assert loaded["train"].column_names == kept and len(loaded["train"]) == len(loaded["test"]) == len(data["train"])
+    assert recognise(loaded) == family                                       # the form is read as what it is
+    again = load_task(loaded)
+    assert {s: d.features for s, d in again.items()} == {s: d.features for s, d in loaded.items()}
+    assert sorted(map(str, again["test"])) == sorted(map(str, loaded["test"]))
+
+
+def test_names_of_labels_keep_their_order():
+    assert load_task(both({"text": TEXTS, "label": [str(i % 12) for i in range(40)]}))["train"].features["label"].names == [str(i) for i in range(12)]
+    declared = Features({"text": Value("string"), "label": ClassLabel(names=["z", "a"])})
+    loaded = load_task(both({"text": TEXTS, "label": [0, 1] * 20}, declared))
+    assert loaded["test"].features["label"].names == ["z", "a"] and loaded["test"]["label"][:2] == [0, 1]
+    tags = load_task(both({"tokens": [["a", "b", "c"]], "tags": [["B-X", "O", "B-A"]]}))["train"].features["tags"].feature.names
+    assert tags == ["O", "B-A", "B-X"]
+    assert load_task(both({"text": TEXTS, "label": [1.0, 2.0] * 20}))["train"].features["label"].names == ["1", "2"]
+    assert load_task(both({"text": TEXTS, "label": [-1, 0, 1, 1] * 10}))["train"].features["label"].names == ["-1", "0", "1"]
+
+
+def test_columns_and_family_may_be_said():
+    rows = {"body": TEXTS, "title": [t.upper() for t in TEXTS], "kind": LABELS, "stars": [i % 5 for i in range(40)]}
+    loaded = load_task(both(rows), text_column="body", label_column="kind")
+    assert loaded["test"].features["label"].names == ["rare", "usual"]
+    assert load_task(both(rows), "regression", text_column="body", label_column="stars")["test"].features["label"].dtype == "float64"
+    pair = load_task(both(rows), text_column=["title", "body"], label_column="kind")["test"]
+    assert pair[0]["text"] == TEXTS[0].upper() and pair[0]["text_pair"] == TEXTS[0]
+    written = load_task(both(rows), "summarization", text_column="body", label_column="title")["test"]
+    assert written[3] == {"source": TEXTS[3], "target": TEXTS[3].upper()}
+    assert load_task(both(rows), "generation", text_column="body")["test"][0] == {"source": "", "target": TEXTS[0]}
+    translation = both({"translation": [{"en": "cat", "de": "Katze"}] * 4})
+    assert load_task(translation)["test"][0] == {"source": "cat", "target": "Katze"}
+    assert load_task(translation, text_column="de")["test"][0] == load_task(translation, text_column="de", label_column="en")["test"][0] == {"source": "Katze", "target": "cat"}
+    asked = load_task(both({"q": ["What?"], "passage": ["an int"], "reply": ["int"]}), "question-answering", text_column=["q", "passage"], label_column="reply")
+    assert asked["test"][0]["answers"] == {"text": ["int"], "answer_start": [3]}
+
+
+# ---- layouts
+
+def test_files_and_folders(tmp_path):
+    rows = Dataset.from_dict({"text": [*TEXTS, "say \"None\", or NA"], "label": [*LABELS, "NA"]})
+    rows = rows.select([*range(40), 40, 40])
+    wanted = sorted((t, l) for t, l in zip(rows["text"], rows["label"]))
+    rows.to_csv(tmp_path / "a.csv"), rows.to_csv(tmp_path / "a.tsv", sep="\t"), rows.to_json(tmp_path / "a.jsonl"), rows.to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "a.json").write_text(json.dumps(list(rows)), encoding="utf-8")
+    (tmp_path / "bom.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "a.csv").read_bytes())
+    read = lambda d: sorted((r["text"], d.features["label"].names[r["label"]]) for r in d)
+    for name in ("a.csv", "a.tsv", "a.jsonl", "a.json", "a.parquet", "bom.csv"):
+        assert read(load_task({"train": tmp_path / name, "test": str(tmp_path / name)}, cache_dir=tmp_path / "cache")["test"]) == wanted, name
+    whole = load_task(tmp_path / "a.csv", cache_dir=tmp_path / "cache")
+    assert sorted(read(whole["train"]) + read(whole["test"])) == wanted
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    rows.to_csv(folder / "train.csv"), rows.select(range(4)).to_csv(folder / "dev.csv"), rows.select(range(6)).to_json(folder / "test.jsonl")
+    assert {s: len(d) for s, d in load_task(folder, cache_dir=tmp_path / "cache").items()} == {"train": 42, "validation": 4, "test": 6}
+    DatasetDict(both({"text": TEXTS, "label": LABELS})).save_to_disk(tmp_path / "disk")
+    assert len(load_task(tmp_path / "disk")["test"]) == 40
+    Dataset.from_dict({"text": TEXTS, "label": LABELS}).save_to_disk(tmp_path / "one")
+    assert sum(map(len, load_task(str(tmp_path / "one")).values())) == 40
+
+
+def test_official_squad_files(tmp_path):
+    nested = {"version": "v2.0", "data": [{"title": "t", "paragraphs": [{"context": "It is an int.", "qas": [
+        {"id": "a", "question": "What?", "answers": [{"text": "int", "answer_start": 9}], "is_impossible": False},
+        {"id": "b", "question": "Who?", "answers": [], "is_impossible": True, "plausible_answers": []}]}]}]}
+    (tmp_path / "dev-v2.0.json").write_text(json.dumps(nested), encoding="utf-8")
+    path = tmp_path / "dev-v2.0.json"
+    loaded = load_task({"train": path, "test": path})
+    assert list(loaded["test"]) == [{"id": "a", "question": "What?", "context": "It is an int.", "answers": {"text": ["int"], "answer_start": [9]}},
+                                    {"id": "b", "question": "Who?", "context": "It is an int.", "answers": {"text": [], "answer_start": []}}]
+
+
+# ---- splits
+
+def test_a_split_is_stratified_and_keeps_equal_texts_together():
+    texts = [f"text {i // 2}" if i % 2 else f"Text  {i // 2} " for i in range(200)]
+    labels = ["rare" if i < 12 else "usual" for i in range(200)]
+    held = stratified_split(texts, labels)
+    assert (held[::2] == held[1::2]).all() and (held == stratified_split(texts, labels)).all() and (held != stratified_split(texts, labels, seed=1)).any()
+    assert held[:12].sum() == 2 and held[12:].sum() == 18
+    assert not stratified_split(["a", "a"], ["x", "x"]).any()               # nothing can be held out of one text
+    order = np.random.default_rng(0).permutation(200)
+    assert (stratified_split([texts[i] for i in order], [labels[i] for i in order]) == held[order]).all()
+
+
+@pytest.mark.parametrize("columns, key", [
+    ({"text": [f"t{i % 30}" for i in range(120)], "label": [("x", "y")[i % 2] for i in range(120)]}, "text"),
+    ({"text": [f"t{i % 30}" for i in range(120)], "labels": [["x"] * (i % 2) for i in range(120)]}, "text"),
+    ({"text": [f"t{i % 30}" for i in range(120)], "label": [i / 7 for i in range(120)]}, "text"),
+    ({"question": [f"q{i}" for i in range(120)], "context": [f"c{i % 30} int" for i in range(120)], "answer": ["int"] * 120}, "context"),
+    ({"source": [f"s{i % 30}" for i in range(120)], "target": TEXTS * 3}, "source"),
+    ({"text": [f"t{i % 30}" for i in range(120)]}, "target"),
+])
+def test_nothing_stands_on_both_sides(columns, key):
+    loaded = load_task(Dataset.from_dict(columns))
+    assert set(loaded) == {"train", "test"} and len(loaded["train"]) + len(loaded["test"]) == 120 and 8 <= len(loaded["test"]) <= 40
+    assert not set(loaded["train"][key]) & set(loaded["test"][key])
+
+
+def test_choices_are_nested_and_repeat():
+    data = both({"text": TEXTS, "label": LABELS})
+    small, large = (set(load_task(data, train_examples=n)["train"]["text"]) for n in (5, 20))
+    assert small < large and len(small) == 5 and len(large) == 20
+    assert load_task(data, train_examples=5)["train"]["text"][:] == load_task(data, train_examples=5)["train"]["text"][:]
+    assert load_task(data)["test"]["text"][:] == TEXTS and len(load_task(data, test_examples=7)["test"]) == 7
+    assert small != set(load_task(data, train_examples=5, seed=1)["train"]["text"])
+
+
+def test_a_test_split_without_labels_is_reported(caplog):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["x", "y"])})
+    rows, hidden = Dataset.from_dict({"text": TEXTS, "label": [0, 1] * 20}, features=features), Dataset.from_dict({"text": TEXTS, "label": [-1] * 40}, features=features)
+    with caplog.at_level(logging.WARNING):
+        loaded = load_task({"train": rows, "validation": rows.select(range(6)), "test": hidden})
+    assert set(loaded) == {"train", "test"} and len(loaded["test"]) == 6 and "none of its 40 rows has a label" in caplog.text and "validation split" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        loaded = load_task({"train": rows, "test": rows.remove_columns("label")})
+    assert len(loaded["train"]) + len(loaded["test"]) == 40 and "no column 'label'" in caplog.text
+
+
+def test_texts_that_stand_in_training_too_are_counted(caplog):
+    train, test = Dataset.from_dict({"text": TEXTS, "label": LABELS}), Dataset.from_dict({"text": ["TEXT number 3", "other"], "label": ["rare", "usual"]})
+    with caplog.at_level(logging.WARNING):
+        load_task({"train": train, "test": test})
+    assert "test: 1 of 2" in caplog.text
+
+
+# ---- mistakes
+
+def test_rows_without_text_or_label_are_counted(caplog):
+    with caplog.at_level(logging.WARNING):
+        loaded = load_task(both({"text": ["a", " ", None, "d", "e", "f"], "label": ["x", "x", "y", None, "", "y"]}))
+    assert len(loaded["train"]) == 2 and "train: 4 of 6 rows" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        loaded = load_task(both({"source": ["a", "b", ""], "target": ["A", "", "C"]}))
+    assert len(loaded["train"]) == 1 and "2 of 3 rows" in caplog.text
+
+
+def test_answers_are_found_again_or_left_out(caplog):
+    context = "axis is an int and depth is an int"
+    columns = {"question": ["a", "b", "c", "d", "e"], "context": [context] * 5, "answer": ["int", "int", "float", None, "int"], "answer_start": [11, 30, 3, None, None]}
+    with caplog.at_level(logging.WARNING):
+        loaded = load_task(both(columns))
+    starts = {row["question"]: row["answers"]["answer_start"] for row in loaded["train"]}
+    assert starts == {"a": [11], "b": [31], "d": [], "e": [11]} and len(loaded["test"]) == 5
+    assert {row["question"]: row["answers"]["answer_start"] for row in loaded["test"]}["c"] == [-1]
+    assert "train: 1 answers stood at another place" in caplog.text and "train: 1 questions have an answer that is not in its context and were left out" in caplog.text
+
+
+def test_bio_is_repaired_and_counted(caplog):
+    rows = [["I-A", "I-A", "O", "I-B"], ["B-A", "I-A", "I-B", "O"], ["O", "B-B", "B-B", "I-B"]]
+    assert [repair_bio(r) for r in rows] == [["B-A", "I-A", "O", "B-B"], ["B-A", "I-A", "B-B", "O"], rows[2]]
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        tags = rng.choice(["O", "B-A", "I-A", "B-B", "I-B"], rng.integers(0, 9)).tolist()
+        assert spans(repair_bio(tags)) == spans(tags) and repair_bio(repair_bio(tags)) == repair_bio(tags)
+    with caplog.at_level(logging.WARNING):
+        loaded = load_task(both({"tokens": [list("abcd")] * 3, "tags": rows}))
+    assert "train: 3 tags I-" in caplog.text
+    names = loaded["test"].features["tags"].feature.names
+    assert [[names[t] for t in row] for row in loaded["test"]["tags"]] == [repair_bio(r) for r in rows]
+    with pytest.raises(ValueError, match="tag 1 is 'X'"):
+        repair_bio(["O", "X"])
+    assert load_task(both({"tokens": [["a", "b"]], "tags": [["B-A", "E-A"]]}))["train"].features["tags"].feature.names == ["B-A", "E-A"]      # another scheme stays
+
+
+ROWS = both({"text": TEXTS, "label": LABELS})
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda: load_task(ROWS, text_column="body"), "text_column 'body' is not there: the columns are text, label"),
+    (lambda: load_task(ROWS, label_column="kind"), "label_column 'kind' is not there: the columns are text, label"),
+    (lambda: load_task(both({"words": TEXTS, "rows": LABELS, "label": LABELS})), "text or sentence"),
+    (lambda: load_task(ROWS, "tokens"), "the columns are text, label"),
+    (lambda: load_task(ROWS, "question-answering"), "question and context"),
+    (lambda: load_task(both({"text": TEXTS, "label": ["x"] * 40})), "one label only, x"),
+    (lambda: load_task(both({"tokens": [["a"]], "tags": [["O"]]})), "one label only, O"),
+    (lambda: load_task({"train": ROWS["train"], "test": Dataset.from_dict({"text": ["a"], "label": ["new"]})}), "labels new stand in a held-out split"),
+    (lambda: load_task({"train": Dataset.from_dict({"tokens": [["a", "b"]], "tags": [["O", "B-A"]]}), "test": Dataset.from_dict({"tokens": [["a"]], "tags": [["B-Z"]]})}), "labels B-Z"),
+    (lambda: load_task(both({"tokens": [["a", "b"], ["c"]], "tags": [["O", "B-A"], ["O", "O"]]})), "train, row 1: 1 tokens and 2 tags"),
+    (lambda: load_task(ROWS, "regression"), "no number"),
+    (lambda: load_task(both({"text": TEXTS, "label": [float("inf")] * 40}), "regression"), "no finite number"),
+    (lambda: load_task(ROWS, "multi-label"), "holds no lists"),
+    (lambda: load_task(ROWS, "sentiment"), "task 'sentiment' is not known"),
+    (lambda: load_task(ROWS, "tokens", regression=True), "say different things"),
+    (lambda: load_task(ROWS, train_examples=0), "train_examples 0"),
+    (lambda: load_task({"test": ROWS["test"]}), "no split train"),
+    (lambda: load_task(Dataset.from_dict({"text": [""], "label": ["x"]})), "no training example"),
+    (lambda: load_task(Dataset.from_dict({"text": ["a"], "label": ["x"]})), "no test split and too few"),
+    (lambda: load_task(both({"text": [1, 2], "label": ["x", "y"]}), text_column="text"), "not text"),
+    (lambda: load_task("docstrings/sentiment"), "no embedded task"),
+    (lambda: task_card("sst2"), "no embedded task"),
+    (lambda: class_weights([]), "at least one"),
+    (lambda: class_weights([3], 2), "below 2"),
+])
+def test_mistakes_are_named(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file"):
+        load_task("missing.csv")
+    with pytest.raises(FileNotFoundError, match="hub"):
+        load_task("nobody/nothing")
+    with pytest.raises(TypeError, match="list"):
+        load_task([1])
+    for name, content, words in (("a.txt", "text", "endings are"), ("a.csv", "", "is empty"), ("a.jsonl", "{broken", "cannot be read as json")):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError, match=words):
+            load_task(tmp_path / name, cache_dir=tmp_path / "cache")
+
+
+# ---- weights and scores without learning
+
+def test_weights_are_balanced():
+    weights = class_weights([0] * 6 + [2] * 2, 4)
+    np.testing.assert_allclose(weights, [8 / 12, 0, 2, 0])
+    np.testing.assert_allclose(class_weights([[0, 1], [1], []], 2), [2, 0.5])
+    sklearn = pytest.importorskip("sklearn.utils.class_weight")
+    labels = np.random.default_rng(0).choice(4, 50, p=[0.7, 0.1, 0.1, 0.1])
+    np.testing.assert_allclose(class_weights(labels), sklearn.compute_class_weight("balanced", classes=np.unique(labels), y=labels))
+
+
+@pytest.mark.parametrize("columns, name, value", [
+    ({"text": TEXTS, "label": LABELS}, "accuracy", 0.9),
+    ({"text": TEXTS, "label": [0.5, 1.5] * 20}, "root_mean_squared_error", 0.5),
+    ({"text": TEXTS, "labels": [["a"], ["a", "b"]] * 20}, "subset_accuracy", 0.5),
+    ({"tokens": [["in", "Paris"]] * 2, "tags": [["O", "B-LOC"]] * 2}, "span_f1", 1),
+    ({"question": ["What is the axis?"], "context": ["Nobody knows. The axis is an int."], "answer": ["The axis is an int."]}, "exact_match", 1),
+    ({"source": ["One cat sat. It slept."], "target": ["One cat sat."]}, "rouge1", 1),
+])
+def test_scores_without_learning(columns, name, value):
+    loaded = load_task(both(columns))
+    assert heuristic_score(loaded)[name] == pytest.approx(value) and len(heuristic_predictions(loaded)) == len(loaded["test"])
+
+
+# ---- embedded tasks
+
+DOCSTRING = """Do it.
+
+Parameters
+----------
+x, *args : array_like or None
+    Data: the values. More of it.
+copy : bool, default: True
+    Whether to copy.
+
+See Also
+--------
+other : Something else.
+"""
+
+
+def test_parameters_of_both_styles_are_found_by_their_places():
+    parts = lambda text: [([text[slice(*n)] for n in p.names], *(text[slice(*s)] if s else None for s in (p.type, p.default, p.description))) for section in parameters_in(text) for p in section]
+    assert parts(DOCSTRING) == [(["x", "args"], "array_like or None", None, "Data: the values. More of it."), (["copy"], "bool", "True", "Whether to copy.")]
+    google = "Do it.\n\nArgs:\n    x (`int`, *optional*, defaults to 3):\n        The `x` (see y): more.\n    **kw: The rest.\n\nReturns:\n    z (int): No parameter.\n"
+    assert parts(google) == [(["x"], "`int`", "3", "The `x` (see y): more."), (["kw"], None, None, "The rest.")]
+    assert parameters_in("No section here: at all.") == [] and parameters_in("") == []
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    return {name: load_task(f"docstrings/{name}:datasets", cache_dir=cache) for name in ("package", "parameters", "qa", "summary")
+            if name != "package"} | {"cache": cache}
+
+
+def test_embedded_tasks_hold_together(embedded):
+    from lmnotes.corpora import load_corpus
+    corpus = load_corpus("docstrings:datasets", cache_dir=embedded["cache"])
+    for name, family in (("parameters", "tokens"), ("qa", "question-answering"), ("summary", "generation")):
+        assert recognise(embedded[name]) == family and len(embedded[name]["train"]) > 50
+    texts = {s: set(d["text"]) for s, d in corpus.items()}
+    for split, rows in embedded["qa"].items():
+        assert set(rows["context"]) <= texts[split]                          # modules stay on their side
+        for row in rows:
+            assert all(row["context"][s:s + len(t)] == t for t, s in zip(row["answers"]["text"], row["answers"]["answer_start"]))
+    assert 0.02 < np.mean([not a["text"] for a in embedded["qa"]["train"]["answers"]]) < 0.4
+    names = embedded["parameters"]["train"].features["tags"].feature.names
+    for row in embedded["parameters"]["train"]:
+        tags = [names[t] for t in row["tags"]]
+        assert tags == repair_bio(tags) and "B-NAME" in tags and len(tags) == len(row["tokens"])
+    for row in embedded["summary"]["train"]:
+        assert row["target"].rstrip(".").lower() not in " ".join(row["source"].split()).lower()
+    again = load_task("docstrings/qa:datasets", cache_dir=embedded["cache"])
+    assert {s: list(d) for s, d in again.items()} == {s: list(d) for s, d in embedded["qa"].items()}
+
+
+def test_documented_names_stand_in_the_signature(embedded):
+    from lmnotes.corpora import load_corpus
+    import datasets
+    import inspect
+    corpus = load_corpus("docstrings:datasets", cache_dir=embedded["cache"])["train"]
+    agreed = []
+    for row in corpus:
+        there = signature_names("datasets", row["module"], row["name"])
+        agreed += [row["text"][slice(*n)] in there for section in parameters_in(row["text"]) for p in section for n in p.names] if there else []
+    assert len(agreed) > 300 and np.mean(agreed) > 0.85
+    live = set(inspect.signature(datasets.Dataset.map).parameters) - {"self"}
+    assert signature_names("datasets", "datasets.arrow_dataset", "datasets.arrow_dataset.Dataset.map") == live
+    assert signature_names("datasets", "datasets.nothing", "datasets.nothing.f") is None
+
+
+def test_cards_count_what_is_there(embedded):
+    card = task_card("docstrings/parameters:datasets", cache_dir=embedded["cache"])
+    assert card.sizes == {s: len(d) for s, d in embedded["parameters"].items()} and 0 < card.baseline["span_f1"] < 1
+    assert sum(card.share.values()) == pytest.approx(1) and "docstrings/parameters" in repr(card) and "<table>" in card._repr_html_()
+    assert task_card("docstrings/summary:datasets", cache_dir=embedded["cache"]).baseline["rougeL"] > 0
+
+
+# ---- real data
+
+@pytest.mark.parametrize("name, family, sizes", [
+    ("sst2", "classification", {"train": 67349, "test": 872}), ("cola", "classification", {"train": 8551, "test": 1043}), ("rte", "classification", {"train": 2490, "test": 277}),
+    ("wnli", "classification", {"train": 635, "test": 71}), ("sms_spam", "classification", {"train": 4459, "test": 1115}),
+    ("wnut17", "tokens", {"train": 3394, "validation": 1009, "test": 1287}), ("ud_english_ewt", "tokens", {"train": 12544, "validation": 2001, "test": 2077}),
+    ("squad_dev", "question-answering", {"train": 7961, "test": 2609}), ("multi30k", "generation", {"train": 29000, "validation": 1014, "test": 1000}),
+    ("thucnews", "classification", {"train": 10000, "test": 10000})])
+def test_real_data_loads_without_parameters(shared_data, name, family, sizes):
+    loaded = load_task(shared_data / name)
+    assert recognise(loaded) == family and {s: len(d) for s, d in loaded.items()} == sizes

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['logger', 'IGNORED', 'SEPARATOR', 'Features', 'end_of_text', 'completion_features', 'seq2seq_features',
            'generator_family', 'generation_features', 'generation_collator', 'generation_loss',
-           'encoder_decoder_config', 'warm_start', 'open_generator', 'generate_texts']
+           'encoder_decoder_config', 'generate_texts', 'warm_start', 'open_generator']
 
 # %% ../nbs/09b_generation.ipynb #9d1a64af
 import logging
@@ -219,7 +219,7 @@ def seq2seq_features(tokenizer, sources, targets, max_source_length=128, max_tar
     rows = {"input_ids": inputs, "attention_mask": [[1] * len(row) for row in inputs], "labels": labels}
     return _features(rows, (cut_sources, cut_targets, sum(map(len, inputs)), sum(map(len, labels))))
 
-# %% ../nbs/09b_generation.ipynb #cc4d92f7
+# %% ../nbs/09b_generation.ipynb #7b345f69
 def generator_family(model):
     """Whether a model writes after a prompt (`causal`) or from a source that it reads first (`seq2seq`).
 
@@ -297,7 +297,7 @@ def _positions(model):
     found = [p for c in parts if (p := getattr(c, "max_position_embeddings", None) or getattr(c, "n_positions", None))]
     return min(found) - max(padding, default=0) if found else 10**9
 
-
+# %% ../nbs/09b_generation.ipynb #3e144cec
 def generation_collator(model, tokenizer):
     """Make batches of features: inputs padded with the padding token, labels with -100.
 
@@ -422,148 +422,6 @@ def _bart(tokens, layers, hidden, heads, feed_forward, max_length, dropout, over
 
 
 _ENCODER_DECODERS = {"t5": _t5, "bart": _bart}
-
-# %% ../nbs/09b_generation.ipynb #b9d8294c
-def warm_start(encoder_folder, decoder_folder=None, seed=0):
-    """An encoder–decoder from two pretrained models; only the attention from decoder to encoder is new.
-
-    Parameters
-    ----------
-    encoder_folder : str or path
-        Folder of a pretrained encoder, such as a BERT of `pretrain`.
-    decoder_folder : str or path, optional
-        Folder of the model that the decoder begins as: a BERT, read from left to right from now on, or a GPT-2. By default the encoder's.
-    seed : int
-        Seed of the new weights.
-
-    Returns
-    -------
-    tuple
-        An `EncoderDecoderModel`, and the tokenizer. Saved, it is an ordinary folder that `AutoModelForSeq2SeqLM` opens.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a folder is not there.
-    ValueError
-        If a checkpoint is not whole, the two have different vocabularies, or a model cannot be made a decoder.
-
-    Notes
-    -----
-    Rothe, Narayan and Severyn 2020, *Leveraging Pre-trained Checkpoints for Sequence Generation Tasks* (BERT2BERT).
-    """
-    decoder_folder = decoder_folder or encoder_folder
-    tokenizer, other = _opened_tokenizer(encoder_folder, "encoder_folder"), _opened_tokenizer(decoder_folder, "decoder_folder")
-    if tokenizer.get_vocab() != other.get_vocab():
-        raise ValueError(f"the tokenizers of {str(encoder_folder)!r} and {str(decoder_folder)!r} differ: both sides need one vocabulary; pretrain them with the same tokenizer")
-    config = AutoConfig.from_pretrained(decoder_folder)
-    if config.model_type not in _DECODERS:
-        raise ValueError(f"a model of type {config.model_type!r} has no place for attention to an encoder: the decoder can be one of {', '.join(_DECODERS)}")
-    with _seeded(seed), _quiet():
-        encoder = AutoModel.from_pretrained(encoder_folder, dtype=torch.float32, use_safetensors=True)
-        config.is_decoder, config.add_cross_attention = True, True
-        decoder = AutoModelForCausalLM.from_pretrained(decoder_folder, config=config, dtype=torch.float32, use_safetensors=True)
-        joined = EncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config)
-        model = EncoderDecoderModel(config=joined, encoder=encoder, decoder=decoder)
-    return _with_tokens(model, tokenizer), tokenizer
-
-
-_DECODERS = ("bert", "roberta", "electra", "camembert", "xlm-roberta", "gpt2")     # transformers' models with optional cross-attention, as far as tried or alike
-
-# %% ../nbs/09b_generation.ipynb #df5a5fd1
-def _opened_tokenizer(folder, name="model"):
-    "The tokenizer of a folder that is whole, or of a hub name."
-    if not isinstance(folder, (str, os.PathLike)):
-        raise TypeError(f"{name} is {type(folder).__name__}: give the path of a folder or a hub name")
-    if not Path(folder).is_dir() and (str(folder).count("/") != 1 or str(folder)[0] in "./~"):
-        raise FileNotFoundError(f"{name} {str(folder)!r} is no folder: give one that `pretrain` wrote, or a hub name")
-    if Path(folder).is_dir() and (problems := verify(folder)):
-        raise ValueError(f"checkpoint {str(folder)!r} is not whole: {'; '.join(problems)}; copy or train it again")
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except OSError as error:
-        raise FileNotFoundError(f"{name} {str(folder)!r} cannot be opened: {str(error).splitlines()[0]}") from error
-
-
-def _with_tokens(model, tokenizer):
-    "The model, with the tokens that pad, that end a text, and that start a decoder, in both of its configurations."
-    config = model.config
-    known = {name: getattr(config, name, None) for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id")}
-    end = known["eos_token_id"] if known["eos_token_id"] is not None else end_of_text(tokenizer)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else known["pad_token_id"]
-    first = next((i for i in (known["decoder_start_token_id"], tokenizer.cls_token_id, tokenizer.bos_token_id, pad) if i is not None), None)
-    chosen = {"eos_token_id": end, "pad_token_id": pad} | ({"decoder_start_token_id": first} if config.is_encoder_decoder else {})
-    for name, value in chosen.items():
-        setattr(config, name, value), setattr(model.generation_config, name, value)
-    if isinstance(model, EncoderDecoderModel):
-        config.vocab_size = config.decoder.vocab_size
-    return model
-
-
-@contextmanager
-def _seeded(seed):
-    "A random state from the seed; the caller's comes back."
-    with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def _quiet():
-    "Without the library's report on new weights, which are meant to be new."
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-
-# %% ../nbs/09b_generation.ipynb #9198a873
-def open_generator(model, tokenizer=None, seed=0, from_scratch=False, separator=SEPARATOR):
-    """Open a causal model or an encoder–decoder for training, with what it needs to learn where to stop.
-
-    Parameters
-    ----------
-    model : str or path
-        Folder of a causal model or an encoder–decoder, or a hub name.
-    tokenizer : PreTrainedTokenizerFast, optional
-        By default the folder's.
-    seed : int
-        Seed of new weights.
-    from_scratch : bool
-        Take the architecture only, with random weights: the control.
-    separator : str
-        What will stand between a prompt and its completion (causal models); kept in the configuration, where `generate_texts` finds it.
-
-    Returns
-    -------
-    tuple
-        The model in fp32, in training mode, and the tokenizer with a padding token.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such folder, and no such name can be had from the hub.
-    ValueError
-        If the folder is damaged, the model writes no text, or the tokenizer is not its own.
-    """
-    its_own = _opened_tokenizer(model)
-    tokenizer = tokenizer or its_own
-    try:
-        config = AutoConfig.from_pretrained(model)
-        auto = AutoModelForCausalLM if generator_family(config) == "causal" else AutoModelForSeq2SeqLM
-        with _seeded(seed), _quiet():
-            opened = auto.from_config(config, dtype=torch.float32) if from_scratch else auto.from_pretrained(model, config=config, dtype=torch.float32, use_safetensors=True)
-    except OSError as error:
-        raise FileNotFoundError(f"model {str(model)!r} cannot be opened: {str(error).splitlines()[0]}") from error
-    rows = opened.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens and the model's embedding {rows} rows: use the model's own tokenizer")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token_id = end_of_text(tokenizer)
-    if generator_family(opened) == "causal":
-        opened.config.prompt_separator = separator
-    return _with_tokens(opened, tokenizer).train(), tokenizer
 
 # %% ../nbs/09b_generation.ipynb #fbd15fe8
 class _Draw(LogitsProcessor):
@@ -746,3 +604,145 @@ def _evaluating(model):
             yield
     finally:
         model.train(training)
+
+# %% ../nbs/09b_generation.ipynb #b9d8294c
+def warm_start(encoder_folder, decoder_folder=None, seed=0):
+    """An encoder–decoder from two pretrained models; only the attention from decoder to encoder is new.
+
+    Parameters
+    ----------
+    encoder_folder : str or path
+        Folder of a pretrained encoder, such as a BERT of `pretrain`.
+    decoder_folder : str or path, optional
+        Folder of the model that the decoder begins as: a BERT, read from left to right from now on, or a GPT-2. By default the encoder's.
+    seed : int
+        Seed of the new weights.
+
+    Returns
+    -------
+    tuple
+        An `EncoderDecoderModel`, and the tokenizer. Saved, it is an ordinary folder that `AutoModelForSeq2SeqLM` opens.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder is not there.
+    ValueError
+        If a checkpoint is not whole, the two have different vocabularies, or a model cannot be made a decoder.
+
+    Notes
+    -----
+    Rothe, Narayan and Severyn 2020, *Leveraging Pre-trained Checkpoints for Sequence Generation Tasks* (BERT2BERT).
+    """
+    decoder_folder = decoder_folder or encoder_folder
+    tokenizer, other = _opened_tokenizer(encoder_folder, "encoder_folder"), _opened_tokenizer(decoder_folder, "decoder_folder")
+    if tokenizer.get_vocab() != other.get_vocab():
+        raise ValueError(f"the tokenizers of {str(encoder_folder)!r} and {str(decoder_folder)!r} differ: both sides need one vocabulary; pretrain them with the same tokenizer")
+    config = AutoConfig.from_pretrained(decoder_folder)
+    if config.model_type not in _DECODERS:
+        raise ValueError(f"a model of type {config.model_type!r} has no place for attention to an encoder: the decoder can be one of {', '.join(_DECODERS)}")
+    with _seeded(seed), _quiet():
+        encoder = AutoModel.from_pretrained(encoder_folder, dtype=torch.float32, use_safetensors=True)
+        config.is_decoder, config.add_cross_attention = True, True
+        decoder = AutoModelForCausalLM.from_pretrained(decoder_folder, config=config, dtype=torch.float32, use_safetensors=True)
+        joined = EncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config)
+        model = EncoderDecoderModel(config=joined, encoder=encoder, decoder=decoder)
+    return _with_tokens(model, tokenizer), tokenizer
+
+
+_DECODERS = ("bert", "roberta", "electra", "camembert", "xlm-roberta", "gpt2")     # transformers' models with optional cross-attention, as far as tried or alike
+
+# %% ../nbs/09b_generation.ipynb #df5a5fd1
+def _opened_tokenizer(folder, name="model"):
+    "The tokenizer of a folder that is whole, or of a hub name."
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f"{name} is {type(folder).__name__}: give the path of a folder or a hub name")
+    if not Path(folder).is_dir() and (str(folder).count("/") != 1 or str(folder)[0] in "./~"):
+        raise FileNotFoundError(f"{name} {str(folder)!r} is no folder: give one that `pretrain` wrote, or a hub name")
+    if Path(folder).is_dir() and (problems := verify(folder)):
+        raise ValueError(f"checkpoint {str(folder)!r} is not whole: {'; '.join(problems)}; copy or train it again")
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except OSError as error:
+        raise FileNotFoundError(f"{name} {str(folder)!r} cannot be opened: {str(error).splitlines()[0]}") from error
+
+
+def _with_tokens(model, tokenizer):
+    "The model, with the tokens that pad, that end a text, and that start a decoder, in both of its configurations."
+    config = model.config
+    known = {name: getattr(config, name, None) for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id")}
+    end = known["eos_token_id"] if known["eos_token_id"] is not None else end_of_text(tokenizer)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else known["pad_token_id"]
+    first = next((i for i in (known["decoder_start_token_id"], tokenizer.cls_token_id, tokenizer.bos_token_id, pad) if i is not None), None)
+    chosen = {"eos_token_id": end, "pad_token_id": pad} | ({"decoder_start_token_id": first} if config.is_encoder_decoder else {})
+    for name, value in chosen.items():
+        setattr(config, name, value), setattr(model.generation_config, name, value)
+    if isinstance(model, EncoderDecoderModel):
+        config.vocab_size = config.decoder.vocab_size
+    return model
+
+
+@contextmanager
+def _seeded(seed):
+    "A random state from the seed; the caller's comes back."
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _quiet():
+    "Without the library's report on new weights, which are meant to be new."
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+
+# %% ../nbs/09b_generation.ipynb #9198a873
+def open_generator(model, tokenizer=None, seed=0, from_scratch=False, separator=SEPARATOR):
+    """Open a causal model or an encoder–decoder for training, with what it needs to learn where to stop.
+
+    Parameters
+    ----------
+    model : str or path
+        Folder of a causal model or an encoder–decoder, or a hub name.
+    tokenizer : PreTrainedTokenizerFast, optional
+        By default the folder's.
+    seed : int
+        Seed of new weights.
+    from_scratch : bool
+        Take the architecture only, with random weights: the control.
+    separator : str
+        What will stand between a prompt and its completion (causal models); kept in the configuration, where `generate_texts` finds it.
+
+    Returns
+    -------
+    tuple
+        The model in fp32, in training mode, and the tokenizer with a padding token.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder, and no such name can be had from the hub.
+    ValueError
+        If the folder is damaged, the model writes no text, or the tokenizer is not its own.
+    """
+    its_own = _opened_tokenizer(model)
+    tokenizer = tokenizer or its_own
+    try:
+        config = AutoConfig.from_pretrained(model)
+        auto = AutoModelForCausalLM if generator_family(config) == "causal" else AutoModelForSeq2SeqLM
+        with _seeded(seed), _quiet():
+            opened = auto.from_config(config, dtype=torch.float32) if from_scratch else auto.from_pretrained(model, config=config, dtype=torch.float32, use_safetensors=True)
+    except OSError as error:
+        raise FileNotFoundError(f"model {str(model)!r} cannot be opened: {str(error).splitlines()[0]}") from error
+    rows = opened.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens and the model's embedding {rows} rows: use the model's own tokenizer")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = end_of_text(tokenizer)
+    if generator_family(opened) == "causal":
+        opened.config.prompt_separator = separator
+    return _with_tokens(opened, tokenizer).train(), tokenizer

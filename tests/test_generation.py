@@ -1,0 +1,350 @@
+"""Generation: what is read and asked for, decoding beside the library, batches that change nothing, and bad input."""
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, GenerationConfig
+
+from lmnotes.checkpoints import info, load
+from lmnotes.generation import (IGNORED, SEPARATOR, completion_features, encoder_decoder_config, end_of_text, generate_texts, generation_collator, generation_features,
+                                generation_loss, generator_family, open_generator, seq2seq_features, warm_start)
+from lmnotes.perplexity import perplexity
+from lmnotes.pretraining import fast_config, save_folder
+from lmnotes.tokenization import train_tokenizer
+from lmnotes.transformer import model_config
+
+WORDS = "red green blue cat dog bird sees hears and the a one two three".split()
+TEXTS = [" ".join(np.random.default_rng(i).choice(WORDS, 3 + i % 9)) for i in range(120)]
+SOURCES = [TEXTS[i] for i in (3, 17, 8, 0, 40, 3)]
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    return {kind: train_tokenizer(TEXTS, kind, vocab_size=size, progress=False) for kind, size in (("bpe", 300), ("wordpiece", 90), ("unigram", 60))}
+
+
+def wide(model):
+    "The model with larger weights, so that its choices differ from text to text."
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4)
+    return model.eval()
+
+
+def causal(tokenizer, kind="gpt2", positions=48):
+    torch.manual_seed(0)
+    sizes = {"gpt2": lambda v: model_config("gpt-tiny", v, positions, n_embd=32, n_layer=2, n_head=2, n_inner=64),
+             "llama": lambda v: model_config("llama-mini", v, positions, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, intermediate_size=64),
+             "fast": lambda v: fast_config(v, 2, 32, 2, positions)}
+    return wide(AutoModelForCausalLM.from_config(sizes[kind](-(-len(tokenizer) // 8) * 8)))
+
+
+def seq2seq(tokenizer, kind="bart", **changes):
+    torch.manual_seed(0)
+    return wide(AutoModelForSeq2SeqLM.from_config(encoder_decoder_config(tokenizer, kind, **{"layers": 1, "hidden": 32, "heads": 2, "max_length": 48, **changes})))
+
+
+def write(model, tokenizer, sources, **options):
+    return generate_texts(model, tokenizer, sources, **{"max_new_tokens": 6, "progress": False, **options})
+
+
+# ---- features
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
+def test_completion_has_its_end_and_the_prompt_no_label(tokenizers, kind):
+    tokenizer = tokenizers[kind]
+    features = completion_features(tokenizer, ["the cat", ""], ["sees a dog", "one"], separator=" and")
+    for row, target in zip(features.rows, ("sees a dog", "one")):
+        labels = [label for label in row["labels"] if label != IGNORED]
+        assert row["input_ids"][-len(labels):] == labels and labels[-1] == end_of_text(tokenizer) and labels.count(labels[-1]) == 1
+        assert tokenizer.decode(labels, skip_special_tokens=True).strip() == target
+        assert len(row["input_ids"]) == len(row["labels"]) == len(row["attention_mask"]) and row["labels"][0] == IGNORED
+    assert (features.cut_sources, features.cut_targets) == (0, 0) and "0 sources" in repr(features) and "<table>" in features._repr_html_()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 30), st.integers(1, 30), st.integers(4, 40))
+def test_cut_keeps_the_end_of_the_prompt_and_some_of_the_target(source, target, length):
+    tokenizer = _bpe()
+    whole = completion_features(tokenizer, [" cat" * source], [" dog" * target], 1000, " and").rows[0]
+    features = completion_features(tokenizer, [" cat" * source], [" dog" * target], length, " and")
+    row = features.rows[0]
+    labels, full = [x for x in row["labels"] if x != IGNORED], [x for x in whole["labels"] if x != IGNORED]
+    prompt, before = row["input_ids"][:-len(labels)], whole["input_ids"][:-len(full)]
+    assert len(row["input_ids"]) == min(length, len(whole["input_ids"]))
+    assert labels == full[:len(labels)] and prompt and prompt == before[-len(prompt):] and len(labels) >= min(len(full), length // 2)
+    assert features.cut_targets == (len(labels) < len(full)) and features.cut_sources == (len(prompt) < len(before))
+
+
+_KEPT = []
+
+
+def _bpe():
+    if not _KEPT:
+        _KEPT.append(train_tokenizer(TEXTS, "bpe", vocab_size=300, progress=False))
+    return _KEPT[0]
+
+
+def test_first_special_token_of_a_cut_prompt_stays(tokenizers):
+    tokenizer = tokenizers["wordpiece"]
+    row = completion_features(tokenizer, ["cat dog bird red green blue"], ["two"], max_length=6, separator="").rows[0]
+    assert tokenizer.convert_ids_to_tokens(row["input_ids"]) == ["[CLS]", "red", "green", "blue", "two", "[SEP]"]
+
+
+def test_sources_and_targets_of_an_encoder_decoder_are_closed_and_cut(tokenizers, caplog):
+    for tokenizer in tokenizers.values():
+        end = end_of_text(tokenizer)
+        with caplog.at_level(logging.INFO, "lmnotes.generation"):
+            features = seq2seq_features(tokenizer, ["the cat sees a dog", "", "one"], ["a", "one two three one two three", "two"], 5, 5)
+        assert all(row[-1] == end and len(row) <= 5 for name in ("input_ids", "labels") for row in features.rows[name])
+        assert features.cut_targets >= 1 and "and cut" in caplog.text
+        assert features.source_tokens == sum(map(len, features.rows["input_ids"]))
+
+
+def test_bad_examples_are_refused(tokenizers):
+    tokenizer = tokenizers["bpe"]
+    for make in (completion_features, seq2seq_features):
+        with pytest.raises(ValueError, match=r"targets\[1\] is empty.*leave the example out"):
+            make(tokenizer, ["a", "b"], ["a", " \n"])
+        with pytest.raises(ValueError, match="2 sources and 1 targets"):
+            make(tokenizer, ["a", "b"], ["a"])
+        with pytest.raises(TypeError, match=r"sources\[0\] is int"):
+            make(tokenizer, [3], ["a"])
+        with pytest.raises(TypeError, match="targets is one text"):
+            make(tokenizer, ["a"], "a")
+    with pytest.raises(ValueError, match="max_length 3 must be 4"):
+        completion_features(tokenizer, ["a"], ["a"], max_length=3)
+    with pytest.raises(ValueError, match="max_target_length 2 must be 3"):
+        seq2seq_features(tokenizer, ["a"], ["a"], max_target_length=2)
+    assert len(completion_features(tokenizer, [], []).rows) == len(seq2seq_features(tokenizer, [], []).rows) == 0
+
+
+# ---- loss
+
+@pytest.mark.parametrize("make", [causal, seq2seq, lambda t: seq2seq(t, "t5")], ids=["gpt2", "bart", "t5"])
+def test_loss_is_the_librarys_and_does_not_see_padding(tokenizers, make):
+    tokenizer = tokenizers["bpe"]                                       # pads with its end of text
+    model = make(tokenizer)
+    features = generation_features(model, tokenizer, SOURCES, SOURCES[::-1], 40, 20, " and")
+    collate = generation_collator(model, tokenizer)
+    with torch.no_grad():
+        batch = collate(list(features.rows))
+        together, library = generation_loss(model, **batch), model(**batch).loss
+        alone = [(generation_loss(model, **b, items=1.0).item(), int((b["labels"] != IGNORED).sum())) for b in (collate([row]) for row in features.rows)]
+    assert np.isclose(together.item(), library.item(), rtol=1e-5)
+    assert np.isclose(together.item(), sum(a for a, _ in alone) / sum(n for _, n in alone), rtol=1e-4)
+
+
+def test_causal_loss_does_not_ask_for_the_prompt(tokenizers):
+    tokenizer = tokenizers["bpe"]
+    model = causal(tokenizer)
+    rows = completion_features(tokenizer, [TEXTS[4]], [TEXTS[5]]).rows
+    batch = generation_collator(model, tokenizer)(list(rows))
+    everything = {**batch, "labels": batch["input_ids"]}
+    assert abs(generation_loss(model, **batch).item() - generation_loss(model, **everything).item()) > 1e-3
+
+
+def test_conditional_perplexity_is_the_loss(tokenizers):
+    tokenizer = tokenizers["wordpiece"]
+    model = seq2seq(tokenizer, "t5")
+    features = generation_features(model, tokenizer, SOURCES[:3], SOURCES[3:])
+    with torch.no_grad():
+        loss = generation_loss(model, **generation_collator(model, tokenizer)(list(features.rows))).item()
+    measured = perplexity(model, SOURCES[3:], tokenizer, sources=SOURCES[:3], device="cpu", progress=False)
+    assert np.isclose(np.log(measured.perplexity), loss, rtol=1e-5)
+
+
+# ---- decoding
+
+MODELS = {"gpt2": lambda t: (causal(t["bpe"]), t["bpe"]), "llama": lambda t: (causal(t["bpe"], "llama"), t["bpe"]), "fast": lambda t: (causal(t["bpe"], "fast"), t["bpe"]),
+          "gpt2-wordpiece": lambda t: (causal(t["wordpiece"]), t["wordpiece"]), "bart": lambda t: (seq2seq(t["bpe"]), t["bpe"]),
+          "bart-wordpiece": lambda t: (seq2seq(t["wordpiece"]), t["wordpiece"]), "t5": lambda t: (seq2seq(t["unigram"], "t5"), t["unigram"])}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_batch_writes_what_single_calls_write_in_order(tokenizers, name):
+    model, tokenizer = MODELS[name](tokenizers)
+    some, state = SOURCES[:5] + [""], torch.get_rng_state()
+    for way in ({}, {"num_beams": 3, "length_penalty": 0.5}, {"temperature": 0.8, "top_k": 12, "top_p": 0.95, "seed": 3}):
+        together = write(model, tokenizer, some, **way)
+        assert together == [write(model, tokenizer, [source], **way)[0] for source in some]
+        assert together == write(model, tokenizer, some, batch_tokens=1, **way) == write(model, tokenizer, some[::-1], batch_tokens=60, **way)[::-1]
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bart"])
+def test_decoding_is_the_librarys(tokenizers, name):
+    model, tokenizer = MODELS[name](tokenizers)
+    for options in ({}, {"num_beams": 4, "length_penalty": 2.0}, {"no_repeat_ngram_size": 2}):
+        config = GenerationConfig(max_new_tokens=6, eos_token_id=end_of_text(tokenizer), pad_token_id=end_of_text(tokenizer), decoder_start_token_id=getattr(model.config, "decoder_start_token_id", None),
+                                  do_sample=False, **options)
+        for source in SOURCES[:3]:
+            ids = tokenizer(source + (tokenizer.eos_token if name == "bart" else ""), return_tensors="pt")["input_ids"]
+            out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)[0, (1 if name == "bart" else ids.shape[1]):]
+            assert write(model, tokenizer, [source], **options) == [tokenizer.decode(out, skip_special_tokens=True)]
+
+
+def test_sampling_follows_the_seed_and_the_probabilities(tokenizers):
+    tokenizer = tokenizers["wordpiece"]
+    model = causal(tokenizer)
+    model.eval()
+    a, b, again = (write(model, tokenizer, ["the cat"] * 20, temperature=1.0, seed=seed) for seed in (1, 2, 1))
+    assert a == again and a != b and len(set(a)) > 1                    # the same source again gets another text
+    assert write(model, tokenizer, SOURCES, temperature=1.0, top_k=1) == write(model, tokenizer, SOURCES)
+    ids = torch.tensor([tokenizer("the cat")["input_ids"][:-1]])
+    p = model(ids).logits[0, -1].softmax(-1).detach().numpy()
+    drawn = write(model, tokenizer, ["the cat"] * 400, temperature=1.0, max_new_tokens=1)
+    likeliest = tokenizer.decode([int(p.argmax())], skip_special_tokens=True)
+    assert abs(np.mean([text == likeliest for text in drawn]) - p.max()) < 0.12
+
+
+def test_no_ngram_is_written_twice_and_the_length_holds(tokenizers):
+    tokenizer = tokenizers["bpe"]
+    model = seq2seq(tokenizer)
+    for text in write(model, tokenizer, SOURCES, no_repeat_ngram_size=1, max_new_tokens=9):
+        ids = tokenizer(text)["input_ids"]
+        assert len(ids) <= 9
+    assert write(model, tokenizer, []) == []
+
+
+def test_model_comes_back_as_it_was(tokenizers):
+    model, tokenizer = MODELS["gpt2"](tokenizers)
+    model.train()
+    before = model.generation_config.to_dict()
+    write(model, tokenizer, SOURCES)
+    assert model.training and model.generation_config.to_dict() == before and all(p.grad is None for p in model.parameters())
+
+
+def test_what_a_folder_says_of_decoding_does_not_apply(tokenizers):
+    model, tokenizer = MODELS["bart"](tokenizers)
+    plain = write(model, tokenizer, SOURCES)
+    model.generation_config.repetition_penalty, model.generation_config.min_length, model.generation_config.num_beams = 3.0, 30, 5
+    assert write(model, tokenizer, SOURCES) == plain
+
+
+def test_long_sources_are_cut_as_in_training_and_counted(tokenizers, caplog):
+    tokenizer, long = tokenizers["bpe"], " ".join(TEXTS)
+    for model, kept in ((causal(tokenizer), tokenizer.decode(tokenizer(long)["input_ids"][-42:])), (seq2seq(tokenizer), tokenizer.decode(tokenizer(long)["input_ids"][:47]))):
+        with caplog.at_level(logging.WARNING, "lmnotes.generation"):
+            assert write(model, tokenizer, [long, "cat"]) == write(model, tokenizer, [kept, "cat"])
+        assert "1 of 2 sources are longer than 4" in caplog.text
+        caplog.clear()
+
+
+@pytest.mark.parametrize("options, words", [
+    ({"max_new_tokens": 0}, "max_new_tokens 0"), ({"num_beams": 0}, "num_beams 0"), ({"num_beams": 1.5}, "num_beams 1.5"), ({"temperature": -1}, "temperature -1"),
+    ({"temperature": float("nan")}, "temperature nan"), ({"temperature": 1, "top_k": 0}, "top_k 0"), ({"temperature": 1, "top_p": 0.0}, "top_p 0.0"), ({"temperature": 1, "top_p": 1.1}, "top_p 1.1"),
+    ({"num_beams": 2, "temperature": 1.0}, "num_beams 2 .* temperature 1.0"), ({"top_p": 0.9}, "temperature 0 does not sample"), ({"length_penalty": float("inf")}, "length_penalty inf"),
+    ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size -1"), ({"batch_tokens": 0}, "batch_tokens 0"), ({"max_new_tokens": 48}, "max_new_tokens 48 leaves no room in the model's 48 positions")])
+def test_parameters_out_of_range_are_refused(tokenizers, options, words):
+    model, tokenizer = MODELS["gpt2"](tokenizers)
+    with pytest.raises(ValueError, match=words):
+        write(model, tokenizer, ["cat"], **options)
+
+
+# ---- models
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_encoder_decoder_has_its_tokens_and_learns_to_copy_its_end(tokenizers, kind, tmp_path):
+    for name, tokenizer in tokenizers.items():
+        model = seq2seq(tokenizer, kind)
+        config = model.config
+        assert config.eos_token_id == end_of_text(tokenizer) and config.pad_token_id == config.decoder_start_token_id == tokenizer.pad_token_id and config.vocab_size % 8 == 0
+        folder = save_folder(tmp_path / f"{kind}-{name}", model, tokenizer)
+        again, its_own = load(folder, device="cpu")
+        assert info(folder).task == "seq2seq" and write(again, its_own, SOURCES) == write(model, tokenizer, SOURCES)
+
+
+def test_encoder_decoder_config_refuses_what_cannot_be(tokenizers):
+    for options, words in (({"kind": "rnn"}, "kind 'rnn' is unknown: choose t5 or bart"), ({"layers": 0}, "layers 0"), ({"hidden": 30, "heads": 4}, "hidden 30 cannot be divided among 4 heads"), ({"dropout": 1.0}, "dropout 1.0")):
+        with pytest.raises(ValueError, match=words):
+            encoder_decoder_config(tokenizers["bpe"], **options)
+
+
+@pytest.fixture(scope="module")
+def folders(tokenizers, tmp_path_factory):
+    "A BERT, a GPT-2 with the same tokenizer, and a BERT with another."
+    root, tokenizer = tmp_path_factory.mktemp("folders"), tokenizers["wordpiece"]
+    torch.manual_seed(0)
+    bert = lambda t: AutoModelForMaskedLM.from_config(model_config("bert-tiny", len(t), 48, hidden_size=32, num_attention_heads=2, intermediate_size=64))
+    save_folder(root / "bert", bert(tokenizer), tokenizer)
+    save_folder(root / "gpt", causal(tokenizer), tokenizer)
+    save_folder(root / "bpe", causal(tokenizers["bpe"]), tokenizers["bpe"])
+    save_folder(root / "other", bert(tokenizers["unigram"]), tokenizers["unigram"])
+    return root
+
+
+@pytest.mark.parametrize("decoder", ["bert", "gpt"])
+def test_warm_start_keeps_both_and_saves_as_an_ordinary_folder(folders, tmp_path, decoder):
+    state = torch.get_rng_state()
+    model, tokenizer = warm_start(folders / "bert", folders / decoder, seed=1)
+    assert torch.equal(state, torch.get_rng_state())
+    source, _ = load(folders / "bert", device="cpu")
+    for name, tensor in source.bert.encoder.state_dict().items():
+        assert torch.equal(tensor, model.encoder.state_dict()[f"encoder.{name}"])
+    assert all("cross" in name for name, _ in model.decoder.named_parameters() if name not in load(folders / decoder, device="cpu")[0].state_dict())
+    assert model.config.eos_token_id == model.generation_config.eos_token_id == tokenizer.sep_token_id and model.config.decoder_start_token_id == tokenizer.cls_token_id
+    save_folder(tmp_path / "joined", model, tokenizer)
+    again, its_own = load(tmp_path / "joined", device="cpu")
+    batch = generation_collator(model, tokenizer)(list(generation_features(model, tokenizer, SOURCES, SOURCES).rows))
+    with torch.no_grad():
+        assert torch.allclose(generation_loss(model.eval(), **batch), generation_loss(again, **batch), atol=1e-6)
+    assert write(again, its_own, SOURCES) == write(model, tokenizer, SOURCES) and not list((tmp_path / "joined").glob("*.bin"))
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), warm_start(folders / "bert", folders / decoder, seed=1)[0].state_dict().values()))
+
+
+def test_warm_start_refuses_what_does_not_fit(folders, tokenizers, tmp_path):
+    with pytest.raises(ValueError, match="differ: both sides need one vocabulary"):
+        warm_start(folders / "bert", folders / "other")
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        warm_start(folders / "nowhere")
+    save_folder(tmp_path / "llama", causal(tokenizers["wordpiece"], "llama"), tokenizers["wordpiece"])
+    with pytest.raises(ValueError, match="'llama' has no place for attention to an encoder"):
+        warm_start(folders / "bert", tmp_path / "llama")
+
+
+def test_open_generator_gives_each_family_its_tokens(folders, tmp_path):
+    state = torch.get_rng_state()
+    model, tokenizer = open_generator(folders / "bpe")
+    assert generator_family(model) == "causal" and model.training and model.config.prompt_separator == SEPARATOR and model.generation_config.eos_token_id == end_of_text(tokenizer)
+    random = [open_generator(folders / "bpe", seed=seed, from_scratch=True)[0].state_dict()["transformer.wte.weight"] for seed in (1, 1, 2)]
+    assert torch.equal(random[0], random[1]) and not torch.equal(random[0], random[2]) and not torch.equal(random[0], model.state_dict()["transformer.wte.weight"])
+    assert torch.equal(state, torch.get_rng_state())
+    folder = save_folder(tmp_path / "tuned", model, tokenizer)
+    again, its_own = load(folder, device="cpu")
+    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["prompt_separator"] == SEPARATOR
+    marked = generation_features(again, its_own, ["the cat"], ["dog"]).rows[0]["input_ids"]
+    assert marked == its_own("the cat" + SEPARATOR)["input_ids"] + its_own("dog")["input_ids"] + [end_of_text(its_own)]
+    plain = load(folders / "bpe", device="cpu")[0]
+    assert write(again, its_own, ["the cat"]) == write(plain, its_own, ["the cat" + SEPARATOR])
+
+
+def test_open_generator_refuses_the_wrong_family_and_damage(folders, tokenizers, tmp_path):
+    with pytest.raises(ValueError, match="BertForMaskedLM is a masked one.*warm_start"):
+        open_generator(folders / "bert")
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        open_generator("nothing_here")
+    with pytest.raises(TypeError, match="model is int"):
+        open_generator(3)
+    with pytest.raises(ValueError, match="use the model's own tokenizer"):
+        open_generator(folders / "gpt", tokenizers["bpe"])
+    folder = save_folder(tmp_path / "cut", causal(tokenizers["bpe"]), tokenizers["bpe"])
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="is not whole"):
+        open_generator(folder)
+    masked, tokenizer = load(folders / "bert", device="cpu")
+    with pytest.raises(ValueError, match="writes no text"):
+        write(masked, tokenizer, ["cat"])
+
+
+def test_a_pretrained_model_goes_on_with_a_story(shared_models):
+    model, tokenizer = load(shared_models / "stories260K", device="cpu")
+    together = write(model, tokenizer, ["Once upon a time", "The dog", "Lily saw a"], max_new_tokens=12)
+    assert together == [write(model, tokenizer, [s], max_new_tokens=12)[0] for s in ("Once upon a time", "The dog", "Lily saw a")]
+    assert "there was" in together[0]

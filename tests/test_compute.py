@@ -14,7 +14,7 @@ SMALL = Device("small", memory=24, half=10e12, single=1e12, watts=100)
 
 
 def test_the_published_energy_of_gpt3():
-    audit = plan(174.6e9, tokens=300e9, hardware="v100", devices=10_000, utilization=24.6 / 125 / 0.75, watts=330, batch_size=1, block_size=2048)
+    audit = plan(3.14e23 / 6 / 300e9, tokens=300e9, hardware="v100", devices=10_000, utilization=24.6 / 125 / 0.75, watts=330, batch_size=1, block_size=2048)
     assert (f"{audit.days:.1f}", round(audit.energy / 1e3), round(audit.co2 / 1e3)) == ("14.8", 1287, 552)
 
 

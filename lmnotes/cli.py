@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'described', 'readable', 'Option', 'options_of', 'Command', 'resolve', 'command_options', 'call', 'plain',
            'show', 'build_command', 'versions', 'application', 'is_users', 'message', 'execute', 'Filling', 'fill_mask',
-           'Generation', 'generate', 'make_corpus', 'make_tokenizer', 'open_tokenizer', 'verify_folder', 'main']
+           'Generation', 'generate', 'make_corpus', 'make_tokenizer', 'open_tokenizer', 'verify_folder', 'predict_rows',
+           'chat', 'main']
 
 # %% ../nbs/20_cli.ipynb #48ad828e
 import contextlib
@@ -1048,6 +1049,78 @@ COMMANDS |= {
     "glue": Command("lmnotes.benchmarks:glue", "Fine-tune a model on tasks of GLUE, score it, write the submission files.",
                     ("lmnotes glue runs/pretrained --data-dir glue_data --tasks rte --tasks cola", "lmnotes glue runs/pretrained --output-dir runs/all --learning-rate 5e-5 --epochs 3"),
                     rest="lmnotes.finetuning:FinetuningOptions", hidden=("options", "regression")),
+}
+
+# %% ../nbs/20_cli.ipynb #1ba8be33
+def predict_rows(model, file, output=None, text_column=None, overwrite=False, progress=True, **options):
+    """Ask a fine-tuned model about every row of a file, one line of JSON for each.
+
+    Parameters
+    ----------
+    model : str or path
+        Folder of a fine-tuned model, or its hub name.
+    file : str or path
+        A text in each line, or a CSV, TSV or JSONL file with named columns.
+    output : str or path, optional
+        JSONL file to write; a stopped run goes on when it is called again. Without it lines go to standard output.
+    text_column : str or list of str, optional
+        Column to read, or two: of a pair, or question and context; by default usual names.
+    overwrite : bool
+        Replace what stands in the output.
+    progress : bool
+        Show a bar with the time left.
+    **options
+        Fields of `PredictionOptions`.
+
+    Returns
+    -------
+    FileReport or None
+        Rows and errors; nothing where the lines themselves went to standard output.
+    """
+    from lmnotes.applications import predict_file
+    report = predict_file(model, file, output, text_column, overwrite, progress=progress, **options)
+    logging.getLogger("lmnotes").log(logging.INFO if output is None else logging.DEBUG, "%r", report)
+    return None if output is None else report
+
+
+def chat(model, document, history_tokens=64, device="auto"):
+    """Answer questions about a document, line by line, with the earlier ones in mind; an empty line ends.
+
+    Parameters
+    ----------
+    model : str or path
+        Folder of a model that answers questions, or its hub name.
+    document : str or path
+        A text file.
+    history_tokens : int
+        Tokens that earlier questions and the new one take at most; 0 forgets the earlier ones.
+    device : str
+        cpu, cuda, or auto: CUDA where it is there.
+    """
+    from lmnotes.applications import PredictionOptions, converse
+    if not Path(document).is_file():
+        raise FileNotFoundError(f"document {str(document)!r} is not there: name a text file")
+    text = Path(document).read_text(encoding="utf-8-sig")
+    for turn in converse(model, text, _asked(sys.stdin.isatty()), history_tokens, PredictionOptions(device=device)):
+        typer.echo(f"{turn.answer or 'no answer'}  ({turn.confidence:.2f})")
+
+
+def _asked(prompted):
+    "Questions from standard input, up to an empty line; a terminal gets a prompt."
+    while True:
+        if prompted:
+            typer.echo("> ", nl=False)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        yield line
+
+
+COMMANDS |= {
+    "predict": Command("lmnotes.cli:predict_rows", "Ask a fine-tuned model about every row of a file.",
+                       ("lmnotes predict runs/finetuned reviews.csv --output answers.jsonl", "lmnotes predict runs/finetuned lines.txt"),
+                       rest="lmnotes.applications:PredictionOptions"),
+    "chat": Command("lmnotes.cli:chat", "Answer questions about a document, in turns.", ("lmnotes chat runs/answers manual.txt",)),
 }
 
 # %% ../nbs/20_cli.ipynb #64d4b8d1

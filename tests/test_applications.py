@@ -1,0 +1,582 @@
+"""Predictions against transformers' own pipelines and forward passes; files, faults and resuming; explanations, errors, dialogue."""
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import FrozenInstanceError
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (BertConfig, BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel,
+                          PreTrainedTokenizerFast, pipeline)
+
+from lmnotes import applications as app
+from lmnotes import cli
+from lmnotes.applications import (Dialogue, LabelPrediction, PredictionOptions, converse, explain, predict, predict_file, worst_errors)
+from lmnotes.checkpoints import load, save
+
+transformers.logging.set_verbosity_error()
+WORDS = "the a soup bread was is good bad cold hot very not and in paris rome new york on monday what when who where opens closes at five six".split()
+LABELS = ["complaint", "praise", "question"]
+
+
+def wordpiece():
+    "A tokenizer of a few words, their letters, and marks."
+    letters = [c for c in "abcdefghijklmnopqrstuvwxyz0123456789"]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{c}" for c in letters), *".,?!"]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    inner = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+    inner.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]", model_max_length=32)
+
+
+def bert(kind, names=None, **more):
+    "A random BERT whose answers vary."
+    torch.manual_seed(0)
+    tokenizer = wordpiece()
+    head = {} if names is None else {"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=32, initializer_range=0.6, **head, **more)
+    return kind(config).eval(), tokenizer
+
+
+def byte_level():
+    "A tokenizer of bytes, with an end of text."
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({**{letter: n for n, letter in enumerate(alphabet)}, "<end>": 256}, []))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    inner.add_special_tokens(["<end>"])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", bos_token="<end>")
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return bert(BertForSequenceClassification, LABELS, problem_type="single_label_classification")
+
+
+@pytest.fixture(scope="module")
+def tagger():
+    return bert(BertForTokenClassification, ["O", "B-CITY", "I-CITY", "B-DAY"])
+
+
+@pytest.fixture(scope="module")
+def answerer():
+    return bert(BertForQuestionAnswering)
+
+
+@pytest.fixture(scope="module")
+def writer():
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=257, n_positions=64, n_embd=16, n_layer=1, n_head=2, bos_token_id=256, eos_token_id=256, initializer_range=0.5)).eval(), byte_level()
+
+
+@pytest.fixture(scope="module")
+def folder(classifier, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "classifier"
+    save(*classifier, path)
+    return path
+
+
+def sentences(count, seed=0, longest=12):
+    "Sentences of uneven length."
+    draw = np.random.default_rng(seed)
+    return [" ".join(draw.choice(WORDS, draw.integers(1, longest))) + " ." for _ in range(count)]
+
+
+# --- one call -------------------------------------------------------------------------------------------------------
+
+def test_labels_are_the_pipelines(classifier, folder):
+    texts = sentences(60)
+    theirs = pipeline("text-classification", model=str(folder), device="cpu", top_k=None)(texts)
+    ours = predict(folder, texts, batch_tokens=64)
+    for rows, p, text in zip(theirs, ours, texts):
+        assert p.text == text and p.label == rows[0]["label"] and p.confidence == pytest.approx(rows[0]["score"], abs=1e-5)
+        assert p.probabilities == pytest.approx({r["label"]: r["score"] for r in rows}, abs=1e-5) and list(p.probabilities) == LABELS
+    assert len({p.label for p in ours}) > 1
+    one = predict(classifier, texts[7])
+    assert one.label == ours[7].label and one.confidence == pytest.approx(ours[7].confidence, abs=1e-5)
+    assert predict(classifier, []) == [] and [p.label for p in predict(classifier, iter(texts[:3]))] == [p.label for p in ours[:3]]
+
+
+def test_several_labels_and_numbers_are_the_pipelines(tmp_path):
+    texts = sentences(20)
+    several = bert(BertForSequenceClassification, LABELS, problem_type="multi_label_classification")
+    save(*several, tmp_path / "several")
+    theirs = pipeline("text-classification", model=str(tmp_path / "several"), device="cpu", top_k=None)(texts)
+    for rows, p in zip(theirs, predict(several, texts, threshold=0.3)):
+        assert p.probabilities == pytest.approx({r["label"]: r["score"] for r in rows}, abs=1e-5)
+        assert set(p.labels) == {r["label"] for r in rows if r["score"] >= 0.3}
+    number = bert(BertForSequenceClassification, ["LABEL_0"], problem_type="regression")
+    save(*number, tmp_path / "number")
+    theirs = pipeline("text-classification", model=str(tmp_path / "number"), device="cpu")(texts)
+    assert [p.value for p in predict(number, texts)] == pytest.approx([r["score"] for r in theirs], abs=1e-4)
+
+
+def test_pairs(classifier):
+    model, tokenizer = classifier
+    pairs = [("the soup was cold", "what"), ("a", "who was in paris and rome"), ("very good", "not bad")]
+    for p, pair in zip(predict(classifier, pairs), pairs):
+        expected = model(**tokenizer(*pair, return_tensors="pt")).logits.softmax(-1)[0].tolist()
+        assert list(p.probabilities.values()) == pytest.approx(expected, abs=1e-5) and p.text == pair
+    alone = predict(classifier, {"text": "very good", "text_pair": "not bad"})
+    assert alone.probabilities == pytest.approx(predict(classifier, pairs)[2].probabilities, abs=1e-5)
+    with pytest.raises(ValueError, match="some inputs are pairs"):
+        predict(classifier, [("a", "b"), "c"])
+    with pytest.raises(ValueError, match="input 0: an input has 3 texts"):
+        predict(classifier, [("a", "b", "c")])
+
+
+def test_a_causal_classifier_without_padding_token():
+    torch.manual_seed(0)
+    model = GPT2ForSequenceClassification(GPT2Config(vocab_size=257, n_positions=64, n_embd=16, n_layer=1, n_head=2, num_labels=2, initializer_range=0.5)).eval()
+    texts, tokenizer = ["a", "the soup", "the soup was cold"], byte_level()
+    expected = [model(**tokenizer(t, return_tensors="pt")).logits.softmax(-1)[0].tolist() for t in texts]
+    assert [list(p.probabilities.values()) for p in predict((model, tokenizer), texts)] == [pytest.approx(row, abs=1e-5) for row in expected]
+    assert predict((model, tokenizer), texts[0]).label in ("LABEL_0", "LABEL_1")
+
+
+def test_tags_are_the_pipelines(tagger, tmp_path):
+    save(*tagger, tmp_path / "tagger")
+    pipe = pipeline("token-classification", model=str(tmp_path / "tagger"), aggregation_strategy="first", device="cpu")
+    found = 0
+    for text in sentences(30):
+        theirs, ours = pipe(text), predict(tagger, text)
+        assert [(e.label, e.start, e.end) for e in ours.entities] == [(e["entity_group"], e["start"], e["end"]) for e in theirs]
+        assert [e.confidence for e in ours.entities] == pytest.approx([e["score"] for e in theirs], abs=1e-5)
+        assert all(text[e.start:e.end] == e.text for e in ours.entities + ours.words)
+        found += len(theirs)
+    assert found > 10
+
+
+def test_words_given_and_long_texts(tagger):
+    words = "the soup , in New-York !".split()
+    got = predict(tagger, [words])[0]
+    assert [w.text for w in got.words] == words and got.text == " ".join(words)
+    assert got.words == predict(tagger, tuple(words)).words == predict(tagger, {"tokens": words}).words
+    long = predict(tagger, " ".join(sentences(20)))
+    assert len(long.words) > 64 and all(0 < w.confidence <= 1 for w in long.words)
+    with pytest.raises(ValueError, match="list of words is empty"):
+        predict(tagger, [[]])
+
+
+def test_words_by_another_pattern(tagger):
+    assert [w.text for w in predict(tagger, "soup.bread, a", word_pattern=r"[\w.]+").words] == ["soup.bread", "a"]
+
+
+def test_the_models_own_threshold():
+    model, tokenizer = bert(BertForSequenceClassification, ["ham", "spam"], problem_type="single_label_classification")
+    texts = sentences(30)
+    before = predict((model, tokenizer), texts)
+    model.config.decision_threshold, model.config.decision_label = 0.1, 1
+    after = predict((model, tokenizer), texts)
+    assert [p.label for p in after] == ["spam" if p.probabilities["spam"] >= 0.1 else "ham" for p in before] != [p.label for p in before]
+    assert all(p.confidence == p.probabilities[p.label] for p in after)
+
+
+def test_tags_without_beginnings():
+    got = predict(bert(BertForTokenClassification, ["NOUN", "VERB"]), "the soup was cold")
+    assert got.entities == got.words and [w.text for w in got.words] == "the soup was cold".split()
+
+
+def test_answers(answerer):
+    model, tokenizer = answerer
+    question, context = "when opens", "the soup opens at five and closes at six ."
+    got = predict(answerer, (question, context), n_best=3)
+    encoded = tokenizer(question, context, return_tensors="pt", return_offsets_mapping=True)
+    offsets, output = encoded.pop("offset_mapping")[0].tolist(), model(**encoded)
+    inside = [i for i, part in enumerate(encoded.sequence_ids(0)) if part == 1]
+    first, last = output.start_logits[0], output.end_logits[0]
+    best = max(((first[i] + last[j]).item(), offsets[i][0], offsets[j][1]) for i in inside for j in inside if j >= i)
+    assert (got.start, got.end) == best[1:] and got.answer == context[got.start:got.end] and got.candidates[0].score == pytest.approx(best[0], abs=1e-4)
+    assert len(got.candidates) == 3 and got.confidence == got.candidates[0].probability
+    assert predict(answerer, question, context=context) == predict(answerer, {"question": question, "context": context})
+    many = predict(answerer, [question, "who"], context=context)
+    assert [m.question for m in many] == [question, "who"] and many[0].answer == got.answer
+    assert predict(answerer, question, context=" ".join(sentences(30))).answer
+
+
+def test_written_texts(writer):
+    model, tokenizer = writer
+    sources = ["the soup", "a"]
+    for source, got in zip(sources, predict(writer, sources, max_new_tokens=8)):
+        ids = tokenizer(source, return_tensors="pt")
+        expected = model.generate(**ids, max_new_tokens=8, do_sample=False, pad_token_id=256)[0, ids.input_ids.shape[1]:]
+        assert (got.source, got.text) == (source, tokenizer.decode(expected, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def test_a_cut_text_says_so(classifier):
+    model, tokenizer = classifier
+    texts = ["soup " * 29 + "was", "soup " * 30 + "was", "soup"]
+    got = predict(classifier, texts)
+    assert [p.cut for p in got] == [False, True, False] and "end not read" in repr(got[1])
+    assert [p.cut for p in predict(classifier, texts, max_length=8)] == [True, True, False]
+    expected = model(**tokenizer(texts[1], truncation=True, max_length=32, return_tensors="pt")).logits.softmax(-1)[0].tolist()
+    assert list(got[1].probabilities.values()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_model_is_left_as_it_was(classifier):
+    model = classifier[0].train()
+    predict(classifier, "the soup"), explain(classifier, "the soup", method="gradient")
+    assert model.training and all(p.grad is None for p in model.parameters())
+    model.eval()
+
+
+@pytest.mark.parametrize("text, says", [("", "the text is empty"), (" \n", "the text is empty"), (3, "not a text"), (None, "not a text"), ("a\udcff", "not UTF-8")])
+def test_texts_that_are_none(classifier, text, says):
+    with pytest.raises(ValueError, match=f"input 1: .*{says}"):
+        predict(classifier, ["soup", text])
+
+
+def test_wrong_models_and_inputs(classifier, answerer, tagger, tmp_path):
+    with pytest.raises(ValueError, match="has no context"):
+        predict(answerer, "who")
+    with pytest.raises(ValueError, match="the context is empty"):
+        predict(answerer, ("who", " "))
+    with pytest.raises(ValueError, match="'question' is missing: the keys are q, context"):
+        predict(answerer, [{"q": "who", "context": "soup"}])
+    with pytest.raises(ValueError, match="context is for a model that answers questions"):
+        predict(classifier, "soup", context="bread")
+    with pytest.raises(ValueError, match="BertForMaskedLM.*fine-tune"):
+        predict(bert(BertForMaskedLM), "soup")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        predict(tmp_path / "nowhere", "soup")
+    with pytest.raises(TypeError, match="model is Ber"):
+        predict(classifier[0], "soup")
+    with pytest.raises(ValueError, match="batch_tokens 0"):
+        predict(classifier, "soup", batch_tokens=0)
+    with pytest.raises(ValueError, match="word_pattern '\\['"):
+        predict(tagger, "soup", word_pattern="[")
+    with pytest.raises(ValueError, match="threshold 2"):
+        predict(classifier, "soup", threshold=2)
+
+
+def test_results_are_shown_and_frozen(classifier, tagger, answerer):
+    for got in (predict(classifier, "soup <b>"), predict(tagger, "soup <b> in paris"), predict(answerer, ("who <b>", "soup <b> in paris"))):
+        assert "&lt;" in got._repr_html_() and got._repr_html_().count("<b>") <= 1 and ("soup" in repr(got) or "who" in repr(got))
+        with pytest.raises(FrozenInstanceError):
+            got.text = "other"
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+def read(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(app, "_CHUNKS", dict.fromkeys(app._CHUNKS, 8))
+
+
+def test_files_of_all_kinds_say_the_same(folder, classifier, tmp_path, small_chunks):
+    texts = sentences(30)
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(texts).encode())
+    (tmp_path / "a.csv").write_text("id,text\n" + "".join(f'{i},"{t}"\n' for i, t in enumerate(texts)))
+    (tmp_path / "a.tsv").write_text("remark\tid\n" + "".join(f"{t}\t{i}\n" for i, t in enumerate(texts)))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t} if i % 2 else t) + "\n" for i, t in enumerate(texts)))
+    expected = predict(classifier, texts)
+    for name in ("a.txt", "a.csv", "a.tsv", "a.jsonl"):
+        report = predict_file(folder, tmp_path / name, tmp_path / "out" / f"{name}.jsonl", text_column="remark" if name.endswith("tsv") else None, progress=False)
+        rows = read(tmp_path / "out" / f"{name}.jsonl")
+        assert (report.rows, report.errors, report.resumed) == (30, 0, 0) and [r["row"] for r in rows] == list(range(1, 31))
+        assert [r["label"] for r in rows] == [p.label for p in expected] and [r["confidence"] for r in rows] == pytest.approx([p.confidence for p in expected], abs=1e-5)
+    assert len({(tmp_path / "out" / f"{n}.jsonl").read_bytes() for n in ("a.txt", "a.csv", "a.tsv", "a.jsonl")}) == 1
+    assert not list((tmp_path / "out").glob("*.part*"))
+
+
+def test_bad_rows_are_reported(folder, tmp_path):
+    (tmp_path / "a.csv").write_bytes(b'text,id\n"two\nlines",1\n,2\nsoup\ncaf\xe9,4\n"' + b"x" * 200_000 + b'",5\nbread,6\n\nsoup,8\n')
+    report = predict_file(folder, tmp_path / "a.csv", tmp_path / "a.out", progress=False)
+    errors = {r["row"]: r["error"] for r in read(tmp_path / "a.out") if "error" in r}
+    assert report.rows - report.errors == 3 and report.errors == len(errors) and report.error_rows[:3] == (2, 3, 4) and "2, 3, 4" in repr(report)
+    assert "empty" in errors[2] and "1 fields, and the header 2" in errors[3] and "UTF-8" in errors[4] and "field larger" in errors[5]
+    (tmp_path / "b.jsonl").write_text('{"text": "soup"}\n{"text": 3}\nnot json\n\n[1]\n{"other": 1}\n{"text": null}\n' + "[" * 100_000 + '\n{"text": "bread"}')
+    report = predict_file(folder, tmp_path / "b.jsonl", tmp_path / "b.out", progress=False)
+    assert (report.rows, report.errors) == (9, 7) and "label" in read(tmp_path / "b.out")[-1]
+
+
+def test_a_row_that_brings_the_model_to_fall(folder, tmp_path, monkeypatch):
+    real = app.predict_logits
+
+    def fall(model, tokenizer, texts, *rest):
+        if any("bad" in text for text in texts):
+            raise RuntimeError("not enough memory")
+        return real(model, tokenizer, texts, *rest)
+    monkeypatch.setattr(app, "predict_logits", fall)
+    (tmp_path / "a.txt").write_text("soup\nbad\nbread\n")
+    report = predict_file(folder, tmp_path / "a.txt", tmp_path / "a.jsonl", progress=False)
+    assert report.error_rows == (2,) and [("label" in r) for r in read(tmp_path / "a.jsonl")] == [True, False, True]
+
+
+def test_other_families_in_files(tagger, answerer, writer, tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"tokens": ["the", "soup"]}) + "\n" + json.dumps({"tokens": "the soup"}) + "\n")
+    predict_file(tagger, tmp_path / "a.jsonl", tmp_path / "tags.jsonl", progress=False)
+    rows = read(tmp_path / "tags.jsonl")
+    assert set(rows[0]) == {"row", "entities"} and rows[0]["entities"] == rows[1]["entities"]
+    (tmp_path / "b.csv").write_text("context,question\nthe soup was cold,what was cold\n")
+    predict_file(answerer, tmp_path / "b.csv", tmp_path / "answers.jsonl", progress=False)
+    row, = read(tmp_path / "answers.jsonl")
+    assert "the soup was cold"[row["start"]:row["end"]] == row["answer"] and len(row["candidates"]) <= 5
+    (tmp_path / "c.txt").write_text("the soup\n")
+    predict_file(writer, tmp_path / "c.txt", max_new_tokens=5, progress=False)
+    assert set(json.loads(capsys.readouterr().out)) == {"row", "text"}
+    with pytest.raises(ValueError, match="no column question and context.*columns are text"):
+        predict_file(answerer, tmp_path / "c.txt", tmp_path / "none.jsonl")
+
+
+def test_wrong_files(folder, tmp_path):
+    (tmp_path / "a.csv").write_text("id,remark\n1,soup\n")
+    (tmp_path / "b.txt").write_bytes("soup".encode("utf-16"))
+    out = tmp_path / "out.jsonl"
+    for file, error, says, options in (("no.csv", FileNotFoundError, "no.csv", {}), ("a.csv", ValueError, "columns are id, remark", {}), ("b.txt", ValueError, "UTF-16", {}),
+                                       ("a.csv", ValueError, "text_column 'review' is not there: the columns are id, remark", {"text_column": "review"})):
+        with pytest.raises(error, match=says):
+            predict_file(folder, tmp_path / file, out, **options)
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        predict_file(folder, tmp_path / "a.csv", tmp_path)
+    with pytest.raises(ValueError, match="is the file to read"):
+        predict_file(folder, tmp_path / "a.csv", tmp_path / "a.csv", overwrite=True)
+    assert not list(tmp_path.glob("out*")) and (tmp_path / "a.csv").read_text() == "id,remark\n1,soup\n"
+    (tmp_path / "empty.txt").write_text("")
+    assert predict_file(folder, tmp_path / "empty.txt", out, progress=False).rows == 0 and out.read_bytes() == b""
+
+
+@pytest.fixture
+def stopped(folder, tmp_path, small_chunks, monkeypatch):
+    "A file, the output of an undisturbed run, and a part of a run that Ctrl-C stopped."
+    file, whole, out = tmp_path / "a.txt", tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    texts = sentences(50)
+    texts[11] = ""
+    file.write_text("\n".join(texts))
+    predict_file(folder, file, whole, progress=False)
+    real, calls = app._survived, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*arguments)
+    monkeypatch.setattr(app, "_survived", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="out.jsonl.part holds 24 rows; the same command"):
+        predict_file(folder, file, out, progress=False)
+    monkeypatch.setattr(app, "_survived", real)
+    assert not out.exists()
+    return file, whole.read_bytes(), out
+
+
+@pytest.mark.parametrize("keep", ["all", "half a line", "in a chunk", "half a character", "zeros", "nothing", "no file"])
+def test_a_stopped_run_goes_on(folder, stopped, keep):
+    file, whole, out = stopped
+    part = out.with_name("out.jsonl.part")
+    lines = part.read_bytes().splitlines(keepends=True)
+    assert b"".join(lines) == b"".join(whole.splitlines(keepends=True)[:24])
+    left = {"all": b"".join(lines), "half a line": b"".join(lines[:20]) + lines[20][:9], "in a chunk": b"".join(lines[:13]), "half a character": b"".join(lines[:2]) + b'{"row": 3, "\xc3',
+            "zeros": b"".join(lines[:5]) + b"\0" * 40, "nothing": b"", "no file": b""}[keep]
+    part.write_bytes(left) if keep != "no file" else part.unlink()
+    report = predict_file(folder, file, out, progress=False)
+    assert out.read_bytes() == whole and report.resumed == {"all": 24, "half a line": 20, "in a chunk": 13, "half a character": 2, "zeros": 5}.get(keep, 0)
+    assert (report.rows, report.error_rows) == (50, (12,)) and not list(out.parent.glob("*.part*"))
+
+
+def test_another_run_is_not_gone_on_with(folder, stopped, tmp_path):
+    file, whole, out = stopped
+    other = tmp_path / "other"
+    model, tokenizer = load(folder)
+    with torch.no_grad():
+        model.classifier.bias += 1
+    save(model, tokenizer, other)
+    for call, says in ((lambda: predict_file(other, file, out), "another model"), (lambda: predict_file(folder, file, out, max_length=8), "another options")):
+        with pytest.raises(FileExistsError, match=says):
+            call()
+    text = file.read_bytes()
+    file.write_bytes(text + b"\nsoup")
+    with pytest.raises(FileExistsError, match="another file"):
+        predict_file(folder, file, out)
+    file.write_bytes(text)
+    report = predict_file(other, file, out, overwrite=True, progress=False)
+    assert report.resumed == 0 and report.rows == 50
+    before = out.read_bytes()
+    with pytest.raises(FileExistsError, match="earlier predictions"):
+        predict_file(folder, file, out)
+    assert out.read_bytes() == before != whole
+    predict_file(folder, file, out, overwrite=True, progress=False)
+    assert out.read_bytes() == whole
+
+
+def test_the_file_is_read_in_parts(folder, tmp_path, small_chunks):
+    (tmp_path / "a.txt").write_text("soup\n" * 200_000)
+    lines = app._Lines(tmp_path / "a.txt")
+    first = next(app._output_lines(app._opened(folder), lines, PredictionOptions(), None, progress=False))
+    assert len(first) == 8 and lines.read < 1000
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
+def test_a_killed_command_goes_on(folder, tmp_path):
+    file, out = tmp_path / "a.txt", tmp_path / "out.jsonl"
+    file.write_text("\n".join(sentences(6000)))
+    code = ("import sys, time; from lmnotes import cli, applications as app; app._CHUNKS['classification'] = 100; real = app._survived\n"
+            "def slow(*a):\n    time.sleep(float(sys.argv[1])); return real(*a)\napp._survived = slow; sys.exit(cli.main(sys.argv[2:]))")
+    words = [sys.executable, "-c", code, "0.05", "predict", str(folder), str(file), "--output", str(out)]
+    process, part = subprocess.Popen(words, stderr=subprocess.PIPE), tmp_path / "out.jsonl.part"
+    end = time.time() + 120
+    while not (part.exists() and part.stat().st_size > 0) and time.time() < end and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert part.exists() and not out.exists()
+    words[3] = "0"
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0 and "from an earlier run" in done.stdout, done.stderr
+    words[-1] = str(tmp_path / "whole.jsonl")
+    assert subprocess.run(words, capture_output=True).returncode == 0
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+# --- explanations and errors ----------------------------------------------------------------------------------------
+
+def test_occlusion_is_another_question(classifier):
+    model, tokenizer = classifier
+    got = explain(classifier, "the soup was coldy .", batch_tokens=16)
+    ids = tokenizer("the soup was coldy .")["input_ids"]
+    at = LABELS.index(got.label)
+    share = lambda row: model(input_ids=torch.tensor([row])).logits.softmax(-1)[0, at].item()
+    expected = [share(ids) - share(ids[:i] + ids[i + 1:]) for i in range(1, len(ids) - 1)]
+    assert [t[3] for t in got.tokens] == pytest.approx(expected, abs=1e-5) and got.value == pytest.approx(share(ids), abs=1e-5)
+    assert [t[0] for t in got.tokens] == ["the", "soup", "was", "cold", "y", "."] and "soup" in got._repr_html_()
+    assert explain(classifier, "the soup", label="question").label == "question"
+
+
+def test_gradient_is_a_slope(classifier):
+    model, tokenizer = classifier
+    got = explain(classifier, "the soup was cold", method="gradient", label="praise")
+    vectors = model.get_input_embeddings()(tokenizer("the soup was cold", return_tensors="pt").input_ids).detach().double()
+    twin = bert(BertForSequenceClassification, LABELS)[0].double().eval()
+    twin.load_state_dict({k: v.double() for k, v in model.state_dict().items()})
+    for i, (*_, value) in enumerate(got.tokens, 1):
+        step = torch.zeros_like(vectors)
+        step[0, i] = vectors[0, i] * 1e-6
+        with torch.no_grad():
+            slope = (twin(inputs_embeds=vectors + step).logits - twin(inputs_embeds=vectors - step).logits)[0, 1] / 2e-6
+        assert value == pytest.approx(slope.item(), abs=1e-3, rel=1e-3)
+
+
+def test_explanations_refused(classifier, tagger):
+    with pytest.raises(ValueError, match="label 'anger' is not one of the model's: complaint, praise, question"):
+        explain(classifier, "soup", label="anger")
+    with pytest.raises(ValueError, match="method 'lime'"):
+        explain(classifier, "soup", method="lime")
+    with pytest.raises(ValueError, match="the model is for tokens"):
+        explain(tagger, "soup")
+    with pytest.raises(ValueError, match="the text is empty"):
+        explain(classifier, "")
+
+
+def test_explains_numbers():
+    model, tokenizer = bert(BertForSequenceClassification, ["LABEL_0"], problem_type="regression")
+    got = explain((model, tokenizer), "the soup")
+    assert got.label == "number" and got.value == pytest.approx(predict((model, tokenizer), "the soup").value, abs=1e-5)
+
+
+def test_worst_errors(classifier, folder):
+    texts = sentences(40)
+    found = predict(classifier, texts)
+    truth = [LABELS[i % 3] for i in range(40)]
+    got = worst_errors(found, truth, count=5)
+    losses = {i: -np.log(p.probabilities[t]) for i, (p, t) in enumerate(zip(found, truth)) if p.label != t}
+    assert [r["number"] for r in got.rows] == sorted(losses, key=lambda i: -losses[i])[:5] and got.errors == len(losses)
+    assert got.confusion.sum() == 40 and np.trace(got.confusion) == 40 - got.errors and got.labels == tuple(LABELS)
+    assert worst_errors(found, [i % 3 for i in range(40)], count=5).rows == got.rows
+    assert got.rows[0]["text"] in got._repr_html_() and "taken for" in repr(got)
+    with pytest.raises(ValueError, match="labels anger, which the model does not know: it knows complaint, praise, question"):
+        worst_errors(found, ["anger", *truth[1:]])
+    with pytest.raises(ValueError, match="40 predictions and 39 references"):
+        worst_errors(found, truth[1:])
+    result = SimpleNamespace(output_dir=str(folder), references=tuple(i % 3 for i in range(40)))
+    assert [r["number"] for r in worst_errors(result, count=5, texts=texts).rows] == [r["number"] for r in got.rows]
+    with pytest.raises(ValueError, match="texts is missing"):
+        worst_errors(result)
+    with pytest.raises(ValueError, match="40 predictions and 0 references"):
+        worst_errors(found)
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    assert got.plot().get_xlabel() == "predicted label"
+
+
+def test_worst_errors_of_other_families(tagger, answerer, writer):
+    tagged = predict(tagger, ["the soup", "in paris"])
+    true = [[w.label for w in t.words] for t in tagged]
+    assert worst_errors(tagged, true).errors == 0
+    true[1][1] = "B-DAY" if true[1][1] != "B-DAY" else "O"
+    assert [(r["number"], r["badness"]) for r in worst_errors(tagged, true).rows] == [(1, 0.5)]
+    with pytest.raises(ValueError, match="reference 0 has 1 tags, and its text 2 words"):
+        worst_errors(tagged, [["O"], ["O", "O"]])
+    answers = predict(answerer, ["who", "when"], context="the soup was cold")
+    got = worst_errors(answers, [{"text": [answers[0].answer]}, "paris"])
+    assert [(r["number"], r["badness"]) for r in got.rows] == [(1, 1.0)] and worst_errors(answers, [[], []]).errors == 2
+    written = predict(writer, ["a"], max_new_tokens=4)
+    assert worst_errors(written, [written[0].text]).errors == 0
+    numbers = [app.NumberPrediction("a", 1.0), app.NumberPrediction("b", 2.0)]
+    assert [r["badness"] for r in worst_errors(numbers, [1.5, 5.0]).rows] == [3.0, 0.5]
+    with pytest.raises(ValueError, match="no confusion matrix"):
+        worst_errors(numbers, [1.5, 5.0]).plot()
+    sets = [app.LabelsPrediction("a", ("x",), {"x": 0.9, "y": 0.2})]
+    assert worst_errors(sets, [["x", "y"]]).rows[0]["badness"] == 1.0
+    with pytest.raises(ValueError, match="labels z"):
+        worst_errors(sets, [["z"]])
+
+
+# --- dialogue and commands ------------------------------------------------------------------------------------------
+
+def test_dialogue_remembers_what_fits(answerer):
+    document = "the soup opens at five and closes at six ."
+    talk = Dialogue(answerer, document, history_tokens=6)
+    assert talk.with_history("when opens") == "when opens" and "ask something" in repr(talk)
+    talk.ask("what is the soup"), talk.ask("when opens")
+    assert talk.with_history("who") == "when opens who" and talk.with_history("when closes at six") == "when opens when closes at six"
+    assert talk.with_history("soup " * 9) == "soup " * 9
+    assert [t.question for t in talk.turns] == ["what is the soup", "when opens"]
+    first, second = converse(answerer, document, ["what is the soup", "when opens"])
+    assert second.answer == predict(answerer, "what is the soup when opens", context=document).answer and first == talk.turns[0]
+    apart = list(converse(answerer, document, ["what is the soup", "when opens"], history_tokens=0))
+    assert apart[1].answer == predict(answerer, "when opens", context=document).answer
+
+
+def test_dialogue_refused(answerer, classifier):
+    with pytest.raises(ValueError, match="the document is empty"):
+        Dialogue(answerer, "")
+    with pytest.raises(ValueError, match="for classification: a dialogue needs"):
+        Dialogue(classifier, "soup")
+    with pytest.raises(ValueError, match="the question is empty"):
+        Dialogue(answerer, "soup").ask(" ")
+
+
+def test_command_predict(folder, tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("id,text\n1,the soup was cold\n2,\n")
+    assert cli.execute(cli.COMMANDS, ["predict", str(folder), str(tmp_path / "a.csv")]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["label"] in LABELS and second == {"row": 2, "error": "the text is empty"}
+    line = ["predict", str(folder), str(tmp_path / "a.csv"), "--output", str(tmp_path / "out.jsonl"), "--max-length", "16"]
+    assert cli.execute(cli.COMMANDS, line) == 0 and "2 rows; 1 predicted, 1 errors (row 2)" in capsys.readouterr().out
+    assert cli.execute(cli.COMMANDS, line) == 2 and "--overwrite" in capsys.readouterr().err
+    assert cli.execute(cli.COMMANDS, [*line, "--overwrite", "--text-column", "remark"]) == 2
+    assert "the columns are id, text" in capsys.readouterr().err and len(read(tmp_path / "out.jsonl")) == 2
+
+
+def test_command_chat(answerer, tmp_path, capsys, monkeypatch):
+    save(*answerer, tmp_path / "model")
+    (tmp_path / "a.txt").write_text("the soup opens at five and closes at six .")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("when opens\nwho\n\nnot asked\n"))
+    assert cli.execute(cli.COMMANDS, ["chat", str(tmp_path / "model"), str(tmp_path / "a.txt")]) == 0
+    out = capsys.readouterr().out.splitlines()
+    expected = converse(tmp_path / "model", (tmp_path / "a.txt").read_text(), ["when opens", "who"])
+    assert out == [f"{t.answer}  ({t.confidence:.2f})" for t in expected]
+    assert cli.execute(cli.COMMANDS, ["chat", str(tmp_path / "model"), str(tmp_path / "b.txt")]) == 2
+    assert "b.txt" in capsys.readouterr().err

@@ -1051,6 +1051,10 @@ COMMANDS |= {
                     rest="lmnotes.finetuning:FinetuningOptions", hidden=("options", "regression")),
 }
 
+# %% ../nbs/20_cli.ipynb #5cf0a113
+COMMANDS["scrub"] = Command("lmnotes.privacy:scrub_corpus", "Write a copy of a file or folder without personal data.",
+                            ("lmnotes scrub letters.txt --output-dir runs/clean", "lmnotes scrub data --kinds email --kinds phone --pseudonyms"))
+
 # %% ../nbs/20_cli.ipynb #1ba8be33
 def predict_rows(model, file, output=None, text_column=None, overwrite=False, progress=True, **options):
     """Ask a fine-tuned model about every row of a file, one line of JSON for each.

@@ -1,0 +1,419 @@
+"""Memorisation, membership, personal data, and private training: against definitions, against Opacus, and wrong usage."""
+import csv
+import gzip
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lmnotes import cli, privacy
+from lmnotes.privacy import (Canary, Finding, exposure, extract, find_personal_data, letter_entropy, membership_inference, per_sample_gradients,
+                             personal_data_examples, plant_canaries, score_findings, scrub, scrub_corpus, sentence_log_likelihoods, train_privately)
+
+TEXTS = [f"the {a} {b} {c} the {d} ." for a in ("old", "red", "tall") for b in ("dog", "cat", "child") for c in ("sees", "likes") for d in ("house", "tree")]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from lmnotes.tokenization import train_tokenizer
+    return train_tokenizer(TEXTS * 3, kind="bpe", vocab_size=290, progress=False)
+
+
+def tiny(tokenizer, positions=32, **changes):
+    from transformers import GPT2Config, GPT2LMHeadModel
+    torch.manual_seed(0)
+    sizes = dict(n_embd=16, n_layer=1, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=positions, **{**sizes, **changes}))
+
+
+@pytest.fixture(scope="module")
+def remembering(tokenizer):
+    "A model that has learned one canary by heart."
+    canary = Canary("code Q is ", "42")
+    model, optimizer = tiny(tokenizer), None
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    row = torch.tensor([[0] + tokenizer(canary.text).input_ids])
+    for _ in range(60):
+        optimizer.zero_grad(), model(row, labels=row).loss.backward(), optimizer.step()
+    return model.eval(), canary
+
+
+# ---- canaries and exposure
+
+@pytest.mark.parametrize("kind", ["list", "dataset", "splits"])
+def test_canaries_are_planted_as_often_as_said(kind):
+    from datasets import Dataset, DatasetDict
+    data = Dataset.from_dict({"text": TEXTS})
+    corpus = {"list": list(TEXTS), "dataset": data, "splits": DatasetDict(train=data, validation=data)}[kind]
+    planted, canaries = plant_canaries(corpus, (0, 1, 5), each=3, seed=4)
+    assert type(planted) is type(corpus)
+    texts = list(planted if kind == "list" else planted["text"] if kind == "dataset" else planted["train"]["text"])
+    assert len(texts) == len(TEXTS) + 18 and sorted(t for t in texts if t in TEXTS) == sorted(TEXTS)
+    assert [texts.count(c.text) for c in canaries] == [c.repeats for c in canaries] == [0] * 3 + [1] * 3 + [5] * 3
+    assert len({c.before for c in canaries}) == 9 and plant_canaries(corpus, (0, 1, 5), each=3, seed=4)[1] == canaries
+    if kind == "splits":
+        assert list(planted["validation"]["text"]) == TEXTS
+
+
+def test_candidates_are_the_whole_space():
+    canary = Canary("a ", "ba", " z", alphabet="abc")
+    assert canary.space == 9 and len({canary.candidate(n) for n in range(9)}) == 9
+    assert canary.candidate(3) == canary.text == "a ba z"
+    assert Canary("", "4831").candidate(4831) == "4831"
+
+
+def test_sentence_likelihoods_are_those_of_perplexity(tokenizer):
+    from lmnotes.perplexity import perplexity
+    model = tiny(tokenizer).eval()
+    texts = [*TEXTS[:5], *[Canary("code Q is ", "00").candidate(n) for n in range(0, 100, 9)], "a"]
+    expected = perplexity(model, texts, tokenizer, device="cpu", progress=False).log_likelihoods
+    assert np.allclose(sentence_log_likelihoods(model, tokenizer, texts), expected, atol=1e-4)
+    assert np.allclose(sentence_log_likelihoods(model, tokenizer, texts, batch_numbers=1), expected, atol=1e-4)
+
+
+def test_exposure_is_the_definition(tokenizer, remembering):
+    model, canary = remembering
+    others = [Canary("code Q is ", f"{n:02d}") for n in (7, 55)]
+    values = sentence_log_likelihoods(model, tokenizer, [canary.candidate(n) for n in range(100)])
+    for found in exposure(model, tokenizer, [canary, *others]):
+        rank = 1 + int((values > values[int(found.canary.secret)]).sum())
+        assert (found.rank, found.method) == (rank, "exact") and found.exposure == pytest.approx(math.log2(100 / rank))
+    assert exposure(model, tokenizer, [canary])[0].exposure == pytest.approx(math.log2(100))
+
+
+def test_exposure_of_equal_candidates_is_no_exposure_of_all(tokenizer):
+    model = tiny(tokenizer)
+    for p in model.parameters():
+        p.data.zero_()                                            # all texts of a length are equally likely
+    found, = exposure(model, tokenizer, [Canary("code Q is ", "42")])
+    assert found.exposure < 1.5
+
+
+def test_sampled_exposure_is_near_the_rank(tokenizer):
+    model = tiny(tokenizer).eval()
+    canaries = [Canary("code Q is ", f"{n:03d}") for n in (7, 123, 500, 731)]
+    exact, sampled = exposure(model, tokenizer, canaries), exposure(model, tokenizer, canaries, exact_limit=10, samples=400)
+    assert all(s.method == "sampled" and s.rank is None for s in sampled)
+    assert max(abs(a.exposure - b.exposure) for a, b in zip(exact, sampled) if a.exposure < 6) < 1.5
+
+
+def test_extraction(tokenizer, remembering):
+    model, canary = remembering
+    found, other = extract(model, tokenizer, [canary, Canary("code Q is ", "99")], samples=8)
+    assert found.found and found.hits >= 6 and found.samples == 8 and not other.found and other.hits <= 2
+    assert extract(model, tokenizer, [canary], samples=0)[0].hits == 0
+
+
+@pytest.mark.parametrize("change, says", [({"template": "no place"}, "template"), ({"length": 0}, "length 0"), ({"alphabet": "aa"}, "alphabet"), ({"repeats": ()}, "repeats"), ({"repeats": (-1,)}, "repeats"),
+                                          ({"block_size": 5}, "and a block 5")])
+def test_planting_refuses(tokenizer, change, says):
+    with pytest.raises(ValueError, match=says):
+        plant_canaries(TEXTS, **{"tokenizer": tokenizer, **change})
+
+
+def test_canary_longer_than_the_model(tokenizer):
+    model = tiny(tokenizer, positions=8)
+    for call in (exposure, extract):
+        with pytest.raises(ValueError, match="tokens .* block 8"):
+            call(model, tokenizer, [Canary("the code of the door is ", "4831")])
+    from transformers import BertConfig, BertForMaskedLM
+    with pytest.raises(ValueError, match="causal"):
+        exposure(BertForMaskedLM(BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4)), tokenizer, [Canary("a ", "1")])
+    with pytest.raises(TypeError, match="corpus is a str"):
+        plant_canaries("docstrings")
+
+
+# ---- membership
+
+def test_membership_curve_is_sklearns_and_the_definition(tokenizer):
+    model = tiny(tokenizer)
+    members, others = TEXTS[:6], TEXTS[20:]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    rows = privacy._text_rows(members, tokenizer, 24)[0]
+    for _ in range(60):
+        logits = model(rows[:, :-1].clamp(min=0)).logits
+        optimizer.zero_grad(), torch.nn.functional.cross_entropy(logits.transpose(1, 2), rows[:, 1:], ignore_index=-100).backward(), optimizer.step()
+    fresh = tiny(tokenizer)
+    for reference in (None, "zlib", fresh):
+        found = membership_inference(model, tokenizer, members, others, reference, device="cpu")
+        pairs = np.mean([(a > b) + 0.5 * (a == b) for a in found.scores[:6] for b in found.scores[6:]])
+        assert found.auc == pytest.approx(pairs) and found.auc > 0.8 and found.accuracy >= 0.5
+        threshold = np.sort(found.scores[6:])[-1]
+        assert found.true_positive_rate(0.0) == np.mean(found.scores[:6] > threshold)
+    same = membership_inference(model, tokenizer, members, others, model, device="cpu")
+    assert np.allclose(same.scores, 0) and same.auc == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("members, others, reference, says", [([], ["a"], None, "0 members"), (["a"], ["a"], None, "both|members and non_members"), (["a", " "], ["b"], None, "empty text"), (["a"], ["b"], "gzip", "gzip")])
+def test_membership_refuses(tokenizer, members, others, reference, says):
+    with pytest.raises(ValueError, match=says):
+        membership_inference(tiny(tokenizer), tokenizer, members, others, reference)
+
+
+# ---- personal data
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_precision_and_recall(seed):
+    examples = personal_data_examples(25, seed)
+    report = score_findings([there for _, there in examples], [find_personal_data(text) for text, _ in examples])
+    for kind in privacy.KINDS:
+        assert report.precision(kind) >= 0.95, report
+        assert report.recall(kind) >= (0.55 if kind == "name" else 0.95), report
+    assert "precision" in repr(report) and "<table>" in report._repr_html_()
+
+
+@pytest.mark.parametrize("text, kinds", [
+    ("write to jürgen.o'neil@büro.example.de", []), ("zhang@example.com是我的邮箱", ["email"]), ("我的邮箱是zhang@example.com。", ["email"]), ("@property a@b", []), ("x@2x.png", []),
+    ("server 93.184.216.34:80", ["ip"]), ("2606:4700:4700::1111", ["ip"]), ("std::vector a::b 12:30:45", []), ("numpy 1.2.3.4.5, v8.8.8.8, ==8.8.8.8, 192.168.0.1, 999.1.1.1", []),
+    ("ftp://a:b@h/x", ["url"]), ("https://h/x?token=abcdefgh123", ["url"]), ("https://h/x?page=12", []),
+    ("-----BEGIN PRIVATE KEY-----\nabc\ndef\n-----END PRIVATE KEY-----", ["secret"]), ("password: correct4horse", ["secret"]), ("password = os.environ['PASSWORD1']", []), ("tokens = tokenizer1.encode(text)", []), ("密码是abc12345678", ["secret"]),
+    ("sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=", []), ("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", []),
+    ("4111111111111111", ["card"]), ("4111111111111112", []), ("3782 822463 10005", ["card"]), ("订单号：4111111111111111", []), ("1.4111111111111111", []),
+    ("GB82 WEST 1234 5698 7654 32", ["iban"]), ("GB82 WEST 1234 5698 7654 33", []), ("DE89370400440532013000 EUR", ["iban"]),
+    ("身份证号11010519491231002X，", ["identity"]), ("110105194912310021", []), ("11010519491331002X", []), ("SSN 536-90-4399", ["identity"]), ("000-12-3456 666-12-3456", []), ("RSSMRA85T10A562S", ["identity"]),
+    ("+49 30 901820", ["phone"]), ("手机13812345678", ["phone"]), ("18612345678", ["phone"]), ("2024-11-24 10:30:00", []), ("ISBN 978-0-306-40615-7", []), ("order 212-555-0187", []), ("1234567890 bytes", []),
+    ("Dear Ms. Rossi,", ["name"]), ("Hello World", []), ("Dr. No-one", []), ("感谢王小明先生", ["name"]), ("感谢王先生", ["name"]), ("任何先生", []), ("基金经理", []), ("", []), ("\ud800 \x00", []),
+])
+def test_findings(text, kinds):
+    found = find_personal_data(text)
+    assert [f.kind for f in found] == kinds
+    assert all(text[f.start:f.end] == f.text for f in found)
+
+
+def test_spans_of_names_and_urls_are_exact():
+    assert [f.text for f in find_personal_data("感谢王先生，请找欧阳修教授。Dear Mr. J. R. van der Berg, hi")] == ["王", "欧阳修", "J. R. van der Berg"]
+    assert [f.text for f in find_personal_data("见https://a:b1@h.example/x?y=1。谢谢")] == ["https://a:b1@h.example/x?y=1"]
+
+
+def test_resident_numbers_of_later_counties():
+    "The library knows a county for the years of its existence only; people keep their first number."
+    from stdnum.cn import ric
+    number = "51010719700505123"
+    number += ric.calc_check_digit(number + "0")
+    assert not ric.is_valid(number) and [f.kind for f in find_personal_data(number)] == ["identity"]
+
+
+def test_all_valid_lengths_of_cards_by_luhn():
+    from stdnum import luhn
+    for number in ("4222222222222", "30569309025904", "6011000990139424", "3530111333300000", "5555555555554444", "2223003122003222"):
+        assert luhn.is_valid(number) and [f.kind for f in find_personal_data(f"paid with {number} today")] == ["card"]
+
+
+def test_long_texts_take_linear_time():
+    for text in ("a" * 200_000, "1" * 200_000, "a@" * 50_000, "王" * 50_000, "1 " * 50_000, "A1" * 50_000, "-----BEGIN PRIVATE KEY-----" * 500, "Dear Anna " * 5_000):
+        find_personal_data(text)
+
+
+def test_regions_and_kinds():
+    text = "Call 030 901820 or mail a@example.org"
+    assert [f.kind for f in find_personal_data(text, regions=("DE",))] == ["phone", "email"]
+    assert [f.kind for f in find_personal_data(text, kinds=("email",))] == ["email"]
+    for wrong in (dict(kinds=("mail",)), dict(kinds="email"), dict(kinds=()), dict(regions=("UK",))):
+        with pytest.raises(ValueError, match="kind|region"):
+            find_personal_data(text, **wrong)
+
+
+def test_scrub_replaces_and_counts():
+    done = scrub(["a@example.org and b@example.org", "nothing", "Dear Anna Novak,"])
+    assert done.texts == ("[EMAIL] and [EMAIL]", "nothing", "Dear [NAME],") and done.counts == {"email": 2, "name": 1} and done.documents == 2
+    assert not any(find_personal_data(text) for text in done.texts)
+    for text, there in personal_data_examples(5, seed=9):
+        assert all(f.text not in scrub(text).texts[0] for f in there if f.kind != "name")
+
+
+def test_pseudonyms():
+    texts = ["a@example.org", "A@example.org b@example.org", "+1 212 555 0187", "+1 (212) 555-0187"]
+    first, again, other = (scrub(texts, pseudonyms=True, key=key).texts for key in ("k", "k", "l"))
+    assert first == again != other and first[0] in first[1] and first[2] == first[3] and len(set(first[1].split())) == 2
+    assert scrub(texts, pseudonyms=True).texts != scrub(texts, pseudonyms=True).texts            # a new key each time
+    with pytest.raises(ValueError, match="pseudonyms"):
+        scrub(texts, key="k")
+    with pytest.raises(TypeError, match="NoneType"):
+        scrub([None])
+
+
+def test_names_by_a_model(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, PreTrainedTokenizerFast
+    words = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "jordan", "sleeps", "[CLS]", "[SEP]"])}
+    raw = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    tok = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", model_max_length=32)
+    sizes = dict(vocab_size=len(words), hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, max_position_embeddings=32)
+    model = BertForTokenClassification(BertConfig(**sizes, id2label={0: "O", 1: "B-PER"}, label2id={"O": 0, "B-PER": 1}))
+    for p in model.parameters():
+        p.data.zero_()
+    model.bert.embeddings.word_embeddings.weight.data[2] = torch.tensor([1.0, -1] * 4)
+    model.bert.embeddings.LayerNorm.weight.data.fill_(1), model.bert.encoder.layer[0].attention.output.LayerNorm.weight.data.fill_(1), model.bert.encoder.layer[0].output.LayerNorm.weight.data.fill_(1)
+    model.classifier.weight.data[1], model.classifier.bias.data[0] = torch.tensor([1.0, -1] * 4), 1.0
+    model.save_pretrained(tmp_path / "tagger"), tok.save_pretrained(tmp_path / "tagger")
+    assert [(f.kind, f.text) for f in find_personal_data("jordan sleeps", model=str(tmp_path / "tagger"))] == [("name", "jordan")]
+    BertForSequenceClassification(BertConfig(**sizes)).save_pretrained(tmp_path / "other"), tok.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="token classifier"):
+        find_personal_data("jordan", model=str(tmp_path / "other"))
+
+
+@pytest.fixture
+def files(tmp_path):
+    folder = tmp_path / "data"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.txt").write_bytes("Dear Anna Novak,\r\n\r\nmail a@example.org\r\n-----BEGIN PRIVATE KEY-----\nab\n\ncd\n-----END PRIVATE KEY-----\n\nλ no end".encode())
+    (folder / "b.jsonl").write_text('{"id":  1, "text": "plain λ"}\n' + json.dumps({"id": 2, "text": "a@example.org", "more": ["b@example.org", 3, None]}) + "\n\n", encoding="utf-8")
+    with open(folder / "c.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["text", "note"], ["a@example.org, or\nthere", "b@example.org"]])
+    with gzip.open(folder / "deep" / "d.txt.gz", "wt", encoding="utf-8") as file:
+        file.write("tel +1 212 555 0187\n")
+    from datasets import Dataset
+    Dataset.from_dict({"text": ["a@example.org", None], "n": [1, 2]}).to_parquet(folder / "e.parquet")
+    return folder
+
+
+def test_whole_files(files, tmp_path):
+    from datasets import load_dataset
+    out = tmp_path / "out"
+    report = scrub_corpus(files, out)
+    assert report.files == 5 and report.counts == {"secret": 1, "email": 6, "phone": 1, "name": 1} and "6 email" in repr(report)
+    assert (out / "a.txt").read_bytes() == "Dear [NAME],\r\n\r\nmail [EMAIL]\r\n[SECRET]\n\nλ no end".encode()
+    lines = (out / "b.jsonl").read_text(encoding="utf-8").split("\n")
+    assert lines[0] == '{"id":  1, "text": "plain λ"}' and json.loads(lines[1]) == {"id": 2, "text": "[EMAIL]", "more": ["[EMAIL]", 3, None]} and lines[2:] == ["", ""]
+    assert list(csv.reader((out / "c.csv").open(newline="", encoding="utf-8"))) == [["text", "note"], ["[EMAIL], or\nthere", "[EMAIL]"]]
+    assert gzip.open(out / "deep" / "d.txt.gz", "rt").read() == "tel [PHONE]\n"
+    assert load_dataset("parquet", data_files=str(out / "e.parquet"), split="train", cache_dir=str(tmp_path / "cache")).to_dict() == {"text": ["[EMAIL]", None], "n": [1, 2]}
+    assert "example.org" not in (out / "result.json").read_text(encoding="utf-8")
+    with pytest.raises(FileExistsError, match="output_dir"):
+        scrub_corpus(files, out)
+    assert scrub_corpus(files, out, overwrite=True).counts == report.counts
+
+
+def test_one_column(files, tmp_path):
+    scrub_corpus(files / "c.csv", tmp_path / "csv", text_column="note")
+    assert list(csv.reader((tmp_path / "csv" / "c.csv").open(newline="", encoding="utf-8")))[1] == ["a@example.org, or\nthere", "[EMAIL]"]
+    for name in ("c.csv", "b.jsonl", "e.parquet"):
+        with pytest.raises(ValueError, match="text_column 'body'"):
+            scrub_corpus(files / name, tmp_path / "no", text_column="body")
+    assert not (tmp_path / "no").exists()
+
+
+def test_nothing_half_written(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text('{"text": "x"}\n', encoding="utf-8")
+    (tmp_path / "in" / "b.jsonl").write_text('{"text": \n', encoding="utf-8")
+    with pytest.raises(ValueError, match="b.jsonl, line 1"):
+        scrub_corpus(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(ValueError, match="encoding"):
+        scrub_corpus(tmp_path / "latin.txt", tmp_path / "out")
+    assert scrub_corpus(tmp_path / "latin.txt", tmp_path / "latin", encoding="latin-1").characters == 5
+    (tmp_path / "x.pdf").write_bytes(b"x")
+    with pytest.raises(ValueError, match="x.pdf cannot be scrubbed"):
+        scrub_corpus(tmp_path / "x.pdf", tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        scrub_corpus(tmp_path / "nowhere", tmp_path / "out")
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+def test_command(files, tmp_path, capsys):
+    assert cli.execute(cli.COMMANDS, ["scrub", str(files / "b.jsonl"), "--output-dir", str(tmp_path / "o"), "--kinds", "email", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"] == {"email": 2}
+    assert cli.execute(cli.COMMANDS, ["scrub", str(files / "b.jsonl"), "--output-dir", str(tmp_path / "p"), "--kinds", "mail"]) == 2
+    assert capsys.readouterr().err.startswith("lmnotes: error: kind 'mail'")
+
+
+def test_beside_presidio():
+    "The pattern recognisers of Presidio find nothing in these texts that we miss, of the kinds that both know."
+    recognizers = pytest.importorskip("presidio_analyzer.predefined_recognizers")
+    examples = personal_data_examples(20, seed=3)
+    for kind, theirs in (("email", recognizers.EmailRecognizer()), ("iban", recognizers.IbanRecognizer()), ("card", recognizers.CreditCardRecognizer())):
+        for text, there in examples:
+            if [f.kind for f in there] == [kind] and theirs.analyze(text, theirs.supported_entities):
+                assert [f.kind for f in find_personal_data(text)] == [kind]
+
+
+def test_entropy():
+    assert letter_entropy("aaaa") == 0 and letter_entropy("abcd") == 2 and letter_entropy("aabb") == 1
+    with pytest.raises(ValueError, match="1 texts have known findings"):
+        score_findings([[Finding("email", 0, 1, "a")]], [])
+
+
+# ---- private training
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_per_sample_gradients_are_backward_passes(tokenizer, tied):
+    model, rows = tiny(tokenizer, tie_word_embeddings=tied), privacy._text_rows(TEXTS[:3] + ["a"], tokenizer, 24)[0]
+    was = dict(model.config.to_dict(), attention=model.config._attn_implementation)
+    found = per_sample_gradients(model, rows)
+    assert dict(model.config.to_dict(), attention=model.config._attn_implementation) == was
+    for i, row in enumerate(rows):
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(model(row[None, :-1].clamp(min=0)).logits[0], row[1:], ignore_index=-100).backward()
+        for name, p in model.named_parameters():
+            assert torch.allclose(found[name][i], p.grad, atol=1e-6), name
+
+
+def test_a_step_clips_each_text_and_adds_the_noise_once(tokenizer):
+    "Against the formula: w - lr * (sum of clipped gradients + noise) / expected batch, for SGD in place of AdamW, in one part and in several."
+    from opacus.optimizers import DPOptimizer
+    rows, moved = privacy._text_rows(TEXTS[:6], tokenizer, 24)[0], []
+    for microbatch in (6, 4):
+        model = tiny(tokenizer)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        gradients = per_sample_gradients(model, rows)
+        lengths = sum(g.flatten(1).pow(2).sum(1) for g in gradients.values()).sqrt()
+        optimizer = DPOptimizer(torch.optim.SGD(model.parameters(), lr=1.0), noise_multiplier=0.0, max_grad_norm=0.5, expected_batch_size=6)
+        parts = rows.split(microbatch)
+        for i, part in enumerate(parts):
+            optimizer.signal_skip_step(do_skip=i < len(parts) - 1)
+            privacy._fill_gradients(model, part)
+            optimizer.step(), optimizer.zero_grad()
+        for name, p in model.named_parameters():
+            step = torch.einsum("i,i...->...", (0.5 / lengths).clamp(max=1), gradients[name]) / 6
+            assert torch.allclose(before[name] - step, p, atol=1e-5), name
+        moved.append(float(torch.cat([(p.detach() - before[name]).flatten() for name, p in model.named_parameters()]).norm()))
+    assert moved[0] == pytest.approx(moved[1], rel=1e-4) and moved[0] <= 0.5 + 1e-5
+
+
+def test_guarantee_is_kept_and_saved(tokenizer, tmp_path):
+    import lmnotes
+    runs = [train_privately(tiny(tokenizer), tokenizer, TEXTS, epsilon=e, steps=3, batch_size=8, device="cpu", accountant=a) for e, a in ((2, "prv"), (2, "rdp"), (20, "rdp"), (math.inf, "prv"))]
+    assert all(run.epsilon <= e + 0.02 for run, e in zip(runs, (2, 2, 20, math.inf))) and runs[0].epsilon > 1.9
+    assert runs[1].noise_multiplier >= runs[0].noise_multiplier > runs[3].noise_multiplier == 0 and runs[1].noise_multiplier > runs[2].noise_multiplier > 0
+    assert runs[0].delta < 1 / len(TEXTS) and runs[0].cut == 0 and "not counted: tokenizer" in repr(runs[0])
+    again = train_privately(tiny(tokenizer), tokenizer, TEXTS, epsilon=2, steps=3, batch_size=8, device="cpu", output_dir=tmp_path / "m")
+    assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), runs[0].model.parameters()))
+    model, _ = lmnotes.load(tmp_path / "m", device="cpu")
+    assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), model.parameters()))
+    assert json.loads((tmp_path / "m" / "lmnotes.json").read_text(encoding="utf-8"))["differential_privacy"]["epsilon"] == pytest.approx(again.epsilon)
+    with pytest.raises(FileExistsError, match="output_dir"):
+        train_privately(tiny(tokenizer), tokenizer, TEXTS, epsilon=2, steps=3, batch_size=8, output_dir=tmp_path / "m")
+
+
+def test_without_noise_it_learns(tokenizer):
+    run = train_privately("gpt-tiny", tokenizer, TEXTS, epsilon=math.inf, steps=25, batch_size=12, block_size=24, device="cpu")
+    assert np.nanmean(run.losses[-5:]) < 0.6 * run.losses[0] and math.isinf(run.epsilon)
+
+
+def test_empty_draws_are_steps_of_noise(tokenizer):
+    run = train_privately(tiny(tokenizer), tokenizer, TEXTS, epsilon=5, steps=6, batch_size=1, device="cpu", seed=2, accountant="rdp")
+    assert any(math.isnan(loss) for loss in run.losses) and all(torch.isfinite(p).all() for p in run.model.parameters())
+
+
+def test_texts_longer_than_the_block_are_counted(tokenizer):
+    run = train_privately(tiny(tokenizer), tokenizer, TEXTS + ["the dog " * 60], epsilon=5, steps=1, batch_size=4, device="cpu", accountant="rdp")
+    assert run.cut == 1 and run.texts == len(TEXTS) + 1
+
+
+@pytest.mark.parametrize("change, says", [({"epsilon": 0}, "epsilon 0 must be above 0"), ({"epsilon": -1.0}, "epsilon"), ({"epsilon": float("nan")}, "epsilon"), ({"delta": 0}, "delta 0"), ({"delta": 0.5}, "delta 0.5"),
+                                          ({"batch_size": 1000}, "batch_size 1000"), ({"steps": 0}, "steps 0"), ({"clip": 0}, "clip 0"), ({"accountant": "magic"}, "magic")])
+def test_private_training_refuses(tokenizer, change, says):
+    model = tiny(tokenizer)
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match=says):
+        train_privately(model, tokenizer, TEXTS, **{"batch_size": 8, "device": "cpu", **change})
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
+
+
+def test_nothing_warns(tokenizer, recwarn):
+    train_privately(tiny(tokenizer), tokenizer, TEXTS, epsilon=1, steps=2, batch_size=8, device="cpu", accountant="rdp")
+    assert [str(w.message) for w in recwarn if "alpha" in str(w.message) or "performance drop" in str(w.message)] == []

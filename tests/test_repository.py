@@ -215,6 +215,22 @@ def test_glossary_is_in_order_and_leads_to_pages():
     assert all((ROOT / "nbs" / row[5]).is_file() for row in rows)
 
 
+def test_index_lists_every_chapter_in_order():
+    prose = "\n".join(cell["source"] for cell in cells(ROOT / "nbs" / "index.ipynb", "markdown"))
+    table = prose.split("## The chapters")[1].split("\n## ")[0]
+    assert re.findall(r"^\| \[.+?\]\((\w+\.ipynb)\)", table, re.M) == [*(p.name for p in CHAPTERS), "glossary.ipynb"]
+
+
+def test_measured_numbers_of_readme_stand_in_the_results():
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("## What is measured")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (.+) \| (.+) \| (.+) \(\[(\w+)\]\(https://github\.com/lmnotes/lmnotes/blob/main/(benchmarks/results/\w+\.md)\)\) \|$", table, re.M)
+    assert len(rows) >= 5
+    for _, _, result, _, path in rows:
+        text = (ROOT / path).read_text(encoding="utf-8")
+        for number in re.findall(r"\d[\d.,]*(?:e-\d+)?(?<![.,])", result):
+            assert number in text, f"{path} does not have {number}: the benchmark was run again, so change nbs/index.ipynb"
+
+
 # ---- site
 
 def test_sidebar_lists_every_notebook_in_order():

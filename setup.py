@@ -1,4 +1,5 @@
 """Build the package from what `settings.ini` says: the one place for name, version and requirements."""
+import re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -9,29 +10,48 @@ settings = ConfigParser(delimiters=["="])
 settings.read(here / "settings.ini", encoding="utf-8")
 cfg = settings["DEFAULT"]
 minors = range(int(cfg["min_python"].split(".")[1]), 14)
+source = f"{cfg['git_url']}/blob/{cfg['branch']}"
+
+
+def description_of(readme):
+    "README as the page of a package index: its links and pictures lead into the repository, its first line is a comment no more."
+    text = re.sub(r"^<!--.*?-->\s*", "", readme)
+    text = re.sub(r"(!\[[^\]]*\])\((?!https?:|#)([^)]+)\)", rf"\1({source.replace('/blob/', '/raw/')}/\2)", text)
+    return re.sub(r"\]\((?!https?:|#)([^)]+)\)", rf"]({source}/\1)", text)
+
 
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description=description_of((here / "README.md").read_text(encoding="utf-8")),
     long_description_content_type="text/markdown",
     author=cfg["author"],
     author_email=cfg["author_email"],
     license="Apache-2.0",
     keywords=cfg["keywords"].split(),
     url=cfg["git_url"],
-    project_urls={"Documentation": cfg["doc_host"] + cfg["doc_baseurl"], "Changes": cfg["git_url"] + "/blob/main/CHANGELOG.md"},
+    project_urls={
+        "Documentation": cfg["doc_host"] + cfg["doc_baseurl"],
+        "Source": cfg["git_url"],
+        "Issues": cfg["git_url"] + "/issues",
+        "Changes": source + "/CHANGELOG.md",
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
+        "Environment :: Console",
+        "Framework :: Jupyter",
         "Intended Audience :: Developers",
         "Intended Audience :: Education",
         "Intended Audience :: Science/Research",
+        "Natural Language :: Chinese (Simplified)",
         "Natural Language :: English",
         "Operating System :: MacOS",
         "Operating System :: POSIX :: Linux",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Text Processing :: Linguistic",
+        "Typing :: Typed",
+        "Programming Language :: Python :: 3 :: Only",
     ] + [f"Programming Language :: Python :: 3.{minor}" for minor in minors],
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
     package_data={cfg["lib_path"]: ["py.typed"]},

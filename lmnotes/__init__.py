@@ -7,7 +7,8 @@ __version__ = "0.1.0"
 __all__ = []
 
 # %% ../nbs/index.ipynb #a4e4b32a
-_NAMES = {"load_corpus": "corpora", "train_tokenizer": "tokenization", "pretrain": "pretraining", "load": "checkpoints", "finetune": "finetuning"}
+_NAMES = {"load_corpus": "corpora", "train_tokenizer": "tokenization", "pretrain": "pretraining", "load": "checkpoints", "finetune": "finetuning",
+          "plan": "compute"}
 _MODULES = ("perplexity",)                       # its module can be called
 
 

@@ -2,6 +2,7 @@
 import ast
 import base64
 import configparser
+import importlib.util
 import json
 import re
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").glob("*.ipynb") if not p.name.startswith("_"))
-CHAPTERS = [p for p in NOTEBOOKS if p.stem != "index"]
+CHAPTERS = [p for p in NOTEBOOKS if p.stem not in ("index", "glossary")]
+CHINESE = sorted((ROOT / "nbs" / "zh").glob("*.ipynb"))
 MODULES = sorted(p for p in (ROOT / "lmnotes").glob("*.py") if p.name != "_modidx.py")
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "rouge_score": "rouge-score", "huggingface_hub": "huggingface-hub", "stdnum": "python-stdnum"}    # modules whose distribution has another name
 NOT_IMPORTED = {"accelerate"}                                  # transformers' Trainer needs it, and does not require it
@@ -127,7 +129,7 @@ def test_page_has_its_badge_and_its_end(path):
     assert exercises.count("<details") == exercises.count("</details>") == 3
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *CHINESE], ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_page_stores_clean_outputs(path):
     notebook = json.loads(path.read_text(encoding="utf-8"))
     assert "widgets" not in notebook["metadata"]
@@ -143,7 +145,7 @@ def test_page_stores_clean_outputs(path):
                 assert base64.b64decode("".join(data["image/png"])).startswith(b"\x89PNG"), where
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [*CHAPTERS, *CHINESE], ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_figures_have_alternative_text(path, request):
     if path.stem in FIGURES_WITHOUT_TEXT:
         request.applymarker(pytest.mark.xfail(reason="a figure of this page still lacks `#| fig-alt`", strict=True))
@@ -152,7 +154,7 @@ def test_figures_have_alternative_text(path, request):
             assert re.search(r"^#\| *fig-alt: *\S", cell["source"], re.M), f"{path.name}: {cell['source'][:80]!r}"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *CHINESE], ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_page_has_distinct_cell_ids_and_was_run(path):
     found = [cell["id"] for cell in cells(path)]
     assert len(found) == len(set(found))
@@ -163,7 +165,8 @@ def test_rooms_import_only_earlier_rooms():
     room = {}
     for path in NOTEBOOKS:
         exp = re.search(r"^#\| *default_exp +(\w+)", "\n".join(c["source"] for c in cells(path, "code")), re.M)
-        room[exp[1]] = path.stem
+        if exp:                                                 # the questions and the glossary are no rooms
+            room[exp[1]] = path.stem
     for path in MODULES:
         if path.stem == "__init__":
             continue
@@ -172,6 +175,60 @@ def test_rooms_import_only_earlier_rooms():
             if node.module and (node.level or node.module.startswith("lmnotes.")):
                 other = node.module.removeprefix("lmnotes.").split(".")[0]
                 assert other not in room or room[other] < room[path.stem], f"{path.name} imports {other}"
+
+
+@pytest.mark.parametrize("path", CHINESE, ids=lambda p: p.stem)
+def test_chinese_page_uses_the_package_and_exports_nothing(path):
+    first = [line for line in cells(path)[0]["source"].splitlines() if line]
+    assert first[0].startswith("# ") and first[1].startswith("> ") and first[2:] == ["- lang: zh"]
+    code = "\n".join(cell["source"] for cell in cells(path, "code"))
+    assert "lmnotes" in code and not re.search(r"^#\| *(export|exports|default_exp)\b", code, re.M)
+    prose = "".join(cell["source"] for cell in cells(path, "markdown"))
+    assert f"blob/main/nbs/zh/{path.name})" in prose and len(re.findall(r"[\u4e00-\u9fff]", prose)) > 300
+
+
+def test_every_notebook_first_installs_the_package_where_it_is_missing(capsys):
+    spec = importlib.util.spec_from_file_location("first_cell", ROOT / "tools" / "first_cell.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert tool.main(["--check"]) == 0, capsys.readouterr().out
+    pytest.importorskip("IPython")
+    from IPython.core.inputtransformer2 import TransformerManager
+    source = TransformerManager().transform_cell(tool.SOURCE)
+    for found, expected in ((object(), []), (None, [("pip", "install --quiet git+https://github.com/lmnotes/lmnotes")])):
+        calls, original = [], importlib.util.find_spec
+        shell = type("Shell", (), {"run_line_magic": lambda self, *args: calls.append(args)})()
+        importlib.util.find_spec = lambda name: found
+        try:
+            exec(source, {"get_ipython": lambda: shell})
+        finally:
+            importlib.util.find_spec = original
+        assert calls == expected
+
+
+def test_glossary_is_in_order_and_leads_to_pages():
+    lines = [line for cell in cells(ROOT / "nbs" / "glossary.ipynb", "markdown") for line in cell["source"].splitlines() if line.startswith("- ")]
+    rows = [re.fullmatch(r"- \*\*(.+?)\*\*(?: \((.+?)\))?: (.+[.?]) \[(.+?)\]\((\w+\.ipynb)\)", line) for line in lines]
+    assert all(rows), [line for line, row in zip(lines, rows) if not row]
+    names = [re.sub(r"\W+", " ", row[1].casefold()) for row in rows]
+    assert len(names) > 50 and names == sorted(set(names))
+    assert all((ROOT / "nbs" / row[5]).is_file() for row in rows)
+
+
+def test_index_lists_every_chapter_in_order():
+    prose = "\n".join(cell["source"] for cell in cells(ROOT / "nbs" / "index.ipynb", "markdown"))
+    table = prose.split("## The chapters")[1].split("\n## ")[0]
+    assert re.findall(r"^\| \[.+?\]\((\w+\.ipynb)\)", table, re.M) == [*(p.name for p in CHAPTERS), "glossary.ipynb"]
+
+
+def test_measured_numbers_of_readme_stand_in_the_results():
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("## What is measured")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (.+) \| (.+) \| (.+) \(\[(\w+)\]\(https://github\.com/lmnotes/lmnotes/blob/main/(benchmarks/results/\w+\.md)\)\) \|$", table, re.M)
+    assert len(rows) >= 5
+    for _, _, result, _, path in rows:
+        text = (ROOT / path).read_text(encoding="utf-8")
+        for number in re.findall(r"\d[\d.,]*(?:e-\d+)?(?<![.,])", result):
+            assert number in text, f"{path} does not have {number}: the benchmark was run again, so change nbs/index.ipynb"
 
 
 # ---- site
@@ -184,7 +241,8 @@ def test_sidebar_lists_every_notebook_in_order():
         for entry in entries:
             yield from [entry] if isinstance(entry, str) else [entry["href"]] if "href" in entry else links(entry["contents"])
 
-    assert list(links(site["website"]["sidebar"]["contents"])) == ["index.ipynb", *(p.name for p in CHAPTERS)]
+    chinese = sorted((f"zh/{p.name}" for p in CHINESE), key=lambda name: (name != "zh/index.ipynb", name))
+    assert list(links(site["website"]["sidebar"]["contents"])) == ["index.ipynb", *(p.name for p in CHAPTERS), "glossary.ipynb", "bibliography.qmd", *chinese]
     assert set(site["format"]["html"]["theme"]) == {"light", "dark"}
     assert (ROOT / "nbs" / "_quarto.yml").resolve() == ROOT / "_quarto.yml"
 

@@ -27,7 +27,7 @@ def block_of(cell):
     "Markdown for one cell; empty for hidden ones."
     source = "".join(cell["source"])
     if cell["cell_type"] == "markdown":
-        source = re.sub(r"\]\((\w+\.ipynb)\)", r"](nbs/\1)", source)                # links are from nbs/ there, from the top level here
+        source = re.sub(r"\]\((?!https?:|#)([\w./-]+)\)", r"](nbs/\1)", source)        # links and pictures are from nbs/ there, from the top level here
         return source.replace("\n> ", "\n\n> ", 1) if source.startswith("# ") else source
     lines = source.splitlines()
     directives = [line[2:].strip() for line in lines if line.startswith("#|")]

@@ -208,8 +208,8 @@ def find_device(hardware):
     if name == "this-machine":
         return this_machine()
     if name not in DEVICES:
-        near = difflib.get_close_matches(name, [*DEVICES, "this machine"], 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        near = [d for d in DEVICES if d.startswith(name)] or difflib.get_close_matches(name, [*DEVICES, "this machine"], 1)
+        hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
         raise ValueError(f"hardware {hardware!r} is not known{hint}: there are {', '.join(DEVICES)} and 'this machine'; or pass a Device of your own")
     return DEVICES[name]
 

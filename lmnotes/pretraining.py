@@ -1091,7 +1091,8 @@ class _Trainer(Trainer):
         super().__init__(**kwargs)
         self.options, self.causal, self.clock, self.losses, self.items, self.grad_norm = options, causal, clock, [], 1, None
         self.model_accepts_loss_kwargs = True            # our loss is divided by the tokens of the whole step already
-        if options.sharded:
+        self.sharded = getattr(options, "sharded", False)
+        if self.sharded:
             self.accelerator.prepare_model = lambda model, *_, **__: model          # the model talks to the other processes itself
 
     def _get_train_sampler(self, train_dataset=None):
@@ -1117,7 +1118,7 @@ class _Trainer(Trainer):
         return self.grad_norm
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        if self.options.sharded:
+        if self.sharded:
             _put_weights(model or self.model, resume_from_checkpoint)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -1384,7 +1385,7 @@ class _Watch(TrainerCallback):
         self._check_losses()
         options, run = self.trainer.options, self.run
         self.trainer.clock.tick(running=False)
-        loss, = _agree([self.evaluate() if state.is_world_process_zero or options.sharded else -math.inf], self.trainer.args.device)
+        loss, = _agree([self.evaluate() if state.is_world_process_zero or self.trainer.sharded else -math.inf], self.trainer.args.device)
         if run["history"]:
             run["history"][-1]["validation_loss"] = loss
         if options.report_to != "none":

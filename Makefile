@@ -47,8 +47,8 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	@$(BIN)/python tools/check.py
-	@echo "== every notebook runs, each from an empty folder"
-	@$(BIN)/python tools/run_notebooks.py --check --jobs 2
+	@echo "== every notebook runs, each from an empty folder, with the wheel"
+	@$(BIN)/python tools/run_notebooks.py --check --wheel --jobs 2
 	@echo "== tests"
 	@$(BIN)/python -m pytest tests
 

@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -265,6 +266,27 @@ def test_results_are_shown_and_frozen(classifier, tagger, answerer):
             got.text = "other"
 
 
+def test_a_fine_tuned_folder_gives_the_answers_of_its_test(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    from lmnotes.finetuning import finetune
+    save(*bert(BertForMaskedLM), tmp_path / "pretrained")
+    texts = sentences(60)
+    rows = {"text": texts, "label": ["cold" if "cold" in t or "bad" in t else "warm" for t in texts]}
+    data = DatasetDict({"train": Dataset.from_dict(rows).select(range(40)), "validation": Dataset.from_dict(rows).select(range(20)), "test": Dataset.from_dict(rows).select(range(40, 60))})
+    result = finetune(tmp_path / "pretrained", data, output_dir=tmp_path / "tuned", epochs=1, max_length=32, device="cpu")
+    found = predict(result.output_dir, texts[40:])
+    assert [p.label for p in found] == [result.labels[i] for i in result.predictions]
+    assert worst_errors(result, texts=texts[40:]).errors == sum(a != b for a, b in zip(result.predictions, result.references))
+    assert predict_file(result.output_dir, _lines(tmp_path / "a.txt", texts), tmp_path / "out.jsonl", progress=False).errors == 0
+
+
+def _lines(path, texts):
+    "A file of texts."
+    path.write_text("\n".join(texts))
+    return path
+
+
 # --- files ----------------------------------------------------------------------------------------------------------
 
 def read(path):
@@ -381,7 +403,8 @@ def test_a_stopped_run_goes_on(folder, stopped, keep):
     left = {"all": b"".join(lines), "half a line": b"".join(lines[:20]) + lines[20][:9], "in a chunk": b"".join(lines[:13]), "half a character": b"".join(lines[:2]) + b'{"row": 3, "\xc3',
             "zeros": b"".join(lines[:5]) + b"\0" * 40, "nothing": b"", "no file": b""}[keep]
     part.write_bytes(left) if keep != "no file" else part.unlink()
-    report = predict_file(folder, file, out, progress=False)
+    moved = shutil.copytree(folder, out.parent / "moved")
+    report = predict_file(moved, file, out, progress=False)
     assert out.read_bytes() == whole and report.resumed == {"all": 24, "half a line": 20, "in a chunk": 13, "half a character": 2, "zeros": 5}.get(keep, 0)
     assert (report.rows, report.error_rows) == (50, (12,)) and not list(out.parent.glob("*.part*"))
 

@@ -656,6 +656,7 @@ _NEXT = re.compile(r"^\S.*\n[-=~]{3,} *$", re.M)
 _GOOGLE = re.compile(r"^( *)(?:Args|Arguments|Parameters|Keyword [Aa]rguments|Keyword [Aa]rgs): *\n", re.M)
 _NUMPYDOC_ENTRY = r"(?P<names>\*{0,2}[A-Za-z_]\w*(?:, *\*{0,2}[A-Za-z_]\w*)*) *(?::(?P<type>.*))?$"
 _GOOGLE_ENTRY = r"`{0,2}(?P<names>\*{0,2}[A-Za-z_]\w*)`{0,2}(?: *\((?P<type>(?:[^()\n]|\([^()\n]*\))*)\))? *:(?P<rest> .*)?$"
+_HEADINGS = {"Returns", "Raises", "Yields", "Note", "Notes", "Example", "Examples", "Warning", "Warnings", "References", "Usage"}
 _TYPE_END = re.compile(r"[,;.]? *\(?\*?(?:optional|[Dd]efaults?|required|keyword)\b")
 _VALUE = r"(``[^`\n]+``|`[^`\n]+`|'[^'\n]*'|\"[^\"\n]*\"|-?\d+(?:\.\d+)?(?:[eE]-?\d+)?|None\b|True\b|False\b"
 _DEFAULT = re.compile(rf"\b[Dd]efaults?(?: value)?(?: (?:to|is|of)\b| *[:=])? *{_VALUE})")
@@ -664,7 +665,7 @@ _HEADER_DEFAULT = re.compile(rf"\b[Dd]efaults?(?: value)?(?: (?:to|is|of)\b| *[:
 
 def _entries(text, begin, end, indent, entry):
     "Parameters of one section: a header at the section's indentation, and what is indented below."
-    headers = list(re.compile(rf"^{indent}{entry}", re.M).finditer(text, begin, end))
+    headers = [h for h in re.compile(rf"^{indent}{entry}", re.M).finditer(text, begin, end) if h["names"] not in _HEADINGS]
     others = [m.start() for m in re.compile(rf"^{indent}\S", re.M).finditer(text, begin, end)]
     stops = [next((o for o in others if o > h.start()), end) for h in headers]
     return [_parameter(text, header, stop) for header, stop in zip(headers, stops)]

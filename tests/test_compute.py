@@ -3,11 +3,10 @@ import dataclasses
 import math
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, BertConfig, GPT2Config
+from transformers import AutoModelForCausalLM, GPT2Config
 
 from lmnotes import compute
-from lmnotes.compute import DEVICES, PUBLISHED, Device, Plan, PlanOptions, cache_bytes, find_device, model_sizes, plan, this_machine, training_memory
+from lmnotes.compute import PUBLISHED, Device, Plan, PlanOptions, cache_bytes, find_device, model_sizes, plan, this_machine, training_memory
 from lmnotes.transformer import flops_per_token, model_config, parameter_count
 
 SMALL = Device("small", memory=24, half=10e12, single=1e12, watts=100)
@@ -118,3 +117,45 @@ def test_an_impossible_plan_names_memory_and_the_largest_device():
         plan("1000T", hardware="t4")
     with pytest.raises(ValueError, match="h200 141 GB"):
         plan("175B")                                        # on this machine
+
+
+# --- laws and the reverse question
+def test_a_law_is_found_again():
+    import numpy as np
+    n, d = (g.ravel() for g in np.meshgrid(np.geomspace(1e6, 1e9, 4), np.geomspace(1e8, 1e11, 4)))
+    law = compute.fit_scaling_law(n, d, compute.BESIROGLU.loss(n, d), resamples=3)
+    assert abs(law.E - 1.8172) < 0.01 and abs(law.alpha - 0.3478) < 0.01 and abs(law.beta - 0.3658) < 0.01 and law.samples.shape == (3, 5)
+    low, high = law.band(1e9, 1e10)
+    assert low <= high and abs(low - compute.BESIROGLU.loss(1e9, 1e10)) < 0.01
+
+
+def test_the_optimum_of_a_law_is_the_lowest():
+    import numpy as np
+    best, tokens = compute.HOFFMANN.best(1e21)
+    others = np.geomspace(best / 10, best * 10, 201)
+    assert math.isclose(6 * best * tokens, 1e21) and compute.HOFFMANN.loss(best, tokens) <= compute.HOFFMANN.loss(others, 1e21 / 6 / others).min() + 1e-12
+
+
+@pytest.mark.parametrize("wrong, message", [(([1] * 5,) * 3, "6 runs"), (([1] * 6, [1] * 6, [0] * 6), "positive"), (([1] * 6, [1] * 6, [2] * 6), "3 values")])
+def test_runs_that_cannot_be_fitted(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        compute.fit_scaling_law(*wrong)
+
+
+def test_best_model_keeps_the_budget():
+    day = compute.best_model(24, "a100-80")
+    assert math.isclose(day.tokens / day.parameters, 20, rel_tol=1e-3) and math.isclose(day.hours, 24)
+    long = compute.best_model(24 * 1000, Device("tiny", 6, 1e15, 1e14, 1), batch_size=1)       # memory, not time, is the limit
+    assert long.tokens / long.parameters > 20 and long.memory_gb <= 6 and math.isclose(long.hours, 24_000)
+    with pytest.raises(ValueError, match="hours=0"):
+        compute.best_model(0, "t4")
+
+
+def test_the_published_runs():
+    run = {r.name: r for r in PUBLISHED}["T5-Small"]
+    assert f"{run.petaflop_days:.2E} {run.flops:.2E}" == "2.08E+00 1.80E+20" and len(PUBLISHED) == 17
+
+
+def test_the_cache_is_counted():
+    from transformers import LlamaConfig
+    assert cache_bytes(LlamaConfig(hidden_size=64, num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=2), 10, 2) == 2 * 3 * 2 * 8 * 10 * 2 * 2

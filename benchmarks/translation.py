@@ -87,6 +87,8 @@ def draw_curve(curve, path, title):
     fig, ax = plt.subplots(figsize=(5.6, 3.4))
     ax.plot([p["seconds"] / 60 for p in curve], [p["bleu"] for p in curve], "o-", color="#0072B2")
     ax.set(xscale="log", xlabel="training time (minutes)", ylabel="BLEU on test (0 to 100)", title=title, ylim=(0, None))
+    minutes = [p["seconds"] / 60 for p in curve]
+    ax.set_xticks(minutes, [f"{m:.2g}" for m in minutes]), ax.minorticks_off()
     ax.spines[["top", "right"]].set_visible(False)
     fig.tight_layout(), fig.savefig(path, dpi=130), plt.close(fig)
 
@@ -103,11 +105,11 @@ def draw_alignment(model, tokenizer, source, target, path):
     with torch.no_grad():
         weights = looked(**generation_collator(looked, tokenizer)(list(rows)).to(model.device), output_attentions=True).cross_attentions[-1][0].mean(0).float().cpu()
     names = [[tokenizer.decode([i]).strip() or "·" for i in rows[0][column]] for column in ("input_ids", "labels")]
-    fig, ax = plt.subplots(figsize=(1.6 + 0.32 * len(names[0]), 1.4 + 0.28 * len(names[1])))
+    fig, ax = plt.subplots(figsize=(1.6 + 0.32 * len(names[0]), 1.4 + 0.28 * len(names[1])), layout="constrained")
     image = ax.imshow(weights, cmap="cividis", vmin=0, vmax=float(weights.max()))
     ax.set_xticks(range(len(names[0])), names[0], rotation=60, ha="right"), ax.set_yticks(range(len(names[1])), names[1])
     ax.set(xlabel="read", ylabel="written")
-    fig.colorbar(image, label="attention weight (share)", shrink=0.7), fig.tight_layout(), fig.savefig(path, dpi=130), plt.close(fig)
+    fig.colorbar(image, label="attention weight (share)", shrink=0.7), fig.savefig(path, dpi=130), plt.close(fig)
 
 
 def main():
@@ -183,7 +185,7 @@ def main():
     (RESULTS / f"{args.name}.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     draw_curve(curve, RESULTS / f"{args.name}_curve.png", f"Multi30k {args.first} → {args.second}, {model.num_parameters() / 1e6:.1f} M parameters, from scratch")
     chosen = min(range(len(test[0])), key=lambda i: abs(len(test[0][i].split()) - 10))
-    draw_alignment(model, tokenizer, test[0][chosen], written[chosen] or test[1][chosen], RESULTS / f"{args.name}_alignment.png")
+    draw_alignment(model, tokenizer, test[0][chosen], written[chosen] if 0 < len(written[chosen]) < 2 * len(test[1][chosen]) else test[1][chosen], RESULTS / f"{args.name}_alignment.png")
     text = f"# Translation of Multi30k, {args.first} → {args.second}, from scratch\n\n{facts['date']}, {facts['machine']}, {facts['precision']}, Python {facts['python']}, torch {facts['torch']}, transformers {facts['transformers']}, sacrebleu {facts['sacrebleu']}; `python benchmarks/translation.py {' '.join(sys.argv[1:])}`\n\n"
     text += f"{args.kind}, {args.layers} + {args.layers} layers, {args.hidden} wide, {model.num_parameters():,} parameters, one BPE of {len(tokenizer):,} tokens; {len(sources):,} training and {len(test[0]):,} test pairs (test_2016_flickr), cased, one seed.\n\n"
     text += "| training time (s) | steps | tokens | BLEU, greedy | chrF, greedy |\n|---|---|---|---|---|\n" + "\n".join(f"| {p['seconds']:,} | {p['steps']:,} | {p['tokens']:,} | {p['bleu']} | {p['chrf']} |" for p in curve)

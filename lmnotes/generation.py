@@ -16,6 +16,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -241,15 +242,16 @@ def generator_family(model):
     config = getattr(model, "config", model)
     if config.is_encoder_decoder:
         return "seq2seq"
-    named = config.architectures or [type(model).__name__]
+    named = (config.architectures or [type(model).__name__])[0]
     try:
-        family = task_of(type(config)(architectures=named)) if named != config.architectures else task_of(config)
+        family = task_of(SimpleNamespace(architectures=[named]))
     except ValueError:
-        family = f"of class {named[0]}"
+        family = "of another kind"
     if family == "causal":
         return family
-    remedy = "warm_start(folder) makes an encoder–decoder of it" if family == "masked" else "give a causal model or an encoder–decoder"
-    raise ValueError(f"the model {named[0]} is {family if family.startswith('of') else f'for {family}' if family != 'masked' else 'a masked one, which fills gaps'}, and writes no text: {remedy}")
+    if family == "masked":
+        raise ValueError(f"the model {named} is a masked one, which fills gaps, and writes no text: warm_start(folder) makes an encoder–decoder of it")
+    raise ValueError(f"the model {named} ({family}) writes no text: give a causal model or an encoder–decoder")
 
 
 def generation_features(model, tokenizer, sources, targets, max_source_length=128, max_target_length=128, separator=None):
@@ -650,7 +652,7 @@ def warm_start(encoder_folder, decoder_folder=None, seed=0):
     return _with_tokens(model, tokenizer), tokenizer
 
 
-_DECODERS = ("bert", "roberta", "electra", "camembert", "xlm-roberta", "gpt2")     # transformers' models with optional cross-attention, as far as tried or alike
+_DECODERS = ("bert", "roberta", "gpt2")           # types of transformers that can be given cross-attention; others that can are untried
 
 # %% ../nbs/09b_generation.ipynb #df5a5fd1
 def _opened_tokenizer(folder, name="model"):

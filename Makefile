@@ -47,8 +47,8 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	@$(BIN)/python tools/check.py
-	@echo "== every notebook runs, each from an empty folder"
-	@$(BIN)/python tools/run_notebooks.py --check --jobs 2
+	@echo "== every notebook runs, each from an empty folder, with the wheel"
+	@$(BIN)/python tools/run_notebooks.py --check --wheel --jobs 2
 	@echo "== tests"
 	@$(BIN)/python -m pytest tests
 
@@ -70,7 +70,7 @@ notebooks: $(VENV)/.dev
 docs: $(VENV)/.dev
 	@rm -rf _proc
 	@PYTHONPATH="$(CURDIR)" $(BIN)/nbdev_proc_nbs
-	@if command -v quarto >/dev/null; then rm -rf _docs && (cd _proc && quarto render --no-cache) && mv _proc/_docs _docs && $(WITHOUT_CDN) _docs/*.html && rm _docs/*.bak && echo "The site is in _docs/."; else echo "The pages are prepared in _proc/. Rendering was skipped: Quarto is not installed (https://quarto.org)."; fi
+	@if command -v quarto >/dev/null; then rm -rf _docs && (cd _proc && quarto render --no-cache) && mv _proc/_docs _docs && $(WITHOUT_CDN) _docs/*.html _docs/*/*.html && rm _docs/*.bak _docs/*/*.bak && echo "The site is in _docs/."; else echo "The pages are prepared in _proc/. Rendering was skipped: Quarto is not installed (https://quarto.org)."; fi
 
 lab: $(VENV)/.dev
 	@$(BIN)/jupyter lab nbs

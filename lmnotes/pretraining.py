@@ -1267,7 +1267,7 @@ class _Curve:
 
     def __init__(self, seconds=5.0):
         shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-        self.active, self.seconds, self.drawn, self.handle = type(shell).__name__ == "ZMQInteractiveShell", seconds, time.perf_counter(), None
+        self.active, self.seconds, self.drawn, self.handle = getattr(shell, "kernel", None) is not None, seconds, time.perf_counter(), None
 
     def update(self, history):
         if not self.active or len(history) < 3 or time.perf_counter() - self.drawn < self.seconds:

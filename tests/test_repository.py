@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted(p for p in (ROOT / "nbs").glob("*.ipynb") if not p.name.startswith("_"))
+
+
+def place(stem):
+    "Where a page stands in the book: by number; 09a and 09b lead to 09; what has no number comes last."
+    number = re.match(r"(\d+)([a-z]?)_", stem)
+    return (0, int(number[1]), number[2] or "~", stem) if number else (1, 0, "", stem)
+
+
+NOTEBOOKS = sorted((p for p in (ROOT / "nbs").glob("*.ipynb") if not p.name.startswith("_")), key=lambda p: place(p.stem))
 CHAPTERS = [p for p in NOTEBOOKS if p.stem not in ("index", "glossary")]
 CHINESE = sorted((ROOT / "nbs" / "zh").glob("*.ipynb"))
 MODULES = sorted(p for p in (ROOT / "lmnotes").glob("*.py") if p.name != "_modidx.py")
@@ -174,7 +182,7 @@ def test_rooms_import_only_earlier_rooms():
         for node in [n for n in tree.body if isinstance(n, ast.ImportFrom)]:
             if node.module and (node.level or node.module.startswith("lmnotes.")):
                 other = node.module.removeprefix("lmnotes.").split(".")[0]
-                assert other not in room or room[other] < room[path.stem], f"{path.name} imports {other}"
+                assert other not in room or place(room[other]) < place(room[path.stem]), f"{path.name} imports {other}"
 
 
 @pytest.mark.parametrize("path", CHINESE, ids=lambda p: p.stem)

@@ -148,3 +148,13 @@ def test_runner_stores_outputs_without_stderr_and_fails_on_an_error(tmp_path):
     page.write_text(json.dumps(notebook({**code("1 / 0"), "id": "cell0000"})), encoding="utf-8")
     with pytest.raises(runner.CellExecutionError, match="ZeroDivisionError"):
         runner.run(page, store=True)
+
+
+def test_runner_takes_the_package_from_its_wheel(tmp_path):
+    pytest.importorskip("ipykernel")
+    pytest.importorskip("nbclient")
+    page = tmp_path / "page.ipynb"
+    source = "import os, shutil, sys\nimport lmnotes, lmnotes.theory, torch\nassert sys.prefix in lmnotes.__file__, lmnotes.__file__\nassert not os.listdir('.')\nassert shutil.which('lmnotes').startswith(sys.prefix)"
+    page.write_text(json.dumps(notebook({**code(source), "id": "cell0000"})), encoding="utf-8")
+    done = subprocess.run([sys.executable, ROOT / "tools" / "run_notebooks.py", "--check", "--wheel", page], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "1 of 1 notebooks" in done.stdout, done.stdout + done.stderr

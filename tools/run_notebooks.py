@@ -2,15 +2,21 @@
 
     python tools/run_notebooks.py                      every notebook, outputs stored in place
     python tools/run_notebooks.py nbs/05_*.ipynb       these only
-    python tools/run_notebooks.py --check --jobs 2     run them, store nothing (what `make test` does)
+    python tools/run_notebooks.py --check --jobs 2     run them, store nothing
+    python tools/run_notebooks.py --check --wheel      the same with the package from its wheel (what `make test` does)
 
-The package is the installed one, the working directory is an empty temporary folder, and no hub is
-reachable: a notebook that passes here runs from the wheel alone. What goes to stderr (progress bars,
+The package is the installed one, or with --wheel that of a wheel that is built and installed into a fresh
+environment, which sees the libraries of this one and not its lmnotes. The working directory is an empty temporary
+folder, and no hub is reachable: a notebook that passes here runs from the wheel alone. What goes to stderr (progress bars,
 warnings of libraries) is not stored.
 """
 import argparse
+import json
 import os
+import shutil
+import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -52,7 +58,31 @@ def tidy(cell):
     cell.execution_count, cell.metadata = None, type(cell.metadata)()
 
 
-def run(path, store, flags=(), timeout=900):
+def wheel_kernel(home):
+    "Build the wheel, make an environment with it in a folder, and describe its kernel to Jupyter; give the environment's python."
+    home, source = Path(home), Path(home) / "source"
+    source.mkdir(parents=True)
+    for name in ("settings.ini", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, source / name)
+    shutil.copytree(ROOT / "lmnotes", source / "lmnotes", ignore=shutil.ignore_patterns("__pycache__"))
+    quiet = {"check": True, "stdout": subprocess.DEVNULL, "env": {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}}
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "-w", home, source], **quiet)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / "venv"], **quiet)
+    python = home / "venv" / "bin" / "python"
+    own = Path(subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True, **{**quiet, "stdout": subprocess.PIPE}).stdout.strip())
+    wheel, = home.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel], **quiet)
+    (own / "libraries.pth").write_text("\n".join(dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))) + "\n", encoding="utf-8")
+    kernel = home / "jupyter" / "kernels" / "wheel"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text(json.dumps({"argv": [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"], "display_name": "wheel", "language": "python"}), encoding="utf-8")
+    os.environ["JUPYTER_PATH"] = os.pathsep.join([str(home / "jupyter"), *filter(None, [os.environ.get("JUPYTER_PATH")])])
+    os.environ.pop("PYTHONPATH", None)
+    os.environ["PATH"] = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    return python
+
+
+def run(path, store, flags=(), timeout=900, kernel="python3"):
     "Run one notebook; give its seconds, or raise `CellExecutionError` (or `DeadKernelError`)."
     notebook, start = nbformat.read(path, as_version=4), time.time()
     held = {}
@@ -60,7 +90,7 @@ def run(path, store, flags=(), timeout=900):
         if cell.cell_type == "code" and is_skipped(cell, flags):
             held[i], cell.cell_type = cell.outputs, "raw"
     with tempfile.TemporaryDirectory() as folder:
-        client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": folder}})
+        client = NotebookClient(notebook, timeout=timeout, kernel_name=kernel, resources={"metadata": {"path": folder}})
         client.execute()
     for i, outputs in held.items():
         notebook.cells[i].cell_type, notebook.cells[i].outputs = "code", outputs
@@ -77,6 +107,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="*", type=Path)
     parser.add_argument("--check", action="store_true", help="store nothing")
+    parser.add_argument("--wheel", action="store_true", help="with the package from its wheel, in a fresh environment")
     parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time")
     parser.add_argument("--flags", nargs="*", default=[], help="also run the cells under these flags, such as cuda")
     args = parser.parse_args()
@@ -84,9 +115,13 @@ def main():
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", IN_TEST="1", MPLBACKEND="module://matplotlib_inline.backend_inline")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.jobs)))
 
+    home = tempfile.TemporaryDirectory() if args.wheel else None
+    if home:
+        wheel_kernel(home.name)
+
     def attempt(path):
         try:
-            seconds = run(path, not args.check, args.flags)
+            seconds = run(path, not args.check, args.flags, kernel="wheel" if home else "python3")
             print(f"ok      {path.name:28} {seconds:6.1f} s", flush=True)
             return True
         except (CellExecutionError, DeadKernelError) as error:

@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def place(stem):
-    "Where a page stands in the book: by number; 09a and 09b lead to 09; what has no number comes last."
+    "Where a page stands in the book: by number, 08a and 08b after 08; what has no number comes last."
     number = re.match(r"(\d+)([a-z]?)_", stem)
-    return (0, int(number[1]), number[2] or "~", stem) if number else (1, 0, "", stem)
+    return (0, int(number[1]), number[2], stem) if number else (1, 0, "", stem)
 
 
 NOTEBOOKS = sorted((p for p in (ROOT / "nbs").glob("*.ipynb") if not p.name.startswith("_")), key=lambda p: place(p.stem))

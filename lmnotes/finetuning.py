@@ -162,6 +162,7 @@ def _forward(model, tokenizer, rows, batch_tokens, take):
     "Call `take(places, output)` for batches of rows, from long to short."
     training, device = model.training, next(model.parameters()).device
     model.eval()
+    batch_tokens = batch_tokens or (1024 if device.type == "cpu" else 8192)
     with torch.inference_mode():
         for places in reversed(token_batches([len(row["input_ids"]) for row in rows], batch_tokens)):
             batch = collate([rows[i] for i in places], tokenizer)
@@ -169,7 +170,7 @@ def _forward(model, tokenizer, rows, batch_tokens, take):
     model.train(training)
 
 
-def predict_logits(model, tokenizer, texts, max_length=128, batch_tokens=4096, pairs=None):
+def predict_logits(model, tokenizer, texts, max_length=128, batch_tokens=None, pairs=None):
     """Logits of a classifier for texts, in their order.
 
     Parameters
@@ -182,8 +183,8 @@ def predict_logits(model, tokenizer, texts, max_length=128, batch_tokens=4096, p
         Texts; longer ones are cut at `max_length` tokens.
     max_length : int, optional
         Tokens of a text; None for 128.
-    batch_tokens : int
-        Tokens that are computed at a time; texts of like length go together.
+    batch_tokens : int, optional
+        Tokens that are computed at a time; texts of like length go together; by default 1,024 on a CPU, whose caches hold no more, and 8,192 elsewhere.
     pairs : sequence of str, optional
         The second text of each pair.
 
@@ -290,7 +291,7 @@ def word_windows(tokenizer, rows, max_length, stride):
     return _rows(encoded), where, places[:, 0], places[:, 1]
 
 # %% ../nbs/09_finetuning.ipynb #4b91bcb3
-def predict_tags(model, tokenizer, rows, max_length=128, stride=32, batch_tokens=4096):
+def predict_tags(model, tokenizer, rows, max_length=128, stride=32, batch_tokens=None):
     """Logits of a token classifier for words, one row for each word.
 
     Parameters
@@ -305,8 +306,8 @@ def predict_tags(model, tokenizer, rows, max_length=128, stride=32, batch_tokens
         Tokens of a window; longer texts are read in several.
     stride : int
         Tokens that two windows share; each word is answered by the window in which it stands farthest from the ends.
-    batch_tokens : int
-        Tokens that are computed at a time.
+    batch_tokens : int, optional
+        Tokens that are computed at a time; by default 1,024 on a CPU, whose caches hold no more, and 8,192 elsewhere.
 
     Returns
     -------
@@ -432,7 +433,7 @@ def best_spans(start_logits, end_logits, offsets, n_best=20, max_answer_length=3
     return [(offsets[i][0], offsets[j][1], float(start_logits[i] + end_logits[j])) for i, j in zip(starts[rows].tolist(), ends[columns].tolist())]
 
 # %% ../nbs/09_finetuning.ipynb #21174aee
-def predict_answers(model, tokenizer, questions, contexts, max_length=384, stride=128, n_best=5, max_answer_length=30, batch_tokens=4096, no_answer_threshold=None):
+def predict_answers(model, tokenizer, questions, contexts, max_length=384, stride=128, n_best=5, max_answer_length=30, batch_tokens=None, no_answer_threshold=None):
     """Answers to questions, as spans of their contexts, best first.
 
     Parameters
@@ -451,8 +452,8 @@ def predict_answers(model, tokenizer, questions, contexts, max_length=384, strid
         Answers of each question.
     max_answer_length : int
         Tokens of the longest answer.
-    batch_tokens : int
-        Tokens that are computed at a time.
+    batch_tokens : int, optional
+        Tokens that are computed at a time; by default 1,024 on a CPU, whose caches hold no more, and 8,192 elsewhere.
     no_answer_threshold : float, optional
         "No answer" wins where its score is above that of the best span by more than this; by default what the model's configuration says
         (`no_answer_threshold`), and where it says nothing "no answer" is not among the answers.
@@ -1580,7 +1581,7 @@ def _no_answer_threshold(model, tokenizer, held, options):
     "The margin of 'no answer' over the best span from which on it is answered, with the highest F1 on validation (Rajpurkar et al. 2018)."
     from lmnotes.metrics import token_f1
     length, stride = (part("question-answering", model, options) for part in (_length, _stride))
-    spans, none = _candidates(model, tokenizer, list(held["question"]), list(held["context"]), length, stride, 30, 4096, 20)
+    spans, none = _candidates(model, tokenizer, list(held["question"]), list(held["context"]), length, stride, 30, None, 20)
     best = [max(s.items(), key=lambda item: item[1], default=((0, 0), -math.inf)) for s in spans]
     margin = np.array([n - value for n, (_, value) in zip(none, best)])
     right = np.array([token_f1([c[a:b]], [list(t["text"]) or [""]]) for ((a, b), _), c, t in zip(best, held["context"], held["answers"])])

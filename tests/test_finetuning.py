@@ -456,10 +456,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_whole_run_given_back(encoder,
     newest = sorted((start.place / "damaged" / "checkpoints").glob("step-*"))[-1]
     (newest / "optimizer.safetensors").write_bytes(b"no")
     assert int(newest.name[5:]) == 10 and last_checkpoint(start.place / "damaged").name == "step-00000005"
-    result = finetune(encoder, classes(), start.place / "damaged", **{**RUN, "resume": True})
+    assert start("damaged", {"resume": True}) == 0         # in a process like that of the run left alone: sums depend on the number of threads
     assert outcome(start.place / "damaged") == outcome(alone[0])
     again = finetune(encoder, classes(), start.place / "damaged", **{**RUN, "resume": True})
-    assert again == result and "is complete" in caplog.text
+    assert again.scores == json.loads((start.place / "damaged" / "lmnotes.json").read_text())["scores"] and "is complete" in caplog.text
     with pytest.raises(ValueError, match="learning_rate .then 0.003, now 0.001."):
         finetune(encoder, classes(), start.place / "damaged", **{**RUN, "resume": True, "learning_rate": 1e-3})
 

@@ -638,7 +638,7 @@ class Attribution:
             shown = self.text[max(at, a):b] if b > a else token if score else ""
             parts.append(f'<span title="{score:+.3f}" style="background:rgba({colour},{abs(score) / top:.2f})">{escape(shown)}</span>')
             at = max(at, b)
-        return (f'<p style="white-space:pre-wrap">{"".join(parts)}{escape(self.text[at:])}</p><p>{escape(self.target)} {self.output:.3f}, without information {self.baseline_output:.3f}; '
+        return (f'<p style="white-space:pre-wrap;background:#fff;color:#222;padding:.25em .5em">{"".join(parts)}{escape(self.text[at:])}</p><p>{escape(self.target)} {self.output:.3f}, without information {self.baseline_output:.3f}; '
                 f"orange speaks for it, blue against ({escape(self.method)})</p>")
 
 # %% ../nbs/14_understanding.ipynb #57d86710

@@ -16,11 +16,9 @@ import math
 import os
 import re
 import sys
-from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +29,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import load, task_of
-from .finetuning import Answer, collate, predict_answers, predict_logits, predict_tags, predicted_labels, token_batches
+from .finetuning import collate, predict_answers, predict_logits, predict_tags, predicted_labels, token_batches
 from .metrics import chrf, token_f1
 from .metrics import spans as spans_of
 
@@ -60,7 +58,7 @@ def _opened(model, device="auto"):
     else:
         raise TypeError(f"model is {type(model).__name__}: give a folder, a hub name, or the pair (model, tokenizer)")
     kind = type(network).__name__
-    found = task_of(SimpleNamespace(architectures=[kind]))
+    found = task_of(network)
     if found not in _FAMILIES:
         raise ValueError(f"model {name!r} is a {kind}, which fills gaps and answers nothing: fine-tune it first, or ask it with `lmnotes fill-mask`")
     if tokenizer.pad_token_id is None:                       # GPT-2's tokenizer has none: its end of text will do, since padding is masked

@@ -35,6 +35,7 @@ from .finetuning import FinetuningOptions, finetune, predict_logits
 from .metrics import accuracy, matthews_correlation, mcnemar, paired_bootstrap, pearson, precision_recall_f1, spearman
 from .perplexity import perplexity
 from .pretraining import damaged_files, resolve_device, write_aside, write_checksums
+from .transformer import position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +215,7 @@ def _opened(model, tokenizer, device):
         raise TypeError(f"model {type(model).__name__} must be a folder, a hub name, or a model of transformers")
     if tokenizer is None:
         raise ValueError("tokenizer is missing: a model in hand needs its tokenizer")
-    family = task_of(model.config) if model.config.architectures else task_of(type("", (), {"architectures": [type(model).__name__]}))
+    family = task_of(model)
     return (model.to(resolve_device(device)) if device != "auto" else model).eval(), tokenizer, family, name
 
 
@@ -547,7 +548,7 @@ def cloze(model, texts, tokenizer=None, *, bos=None, text_column="text", max_tex
         raise ValueError(f"texts: none of {len(passages)} passages has a last word after a space")
     rows, starts = _cloze_rows(model, tokenizer, split, bos)
     totals, best = _continuations(model, rows, starts, batch_tokens, greedy=True, progress=progress, what="cloze")
-    protocol = {"word": "what follows the last space, with it", "context": f"cut on the left at {_positions(model)} tokens",
+    protocol = {"word": "what follows the last space, with it", "context": f"cut on the left at {position_limit(model) or 1024} tokens",
                 "beginning": "as the tokenizer puts it" if bos is None else _first(tokenizer, bos) or "none",
                 "dtype": str(next(model.parameters()).dtype).removeprefix("torch."), "torch": torch.__version__, "transformers": transformers.__version__}
     return ClozeResult(name, tuple(w for _, w in split), tuple(totals.tolist()), tuple(best.tolist()), len(passages) - len(split), protocol)
@@ -563,18 +564,13 @@ def _passages(texts, text_column):
     return [text or "" for text in rows[text_column]]
 
 
-def _positions(model):
-    "Tokens that a causal model can take."
-    return getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None) or 1024
-
-
 def _cloze_rows(model, tokenizer, split, bos):
     "Token ids of each passage, cut on the left to what the model takes, and the place at which the last word begins."
     rows, starts, first = [], [], _first(tokenizer, bos)
     for context, word in split:
         moved = context.rstrip()                                                 # spaces at the context's end belong to the word
         whole, before = ([*first, *tokenizer(text, add_special_tokens=bos is None, verbose=False)["input_ids"]] for text in (f"{context} {word}", moved))
-        kept = whole[-(_positions(model) + 1):]
+        kept = whole[-((position_limit(model) or 1024) + 1):]
         rows.append(kept)
         starts.append(max(1, len(before) - (len(whole) - len(kept))))
     _check_rows(model, rows, "passage")

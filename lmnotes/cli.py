@@ -816,7 +816,11 @@ def generate(model, prompt, max_new_tokens=50, temperature=1.0, top_k=None, top_
         If the model is not a causal one, the prompt does not fit into it, or a sampling parameter is out of range.
     """
     import torch
-    _check_sampling(max_new_tokens, temperature, top_k, top_p)
+
+    from lmnotes.generation import check_sampling
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens} must be 1 or more")
+    check_sampling(temperature, top_k, top_p)
     network, tokenizer = _open(model, "causal", device)
     ids = torch.tensor([_prompt_ids(prompt, max_new_tokens, network.config, tokenizer)], device=network.device)
     pieces, cuda = _pieces(tokenizer, on_text), [network.device] if network.device.type == "cuda" else []
@@ -829,18 +833,6 @@ def generate(model, prompt, max_new_tokens=50, temperature=1.0, top_k=None, top_
     return Generation(prompt, _decode(tokenizer, out[0]), len(new) - ended, ended)
 
 # %% ../nbs/20_cli.ipynb #9abb84a5
-def _check_sampling(max_new_tokens, temperature, top_k, top_p):
-    "Refuse sampling parameters out of range, before the model is opened."
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens} must be 1 or more")
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature={temperature} must be 0 (the likeliest token each time) or a positive number")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k={top_k} must be 1 or more; leave it out to sample from all tokens")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p} must lie in (0, 1]; leave it out to sample from all tokens")
-
-
 def _ends(config):
     "The ids that end a text."
     ids = config.eos_token_id

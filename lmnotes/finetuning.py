@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import sys
 import tempfile
 import time
 import warnings
@@ -27,16 +28,17 @@ import torch
 import torch.nn.functional as F
 import transformers
 from sklearn.metrics import confusion_matrix
-from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, TrainingArguments
+from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from . import pretraining as engine
-from .checkpoints import model_card, verify
+from .checkpoints import model_card, model_tokenizer, new_layer_expected
 from .corpora import check_output_dir, write_aside
 from .generation import generate_texts, generation_features, generation_loss, open_generator
 from .metrics import score
 from .pretraining import damaged_files, last_checkpoint, resolve_device, use_bf16, world_size, write_checksums
 from .tasks import load_task, recognise
+from .transformer import evaluating, position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -102,12 +104,6 @@ def training_batches(lengths, batch_tokens, epochs=1.0, seed=0, pool=50):
     return plan
 
 # %% ../nbs/09_finetuning.ipynb #40808d7b
-def _positions(model):
-    "Tokens that the model can take; RoBERTa's first positions belong to padding."
-    padding = [m.padding_idx + 1 for name, m in model.named_modules() if name.endswith("position_embeddings") and getattr(m, "padding_idx", None) is not None]
-    return (getattr(model.config, "max_position_embeddings", None) or 10**9) - (padding or [0])[0]
-
-
 def _encoded(tokenizer, texts, pairs, max_length):
     "Token ids of texts or pairs; a tokenizer without a separator, as GPT-2's, gets its end of text between the two."
     if pairs is not None and tokenizer.num_special_tokens_to_add(pair=True) < 2:
@@ -160,14 +156,12 @@ def _padded(values, fill, multiple):
 # %% ../nbs/09_finetuning.ipynb #5f77fbcf
 def _forward(model, tokenizer, rows, batch_tokens, take):
     "Call `take(places, output)` for batches of rows, from long to short."
-    training, device = model.training, next(model.parameters()).device
-    model.eval()
+    device = next(model.parameters()).device
     batch_tokens = batch_tokens or (1024 if device.type == "cpu" else 8192)
-    with torch.inference_mode():
+    with torch.inference_mode(), evaluating(model):
         for places in reversed(token_batches([len(row["input_ids"]) for row in rows], batch_tokens)):
             batch = collate([rows[i] for i in places], tokenizer)
             take(places, model(**{name: values.to(device) for name, values in batch.items()}))
-    model.train(training)
 
 
 def predict_logits(model, tokenizer, texts, max_length=128, batch_tokens=None, pairs=None):
@@ -208,7 +202,7 @@ def predict_logits(model, tokenizer, texts, max_length=128, batch_tokens=None, p
 
     def take(places, output):
         logits[places] = output.logits.float().cpu().numpy()
-    _forward(model, tokenizer, _rows(_encoded(tokenizer, texts, pairs, min(max_length or 128, _positions(model)))), batch_tokens, take)
+    _forward(model, tokenizer, _rows(_encoded(tokenizer, texts, pairs, min(max_length or 128, position_limit(model) or sys.maxsize))), batch_tokens, take)
     return logits
 
 
@@ -327,7 +321,7 @@ def predict_tags(model, tokenizer, rows, max_length=128, stride=32, batch_tokens
     filled = [i for i, row in enumerate(rows) if row]
     if not filled:
         return logits
-    windows, where, window, place = word_windows(tokenizer, [rows[i] for i in filled], min(max_length, _positions(model)), stride)
+    windows, where, window, place = word_windows(tokenizer, [rows[i] for i in filled], min(max_length, position_limit(model) or sys.maxsize), stride)
     order = np.argsort(window, kind="stable")
     bounds = np.searchsorted(window[order], np.arange(len(windows) + 1))
 
@@ -481,7 +475,7 @@ def predict_answers(model, tokenizer, questions, contexts, max_length=384, strid
 
 def _candidates(model, tokenizer, questions, contexts, max_length, stride, max_answer_length, batch_tokens, n_best):
     "For each question the best score of each span over all windows, and the score of no answer: the lowest over the windows."
-    rows, owners, offsets = _question_windows(tokenizer, questions, contexts, min(max_length, _positions(model)), stride)
+    rows, owners, offsets = _question_windows(tokenizer, questions, contexts, min(max_length, position_limit(model) or sys.maxsize), stride)
     spans, none = [{} for _ in questions], np.full(len(questions), np.inf)
 
     def take(places, output):
@@ -691,7 +685,7 @@ def _names(task, split):
 
 def _length(task, model, options):
     "Tokens of a text or a window."
-    return min(options.max_length or (384 if task == "question-answering" else 128), _positions(model))
+    return min(options.max_length or (384 if task == "question-answering" else 128), position_limit(model) or sys.maxsize)
 
 
 def _stride(task, model, options):
@@ -1008,16 +1002,11 @@ _KINDS = {"tokens": AutoModelForTokenClassification, "question-answering": AutoM
 
 def _open(model, task, names, seed, from_scratch):
     "A model with a fresh layer for the task, and the tokenizer."
-    if not isinstance(model, (str, os.PathLike)):
-        raise TypeError(f"model {type(model).__name__} must be the path of a folder or a hub name")
-    if not Path(model).is_dir() and (str(model).count("/") != 1 or str(model)[0] in "./~"):
-        raise FileNotFoundError(f"model {str(model)!r} is no folder: give one that `pretrain` wrote, or a hub name")
-    if Path(model).is_dir() and (problems := verify(model)):
-        raise ValueError(f"checkpoint {str(model)!r} is not whole: {'; '.join(problems)}; copy or train it again")
     if task in _WRITING:
         return open_generator(model, seed=seed, from_scratch=from_scratch)
+    tokenizer = model_tokenizer(model)
     try:
-        config, tokenizer = AutoConfig.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model)
         torch.manual_seed(seed)
         opened = _with_head(model, config, task, names, from_scratch)
     except OSError as error:
@@ -1044,21 +1033,12 @@ def _with_head(model, config, task, names, from_scratch):
     try:
         if from_scratch:
             return kind.from_config(config, dtype=torch.float32)
-        return _quietly(lambda: kind.from_pretrained(model, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True))
+        with new_layer_expected():
+            return kind.from_pretrained(model, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True)
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
         raise ValueError(f"model {str(model)!r} is a {config.model_type}, of which there is no kind for task {task!r}: choose a model of another family") from error
-
-
-def _quietly(call):
-    "Call without the library's report on the new last layer, which is meant to be new."
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        return call()
-    finally:
-        transformers.logging.set_verbosity(level)
 
 # %% ../nbs/09_finetuning.ipynb #d29812fd
 def predicted_labels(logits, config):

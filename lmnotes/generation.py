@@ -5,18 +5,17 @@
 # %% auto #0
 __all__ = ['logger', 'IGNORED', 'SEPARATOR', 'Features', 'end_of_text', 'completion_features', 'seq2seq_features',
            'generator_family', 'generation_features', 'generation_collator', 'generation_loss',
-           'encoder_decoder_config', 'generate_texts', 'warm_start', 'open_generator']
+           'encoder_decoder_config', 'generate_texts', 'check_sampling', 'warm_start', 'open_generator']
 
 # %% ../nbs/08b_generation.ipynb #9d1a64af
 import logging
 import math
-import os
+import sys
 import zlib
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -24,11 +23,12 @@ import torch.nn.functional as F
 import transformers
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import (AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, BartConfig, DataCollatorForSeq2Seq,
-                          EncoderDecoderConfig, EncoderDecoderModel, GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, T5Config,
+from transformers import (AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, BartConfig, DataCollatorForSeq2Seq,
+                          EncoderDecoderConfig, EncoderDecoderModel, GenerationConfig, LogitsProcessor, LogitsProcessorList, T5Config,
                           TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
 
-from .checkpoints import task_of, verify
+from .checkpoints import model_tokenizer, new_layer_expected, task_of
+from .transformer import evaluating, position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -244,7 +244,7 @@ def generator_family(model):
         return "seq2seq"
     named = (config.architectures or [type(model).__name__])[0]
     try:
-        family = task_of(SimpleNamespace(architectures=[named]))
+        family = task_of(named)
     except ValueError:
         family = "of another kind"
     if family == "causal":
@@ -280,7 +280,7 @@ def generation_features(model, tokenizer, sources, targets, max_source_length=12
     ValueError
         If a target is empty, the numbers differ, a length cannot be, or the model is of another family.
     """
-    positions = _positions(model)
+    positions = position_limit(model) or sys.maxsize
     if generator_family(model) == "causal":
         separator = _separator(model) if separator is None else separator
         return completion_features(tokenizer, sources, targets, min(max_source_length + max_target_length, positions), separator)
@@ -290,14 +290,6 @@ def generation_features(model, tokenizer, sources, targets, max_source_length=12
 def _separator(model):
     "What the model was taught to see between a prompt and its completion; nothing where it was taught nothing."
     return getattr(model.config, "prompt_separator", None) or ""
-
-
-def _positions(model):
-    "Tokens that the model can take on each side; RoBERTa's first positions belong to padding, and T5 has no limit."
-    parts = [c for c in (getattr(model.config, "encoder", None), getattr(model.config, "decoder", None)) if hasattr(c, "to_dict")] or [model.config]
-    padding = [m.padding_idx + 1 for name, m in model.named_modules() if name.endswith("position_embeddings") and getattr(m, "padding_idx", None) is not None]
-    found = [p for c in parts if (p := getattr(c, "max_position_embeddings", None) or getattr(c, "n_positions", None))]
-    return min(found) - max(padding, default=0) if found else 10**9
 
 # %% ../nbs/08b_generation.ipynb #3e144cec
 def generation_collator(model, tokenizer):
@@ -499,7 +491,7 @@ def generate_texts(model, tokenizer, sources, *, max_new_tokens=64, num_beams=1,
     numbers = _numbers(sources, max_new_tokens, seed) if temperature else None
     options = _decoding(model, tokenizer, max_new_tokens, num_beams, length_penalty, no_repeat_ngram_size)
     written = [""] * len(rows)
-    with _evaluating(model), tqdm(total=len(rows), desc="generating", unit="text", disable=not progress) as bar:
+    with torch.no_grad(), evaluating(model), tqdm(total=len(rows), desc="generating", unit="text", disable=not progress) as bar:
         for index in _batches([len(row) for row in rows], max_new_tokens, num_beams, batch_tokens):
             new = _write(model, options, [rows[i] for i in index], None if numbers is None else numbers[index], temperature, top_k, top_p)
             for i, ids in zip(index, new):
@@ -541,17 +533,37 @@ def _write(model, options, rows, numbers, temperature, top_k, top_p):
     return out[:, start:].tolist()
 
 # %% ../nbs/08b_generation.ipynb #45057bc6
+def check_sampling(temperature, top_k=None, top_p=None):
+    """Refuse parameters of sampling that are out of range.
+
+    Parameters
+    ----------
+    temperature : float
+        Divides the logits; 0 takes the likeliest token each time.
+    top_k : int, optional
+        Number of the likeliest tokens to sample from.
+    top_p : float, optional
+        Sum of their probabilities.
+
+    Raises
+    ------
+    ValueError
+        With the parameter, its value and what it may be.
+    """
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature={temperature} must be 0 (the likeliest token each time) or a positive number")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k={top_k} must be 1 or more; leave it out to sample from all tokens")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p} must lie in (0, 1]; leave it out to sample from all tokens")
+
+
 def _check_decoding(max_new_tokens, num_beams, temperature, top_k, top_p, length_penalty, no_repeat_ngram_size, batch_tokens):
     "Refuse parameters out of range, before anything is computed."
     for name, value, least in (("max_new_tokens", max_new_tokens, 1), ("num_beams", num_beams, 1), ("no_repeat_ngram_size", no_repeat_ngram_size, 0), ("batch_tokens", batch_tokens, 1)):
         if not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"{name} {value!r} must be a whole number, {least} or more")
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature {temperature} must be 0 (the likeliest token each time) or a positive number")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k {top_k} must be 1 or more; leave it out to sample from all tokens")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p {top_p} must lie in (0, 1]; leave it out to sample from all tokens")
+    check_sampling(temperature, top_k, top_p)
     if num_beams > 1 and temperature > 0:
         raise ValueError(f"num_beams {num_beams} looks for the likeliest text and temperature {temperature} samples: choose num_beams=1 or temperature=0")
     if temperature == 0 and (top_k is not None or top_p is not None):
@@ -562,7 +574,7 @@ def _check_decoding(max_new_tokens, num_beams, temperature, top_k, top_p, length
 
 def _inputs(model, tokenizer, sources, max_new_tokens):
     "Ids that the model reads for each source, cut where they leave no room."
-    positions, causal = _positions(model), generator_family(model) == "causal"
+    positions, causal = position_limit(model) or sys.maxsize, generator_family(model) == "causal"
     room = positions - max_new_tokens if causal else min(positions, tokenizer.model_max_length)
     if room < 1 or max_new_tokens >= positions:
         raise ValueError(f"max_new_tokens {max_new_tokens} leaves no room in the model's {positions} positions: choose fewer")
@@ -595,18 +607,6 @@ def _first(model, tokenizer):
                 return getattr(source, name)
     raise ValueError("the model does not say with which token its decoder begins: set model.config.decoder_start_token_id")
 
-
-@contextmanager
-def _evaluating(model):
-    "The model in evaluation mode, without gradients, and then as it was."
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
-
 # %% ../nbs/08b_generation.ipynb #b9d8294c
 def warm_start(encoder_folder, decoder_folder=None, seed=0):
     """An encoder–decoder from two pretrained models; only the attention from decoder to encoder is new.
@@ -637,13 +637,13 @@ def warm_start(encoder_folder, decoder_folder=None, seed=0):
     Rothe, Narayan and Severyn 2020, *Leveraging Pre-trained Checkpoints for Sequence Generation Tasks* (BERT2BERT).
     """
     decoder_folder = decoder_folder or encoder_folder
-    tokenizer, other = _opened_tokenizer(encoder_folder, "encoder_folder"), _opened_tokenizer(decoder_folder, "decoder_folder")
+    tokenizer, other = model_tokenizer(encoder_folder, "encoder_folder"), model_tokenizer(decoder_folder, "decoder_folder")
     if tokenizer.get_vocab() != other.get_vocab():
         raise ValueError(f"the tokenizers of {str(encoder_folder)!r} and {str(decoder_folder)!r} differ: both sides need one vocabulary; pretrain them with the same tokenizer")
     config = AutoConfig.from_pretrained(decoder_folder)
     if config.model_type not in _DECODERS:
         raise ValueError(f"a model of type {config.model_type!r} has no place for attention to an encoder: the decoder can be one of {', '.join(_DECODERS)}")
-    with _seeded(seed), _quiet():
+    with _seeded(seed), new_layer_expected():
         encoder = AutoModel.from_pretrained(encoder_folder, dtype=torch.float32, use_safetensors=True)
         config.is_decoder, config.add_cross_attention = True, True
         decoder = AutoModelForCausalLM.from_pretrained(decoder_folder, config=config, dtype=torch.float32, use_safetensors=True)
@@ -655,20 +655,6 @@ def warm_start(encoder_folder, decoder_folder=None, seed=0):
 _DECODERS = ("bert", "roberta", "gpt2")           # types of transformers that can be given cross-attention; others that can are untried
 
 # %% ../nbs/08b_generation.ipynb #df5a5fd1
-def _opened_tokenizer(folder, name="model"):
-    "The tokenizer of a folder that is whole, or of a hub name."
-    if not isinstance(folder, (str, os.PathLike)):
-        raise TypeError(f"{name} is {type(folder).__name__}: give the path of a folder or a hub name")
-    if not Path(folder).is_dir() and (str(folder).count("/") != 1 or str(folder)[0] in "./~"):
-        raise FileNotFoundError(f"{name} {str(folder)!r} is no folder: give one that `pretrain` wrote, or a hub name")
-    if Path(folder).is_dir() and (problems := verify(folder)):
-        raise ValueError(f"checkpoint {str(folder)!r} is not whole: {'; '.join(problems)}; copy or train it again")
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except OSError as error:
-        raise FileNotFoundError(f"{name} {str(folder)!r} cannot be opened: {str(error).splitlines()[0]}") from error
-
-
 def _with_tokens(model, tokenizer):
     "The model, with the tokens that pad, that end a text, and that start a decoder, in both of its configurations."
     config = model.config
@@ -690,17 +676,6 @@ def _seeded(seed):
     with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
         torch.manual_seed(seed)
         yield
-
-
-@contextmanager
-def _quiet():
-    "Without the library's report on new weights, which are meant to be new."
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
 
 # %% ../nbs/08b_generation.ipynb #9198a873
 def open_generator(model, tokenizer=None, seed=0, from_scratch=False, separator=SEPARATOR):
@@ -731,12 +706,12 @@ def open_generator(model, tokenizer=None, seed=0, from_scratch=False, separator=
     ValueError
         If the folder is damaged, the model writes no text, or the tokenizer is not its own.
     """
-    its_own = _opened_tokenizer(model)
+    its_own = model_tokenizer(model)
     tokenizer = tokenizer or its_own
     try:
         config = AutoConfig.from_pretrained(model)
         auto = AutoModelForCausalLM if generator_family(config) == "causal" else AutoModelForSeq2SeqLM
-        with _seeded(seed), _quiet():
+        with _seeded(seed), new_layer_expected():
             opened = auto.from_config(config, dtype=torch.float32) if from_scratch else auto.from_pretrained(model, config=config, dtype=torch.float32, use_safetensors=True)
     except OSError as error:
         raise FileNotFoundError(f"model {str(model)!r} cannot be opened: {str(error).splitlines()[0]}") from error

@@ -14,13 +14,11 @@ import os
 import re
 import sys
 import types
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from html import escape
 from itertools import chain, islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +32,7 @@ from transformers import PreTrainedModel
 from .checkpoints import load, task_of
 from .corpora import load_corpus
 from .pretraining import resolve_device
-from .transformer import fused_gelu
+from .transformer import evaluating, fused_gelu, position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -523,7 +521,7 @@ class _Rule:
 
 def _checked_rule(model, rule):
     "The rule with its window filled in, checked against the model's positions."
-    positions = _positions(model) or (sys.maxsize if rule.task == "seq2seq" else 1024)
+    positions = position_limit(model) or (sys.maxsize if rule.task == "seq2seq" else 1024)
     window = rule.window or min(positions, 1024 if rule.task != "seq2seq" else positions)
     for name, value, choices in (("documents", rule.documents, ("each", "joined")), ("further", rule.further, ("text", "bos"))):
         if value not in choices:
@@ -561,19 +559,10 @@ def _opened(model, tokenizer, device, dtype, task):
 
 def _task(model):
     "What the model is for; one that was never saved is known by its class."
-    known = model.config if model.config.architectures else SimpleNamespace(architectures=[type(model).__name__])
-    task = task_of(known)
+    task = task_of(model)
     if task not in ("causal", "masked", "seq2seq"):
         raise ValueError(f"model {type(model).__name__} is for {task}: perplexity needs a causal, a masked or a sequence-to-sequence language model")
     return task
-
-
-def _positions(model):
-    "Positions that the model can take, if it says so; RoBERTa's first ones belong to padding."
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            return module.num_embeddings - module.padding_idx - 1
-    return getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
 
 
 def _start(tokenizer, rule):
@@ -739,7 +728,7 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
     reader = _Reader(tokenizer, _rows(model), rule)
     pairs = _paired(texts, None if sources is None else _as_texts(sources, name="sources"))
     jobs, score = _work(model, tokenizer, name, reader.documents(pairs), rule)
-    with _evaluating(model):
+    with evaluating(model), fused_gelu(model), torch.no_grad():
         for batch, values in _run(jobs, score, _budget(batch_tokens, model), progress):
             reader.add(batch, values)
     return _result(reader, _protocol(model, tokenizer, name, reader, rule), rule, dtype)
@@ -780,18 +769,6 @@ def _budget(batch_tokens, model):
     if isinstance(batch_tokens, int) and batch_tokens >= 1:
         return [batch_tokens]
     raise ValueError(f"batch_tokens {batch_tokens!r} must be 'auto' or a whole number, at least 1")
-
-
-@contextmanager
-def _evaluating(model):
-    "The model in evaluation mode, without gradients, and then as it was."
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), fused_gelu(model):
-            yield
-    finally:
-        model.train(training)
 
 # %% ../nbs/07_perplexity.ipynb #065526c2
 _KINDS = {"causal": "perplexity", "masked": "pseudo-perplexity", "seq2seq": "conditional perplexity"}
@@ -1018,7 +995,7 @@ def surprisal(model, text, tokenizer=None, *, window=None, stride=None, bos=True
         row = np.concatenate([_start(tokenizer, rule), ids]).astype(np.int64)[-rule.window:]
         jobs = chain(jobs, [_Span(np.append(row, ids[-1]), len(row), 0, len(ids))])
     found = np.full((len(ids) + 1, 2), np.nan)
-    with _evaluating(model):
+    with evaluating(model), fused_gelu(model), torch.no_grad():
         for batch, values in _run(jobs, partial(score, edges=edges) if edges is not None else score, _budget("auto", model), False):
             at = np.concatenate([job.place + np.arange(job.scored) for job in batch])
             found[at] = values.reshape(len(at), -1)

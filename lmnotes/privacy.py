@@ -29,7 +29,6 @@ from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from html import escape
 from itertools import zip_longest
 from pathlib import Path
 

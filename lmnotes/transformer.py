@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'attention', 'SelfAttention', 'sinusoidal', 'rotary', 'BertLayer', 'BertLM', 'bert_weights', 'GPTLayer',
-           'GPT', 'gpt_weights', 'fused_gelu', 'Preset', 'model_config', 'parameter_count', 'flops_per_token',
-           'activation_bytes']
+           'GPT', 'gpt_weights', 'fused_gelu', 'position_limit', 'evaluating', 'Preset', 'model_config',
+           'parameter_count', 'flops_per_token', 'activation_bytes']
 
 # %% ../nbs/04_transformer.ipynb #2c7b9340
 import math
@@ -390,6 +390,50 @@ def fused_gelu(model):
     finally:
         for parent, name, child in spelled:
             setattr(parent, name, child)
+
+# %% ../nbs/04_transformer.ipynb #8e11fc16
+def position_limit(model):
+    """Tokens that a model takes at once.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A model of transformers.
+
+    Returns
+    -------
+    int or None
+        The smallest limit of its parts, less the positions that belong to padding (RoBERTa: Liu et al. 2019, as the library has it); None where there is none.
+    """
+    config = model.config
+    parts = [part for side in ("encoder", "decoder") if hasattr(part := getattr(config, side, None), "to_dict")] or [config]
+    limits = [limit for part in parts if (limit := getattr(part, "max_position_embeddings", None) or getattr(part, "n_positions", None))]
+    tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings") and getattr(m, "padding_idx", None) is not None]
+    limits += [m.num_embeddings - m.padding_idx - 1 for m in tables if m.num_embeddings > m.padding_idx + 1]
+    return min(limits, default=None)
+
+
+@contextmanager
+def evaluating(model):
+    """While inside, a model is in evaluation mode; afterwards each of its parts is in the mode in which it was.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+
+    Yields
+    ------
+    torch.nn.Module
+        The model.
+    """
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 # %% ../nbs/04_transformer.ipynb #7793af3b
 @dataclass(frozen=True)

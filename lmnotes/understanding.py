@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from .checkpoints import load, task_of
+from .transformer import evaluating, position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -91,38 +92,18 @@ def _opened(model, tokenizer=None, tasks=None, needs_tokenizer=True):
         raise ValueError(f"model {type(model).__name__} is an encoder-decoder: give an encoder or a decoder")
     if tasks is None:
         return model, tokenizer, None
-    task = task_of(model.config if model.config.architectures else type("", (), {"architectures": [type(model).__name__]}))
+    task = task_of(model)
     if task not in tasks:
         raise ValueError(f"model {type(model).__name__} is for {task}: this needs one for {' or '.join(tasks)}")
     return model, tokenizer, task
 
-
-@contextmanager
-def _evaluating(model):
-    "Evaluation mode; afterwards each part is in the mode in which it was."
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
 # %% ../nbs/14_understanding.ipynb #a0237f4b
-def _positions(model):
-    "Positions that the model can take, if it says so; RoBERTa's first ones belong to padding."
-    for name, part in model.named_modules():
-        if name.endswith("position_embeddings") and getattr(part, "padding_idx", None) is not None and part.num_embeddings > 1:
-            return part.num_embeddings - (part.padding_idx + 1 if model.config.model_type in ("roberta", "camembert", "xlm-roberta") else 0)
-    return getattr(model.config, "max_position_embeddings", None)
-
-
 def _encoded(model, tokenizer, text, name="text"):
     "Ids (1, tokens) of a text on the model's device, what to show for each, and its place in the text."
     if not isinstance(text, str):
         raise TypeError(f"{name} is {type(text).__name__}, not text: give a sentence as a string")
     row = tokenizer(text, return_offsets_mapping=True, verbose=False)
-    ids, limit, rows = row["input_ids"], _positions(model), model.get_input_embeddings().weight.shape[0]
+    ids, limit, rows = row["input_ids"], position_limit(model), model.get_input_embeddings().weight.shape[0]
     if not text.strip() or not ids:
         raise ValueError(f"{name} {text!r} is empty: give a sentence with a word at least")
     if limit and len(ids) > limit:
@@ -205,7 +186,7 @@ def _by_formula(model):
 @torch.no_grad()
 def _attention(model, ids, layers):
     "Attention weights of the chosen layers, each (rows, heads, tokens, tokens)."
-    with _by_formula(model), _evaluating(model):
+    with _by_formula(model), evaluating(model):
         found = model(input_ids=ids, attention_mask=torch.ones_like(ids), output_attentions=True).attentions
     if not found or len(found) < model.config.num_hidden_layers or any(found[i] is None for i in layers):
         raise ValueError(f"model {type(model).__name__} gives no attention weights for every layer: take a model whose layers all attend")
@@ -450,7 +431,7 @@ def ablate_heads(model, texts, tokenizer=None, labels=None, batch_tokens=8192, s
     if not rows:
         raise ValueError("texts: nothing to score, each has a single token; give longer sentences")
     batches, losses = list(_batches(rows, model.device, batch_tokens)), np.zeros((model.config.num_hidden_layers, model.config.num_attention_heads))
-    with _evaluating(model):
+    with evaluating(model):
         loss = _mean_loss(model, batches)
         for place in tqdm(list(np.ndindex(losses.shape)), desc="heads", disable=not progress):
             with without_heads(model, [place]):
@@ -556,7 +537,7 @@ def logit_lens(model, text, tokenizer=None, top=5):
     ids, shown, _ = _encoded(model, tokenizer, text)
     if top < 1:
         raise ValueError(f"top {top} must be at least 1")
-    with _evaluating(model):
+    with evaluating(model):
         states = _states(model, ids)
         final = _seen_from(model, ids, states[-1]).log_softmax(-1)
         rows = [_lens_row(_seen_from(model, ids, state), top, final) for state in states]
@@ -748,7 +729,7 @@ def attribute(model, text, tokenizer=None, target=None, method="integrated_gradi
     model, tokenizer, task = _opened(model, tokenizer, ("causal", "masked", "classification"))
     ids, shown, offsets = _encoded(model, tokenizer, text)
     blank = _uninformed(ids, tokenizer, baseline)
-    with _evaluating(model), torch.enable_grad():
+    with evaluating(model), torch.enable_grad():
         value, name = _asked(model, tokenizer, ids, task, target, position)
         with torch.no_grad():
             output, empty = value(ids).item(), value(blank).item()
@@ -936,7 +917,7 @@ def probe(model, data, tokenizer=None, *, layers=None, test_data=None, test_frac
     model, tokenizer, _ = _opened(model, tokenizer)
     layers = _chosen(layers, model.config.num_hidden_layers + 1)
     train_rows, test_rows = _held_out(_tagged_rows(data), test_data, test_fraction, seed)
-    with _evaluating(model):
+    with evaluating(model):
         parts = [_word_states(model, tokenizer, rows, most) for rows, most in ((train_rows, max_words), (test_rows, _TEST_WORDS))]
     (train, train_words, places), (test, test_words, test_places) = parts
     train_tags, test_tags = ([rows[n][1][i] for n, i in at] for rows, at in ((train_rows, places), (test_rows, test_places)))
@@ -1057,7 +1038,7 @@ def induction_scores(model, tokenizer=None, period=None, rows=32, seed=0):
     model, tokenizer, _ = _opened(model, tokenizer, ("causal",), needs_tokenizer=False)
     special = set() if tokenizer is None else set(tokenizer.all_special_ids)
     usable = np.array([i for i in range(model.config.vocab_size) if i not in special])
-    most = min((_positions(model) or 1024) // 2, len(usable))
+    most = min((position_limit(model) or 1024) // 2, len(usable))
     period = min(25, most) if period is None else period
     if not 2 <= period <= most:
         raise ValueError(f"period {period} must be at least 2 and at most {most}: half of the model's positions, and its vocabulary, as no token is drawn twice")
@@ -1065,7 +1046,7 @@ def induction_scores(model, tokenizer=None, period=None, rows=32, seed=0):
         raise ValueError(f"rows {rows} must be at least 1")
     draw = np.random.default_rng(seed)
     ids = torch.from_numpy(np.stack([draw.choice(usable, period, replace=False) for _ in range(rows)])).repeat(1, 2).to(model.device)
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model):
         logits = model(input_ids=ids).logits[:, :-1].float()
     losses = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").mean(0)
     maps = torch.stack([m.mean(0) for m in _attention(model, ids, range(model.config.num_hidden_layers))]).cpu().numpy()

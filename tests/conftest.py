@@ -1,5 +1,6 @@
 """Fixtures of all tests: no hub, own cache, and the folders of real data where the machine has them."""
 import os
+import shutil
 from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
@@ -26,3 +27,19 @@ def shared_data():
 def shared_models():
     "Folder of real pretrained models."
     return _shared("models")
+
+
+CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "Headless Chromium."
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is a development requirement: make test installs it")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: install the package chromium to try pages and JupyterLab in a browser")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()

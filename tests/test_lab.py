@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 CHAPTER = "nbs/zh/01_theory.ipynb"                               # the quickest page
 LIMIT = 150                                                      # seconds for a notebook, on a busy machine
 LIVE = """import lmnotes
@@ -74,18 +72,6 @@ def lab(clone, tmp_path_factory):
             server.wait(20)
         except subprocess.TimeoutExpired:
             server.kill()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    "Headless Chromium."
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is a development requirement: make test installs it")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: install the package chromium to try JupyterLab in a browser")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 def run_all(browser, address, path):

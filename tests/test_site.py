@@ -19,8 +19,6 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 SITE = "https://lmnotes.github.io/lmnotes/"
 COPIED = ("nbs", "lmnotes", "tools", "settings.ini", "pyproject.toml", "setup.py", "README.md", "_quarto.yml")
 PAGES = sorted(str(p.relative_to(ROOT / "nbs").with_suffix("")) for p in (ROOT / "nbs").rglob("*.ipynb") if p.name[0] not in "_." and ".ipynb_checkpoints" not in p.parts)
@@ -108,18 +106,6 @@ def pages(processed, notebooks):
         text = f"<!doctype html><html lang=en><head><meta charset=utf-8><link rel=icon href=data:,><meta name=viewport content='width=device-width, initial-scale=1'><title>{html.escape(title[1] if title else name)}</title><style>{style}</style></head><body class=quarto-light><main>{body}</main></body></html>"
         (processed / f"{name}.html").write_text(text, encoding="utf-8")
     return processed
-
-
-@pytest.fixture(scope="session")
-def browser():
-    "Headless Chromium."
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is a development requirement: make test installs it")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: install the package chromium to check the pages in a browser")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 class _Quiet(SimpleHTTPRequestHandler):

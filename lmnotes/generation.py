@@ -549,11 +549,11 @@ def check_sampling(temperature, top_k=None, top_p=None):
         With the parameter, its value and what it may be.
     """
     if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature={temperature} must be 0 (the likeliest token each time) or a positive number")
+        raise ValueError(f"temperature {temperature} must be 0 (the likeliest token each time) or a positive number")
     if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k={top_k} must be 1 or more; leave it out to sample from all tokens")
+        raise ValueError(f"top_k {top_k} must be 1 or more; leave it out to sample from all tokens")
     if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p} must lie in (0, 1]; leave it out to sample from all tokens")
+        raise ValueError(f"top_p {top_p} must lie in (0, 1]; leave it out to sample from all tokens")
 
 
 def _check_decoding(max_new_tokens, num_beams, temperature, top_k, top_p, length_penalty, no_repeat_ngram_size, batch_tokens):

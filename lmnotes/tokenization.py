@@ -984,7 +984,7 @@ class WordMemory:
     tokenizer : PreTrainedTokenizerFast
         The tokenizer; its truncation and padding are left out.
     limit : int
-        Characters of words that half of the memory holds; 2 million are about a quarter of a million English words, and 50 MB.
+        Characters of words that half of the memory holds; 2 million are some 200,000 different English words, and about 50 MB (measured on WordPiece).
 
     Attributes
     ----------

@@ -486,7 +486,7 @@ def test_empty_prompt_begins_with_the_start_of_text(models):
 
 
 @pytest.mark.parametrize("change, says", [({"max_new_tokens": 0}, "max_new_tokens=0"), ({"max_new_tokens": 65}, "64 positions"), ({"temperature": -1.0}, "temperature"),
-                                          ({"temperature": float("nan")}, "temperature"), ({"top_k": 0}, "top_k=0"), ({"top_p": 1.5}, "top_p=1.5")])
+                                          ({"temperature": float("nan")}, "temperature"), ({"top_k": 0}, "top_k 0"), ({"top_p": 1.5}, "top_p 1.5")])
 def test_generate_refuses(models, change, says):
     with pytest.raises(ValueError, match=says):
         cli.generate(models / "causal", "the", **{"device": "cpu", **change})

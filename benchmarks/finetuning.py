@@ -1,7 +1,7 @@
 """Fine-tuning: speed beside the Transformers recipe and prediction beside `pipeline`, in one run; real results with a genuinely pretrained encoder.
 
     python benchmarks/finetuning.py                       everything; some hours on four cores
-    python benchmarks/finetuning.py --only speed predict  parts: speed, predict, sst2, wnut17, ewt, sms, rte, cola, squad, thucnews
+    python benchmarks/finetuning.py --only speed predict  parts: speed, predict, sst2, wnut17, ewt, sms, rte, cola, squad, thucnews, value
     python benchmarks/finetuning.py --quick               a few examples of each, to try it; nothing is written
     python benchmarks/finetuning.py --only sst2 --epochs 1 --learning-rate 1e-4    other choices than the defaults; said in the table
 
@@ -29,7 +29,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("LMNOTES_SHARED", ROOT.parent / "shared")) / "data"
 RESULTS = ROOT / "benchmarks" / "results"
-PARTS = ["speed", "predict", "sst2", "wnut17", "ewt", "sms", "rte", "cola", "squad", "thucnews"]
+PARTS = ["speed", "predict", "sst2", "wnut17", "ewt", "sms", "rte", "cola", "squad", "thucnews", "value"]
 
 
 def minilm(folder):
@@ -240,6 +240,56 @@ def thucnews(folder, args):
     return rows
 
 
+EMBEDDED = {"package": ("classification", "accuracy", {"epochs": 4, "max_length": 64}), "parameters": ("tokens", "span_f1", {"epochs": 4, "max_length": 96}),
+            "qa": ("question-answering", "token_f1", {"epochs": 3, "max_length": 160, "stride": 64}), "summary": ("summarization", "rougeL", {"epochs": 4, "max_length": 96, "max_new_tokens": 20})}
+
+
+def value(folder, args):
+    "What pretraining is worth: our own model against its twin from random weights, on the four embedded tasks, over the number of labelled examples, three seeds."
+    from lmnotes.corpora import load_corpus
+    from lmnotes.finetuning import finetune
+    from lmnotes.generation import warm_start
+    from lmnotes.pretraining import pretrain, save_folder
+    from lmnotes.tasks import load_task
+    from lmnotes.tokenization import train_tokenizer
+    corpus = load_corpus("docstrings")
+    tokenizer = train_tokenizer(corpus, vocab_size=8192)
+    pretrained = pretrain(corpus, tokenizer, "bert-tiny" if args.quick else "bert-mini", Path(folder) / "own", block_size=128, batch_size=16, mask_rate=0.3, learning_rate=4e-3, overwrite=True,
+                          **({"steps": 5} if args.quick else {"minutes": args.pretraining_minutes}))
+    save_folder(Path(folder) / "writer", *warm_start(pretrained.output_dir), overwrite=True)
+    rows = []
+    for name, (task, measure, choices) in EMBEDDED.items():
+        for count in (32,) if args.quick else (100, 400, 1600):
+            for kind, scratch in (("pretrained", False), ("random twin", True)):
+                scores = []
+                for seed in (0,) if args.quick else (0, 1, 2):
+                    splits = load_task(f"docstrings/{name}", train_examples=count, test_examples=20 if args.quick else 300, seed=seed)
+                    splits.pop("validation", None)
+                    result = finetune(Path(folder) / ("writer" if name == "summary" else "own"), splits, Path(folder) / "tuned", task=task, from_scratch=scratch, overwrite=True, samples=0, seed=seed, **choices)
+                    scores.append(result.scores[measure])
+                rows.append({"part": "value", "data": f"docstrings/{name}", "side": kind, "train_examples": count, "measure": measure, "mean": float(np.mean(scores)), "scores": scores,
+                             "without_a_model": result.majority[measure], "pretraining_minutes": pretrained.seconds / 60, "loss": pretrained.loss_after})
+                print(rows[-1], flush=True)
+    return rows
+
+
+def draw_value(rows):
+    "The learning curves as a picture."
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    fig, axes = plt.subplots(1, 4, figsize=(13, 3.2))
+    for ax, name in zip(axes, EMBEDDED):
+        some = [r for r in rows if r["data"] == f"docstrings/{name}"]
+        for kind, colour in (("pretrained", "#0072B2"), ("random twin", "#D55E00")):
+            line = sorted((r for r in some if r["side"] == kind), key=lambda r: r["train_examples"])
+            ax.plot([r["train_examples"] for r in line], [r["mean"] for r in line], "o-", color=colour, label=kind)
+            ax.plot([r["train_examples"] for r in line for _ in r["scores"]], [x for r in line for x in r["scores"]], ".", color=colour, alpha=0.5)
+        ax.axhline(some[0]["without_a_model"], color="#999999", linestyle=":", label="without a model")
+        ax.set(xscale="log", xlabel="labelled examples", ylabel=some[0]["measure"], title=name, ylim=(0, None))
+    axes[0].legend(fontsize=8), fig.tight_layout(), fig.savefig(RESULTS / "finetuning-value.png", dpi=90), plt.close(fig)
+
+
 # ---- the report
 
 def machine():
@@ -275,7 +325,7 @@ def main():
     parser.add_argument("--epochs", type=float, help="in place of each part's own")
     parser.add_argument("--learning-rate", type=float, help="in place of each part's own")
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--pretraining-minutes", type=float, default=10.0, help="of the Chinese model")
+    parser.add_argument("--pretraining-minutes", type=float, default=10.0, help="of the Chinese model, and of our own")
     parser.add_argument("--bf16", choices=["auto", "yes", "no"], default="auto", help="measure bfloat16 (auto: where the processor computes in it)")
     args = parser.parse_args()
     narrow = args.bf16 == "yes" or args.bf16 == "auto" and computes_bf16()
@@ -284,13 +334,15 @@ def main():
         model = minilm(folder)
         for part in args.only:
             rows = {"speed": lambda: speed(model, folder, args, narrow), "predict": lambda: predict(model, folder, args), "squad": lambda: squad(model, folder, args),
-                    "thucnews": lambda: thucnews(folder, args)}.get(part, lambda: real(part, model, folder, args))()
+                    "thucnews": lambda: thucnews(folder, args), "value": lambda: value(folder, args)}.get(part, lambda: real(part, model, folder, args))()
             before = [row for row in before if row["part"] != part] + rows
             result = {**machine(), "rows": before, "note": "" if narrow else "bfloat16 was not measured: this processor has no instructions for it, and emulates it."}
             if not args.quick:                                                          # after each part: nothing is lost where one is stopped
                 RESULTS.mkdir(exist_ok=True)
                 (RESULTS / "finetuning.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
                 (RESULTS / "finetuning.md").write_text(report(result), encoding="utf-8")
+                if part == "value":
+                    draw_value(rows)
     print(report(result))
 
 

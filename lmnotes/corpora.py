@@ -15,14 +15,12 @@ import gzip
 import hashlib
 import importlib.metadata
 import importlib.util
-import inspect
 import json
 import logging
 import os
 import platform
 import re
 import shutil
-import sys
 import sysconfig
 import tempfile
 import zlib

@@ -48,7 +48,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .corpora import cache_folder, check_output_dir, write_aside
 from .tokenization import WordMemory
-from .transformer import PRESETS, flops_per_token, fused_gelu, model_config, parameter_count
+from .transformer import PRESETS, flops_per_token, fused_gelu, model_config
 
 logger = logging.getLogger(__name__)
 

@@ -344,7 +344,8 @@ def test_full_output():
 
 
 def test_ctrl_c(tmp_path):
-    code = ("import sys, time; from lmnotes import cli\ndef work(output_dir='out'):\n    print('ready', flush=True); time.sleep(60)\n"
+    code = ("import signal, sys, time; from lmnotes import cli\nsignal.signal(signal.SIGINT, signal.default_int_handler)    # what runs in the background of a shell ignores it\n"
+            "def work(output_dir='out'):\n    print('ready', flush=True); time.sleep(60)\n"
             "sys.exit(cli.execute({'work': cli.Command(work, ''), 'b': cli.Command(work, '')}, ['work']))")
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     assert process.stdout.readline() == "ready\n"

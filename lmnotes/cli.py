@@ -482,6 +482,10 @@ class _Group(TyperGroup):
     def list_commands(self, ctx):
         return list(self.table)
 
+    def resolve_command(self, ctx, args):
+        two = " ".join(args[:2])                                # `corpus scrub` before `corpus`
+        return (two, self.get_command(ctx, two), args[2:]) if two in self.table and args[1:] else super().resolve_command(ctx, args)
+
     def get_command(self, ctx, name):
         if name in self.table:
             return build_command(name, self.table[name])
@@ -1044,8 +1048,8 @@ COMMANDS |= {
 }
 
 # %% ../nbs/20_cli.ipynb #5cf0a113
-COMMANDS["scrub"] = Command("lmnotes.privacy:scrub_corpus", "Write a copy of a file or folder without personal data.",
-                            ("lmnotes scrub letters.txt --output-dir runs/clean", "lmnotes scrub data --kinds email --kinds phone --pseudonyms"))
+COMMANDS["corpus scrub"] = Command("lmnotes.privacy:scrub_corpus", "Write a copy of a file or folder without personal data.",
+                            ("lmnotes corpus scrub letters.txt --output-dir runs/clean", "lmnotes corpus scrub data --kinds email --kinds phone --pseudonyms"))
 
 # %% ../nbs/20_cli.ipynb #1ba8be33
 def predict_rows(model, file, output=None, text_column=None, overwrite=False, progress=True, **options):

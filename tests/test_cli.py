@@ -384,21 +384,32 @@ def test_torchrun_prints_once():
 def test_every_command_has_help_for_every_option(name, capsys):
     options = command_options(cli.COMMANDS[name])
     assert [option.name for option in options.values() if not option.help] == []
-    assert execute(cli.COMMANDS, [name, "--help"]) == 0
+    assert execute(cli.COMMANDS, [*name.split(), "--help"]) == 0
     out = capsys.readouterr().out
     assert cli.COMMANDS[name].summary in " ".join(out.split()) and "Examples:" in out
 
 
 @pytest.mark.parametrize("name, example", [(name, example) for name, command in cli.COMMANDS.items() for example in command.examples])
 def test_every_example_parses(name, example):
-    program, word, *rest = shlex.split(example)
-    assert (program, word) == ("lmnotes", name)
+    words = name.split()
+    program, *rest = shlex.split(example)
+    assert [program, *rest[:len(words)]] == ["lmnotes", *words]
+    rest = rest[len(words):]
     command = cli.build_command(name, cli.COMMANDS[name])
     with command.make_context(name, rest) as context:
         given = {key: value for key, value in context.params.items() if value not in (None, [], ())}
     options = command_options(cli.COMMANDS[name])
     for key in set(given) - {"json", "debug"}:
         cli._read(options[key], given[key])
+
+
+def test_a_command_of_two_words_comes_before_that_of_its_first(tmp_path, capsys):
+    (tmp_path / "letters.txt").write_text("Write to anna@example.org, please.\n\nNothing here.\n", encoding="utf-8")
+    assert execute(cli.COMMANDS, ["corpus", "scrub", str(tmp_path / "letters.txt"), "--output-dir", str(tmp_path / "clean")]) == 0
+    clean = "".join(p.read_text(encoding="utf-8") for p in (tmp_path / "clean").rglob("*.txt"))
+    assert "anna@example.org" not in clean and "Nothing here." in clean
+    assert execute(cli.COMMANDS, ["corpus", "scrub"]) == 2 and "lmnotes corpus scrub --help" in capsys.readouterr().err
+    assert execute(cli.COMMANDS, ["corpus", str(tmp_path / "nowhere.txt")]) == 2 and "nowhere.txt" in capsys.readouterr().err       # one word still
 
 
 # --- fill-mask and generate -----------------------------------------------------------------------------------------

@@ -330,3 +330,12 @@ def test_each_name_of_a_page_is_defined_and_each_import_used(path):
     found = checker.Checker(ast.parse("\n".join(plain)), path.name).messages
     wrong = [str(m) for m in found if isinstance(m, (messages.UndefinedName, messages.UnusedImport, messages.UndefinedLocal))]
     assert not wrong, wrong
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *CHINESE], ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_solutions_stay_inside_their_fold(path):
+    "A fold of several paragraphs under a list item is indented; else the list ends, and the solution lies open below it."
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        lines = "".join(cell["source"]).splitlines() if cell["cell_type"] == "markdown" else []
+        for n, line in enumerate(lines):
+            assert not (n and line.startswith("<details>") and "</details>" not in line and re.match(r"\d+\. ", lines[n - 1])), line

@@ -315,9 +315,9 @@ def test_nothing_half_written(tmp_path):
 
 
 def test_command(files, tmp_path, capsys):
-    assert cli.execute(cli.COMMANDS, ["scrub", str(files / "b.jsonl"), "--output-dir", str(tmp_path / "o"), "--kinds", "email", "--json"]) == 0
+    assert cli.execute(cli.COMMANDS, ["corpus", "scrub", str(files / "b.jsonl"), "--output-dir", str(tmp_path / "o"), "--kinds", "email", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["counts"] == {"email": 2}
-    assert cli.execute(cli.COMMANDS, ["scrub", str(files / "b.jsonl"), "--output-dir", str(tmp_path / "p"), "--kinds", "mail"]) == 2
+    assert cli.execute(cli.COMMANDS, ["corpus", "scrub", str(files / "b.jsonl"), "--output-dir", str(tmp_path / "p"), "--kinds", "mail"]) == 2
     assert capsys.readouterr().err.startswith("lmnotes: error: kind 'mail'")
 
 

@@ -130,22 +130,67 @@ def _head(model, output, targets, edges=None):
     base, hidden, found, calls = model.base_model, output.last_hidden_state, [], []
     own = vars(base).get("forward")
     base.forward = lambda *_, **__: calls.append(1) or output
+
+    def logits_of(part):
+        output.last_hidden_state = part[None]
+        return model(input_ids=targets.new_zeros(1, 1)).logits[0]                 # the replaced encoder answers, whatever the input
     rows = max(64, _HEAD_FLOATS // model.get_input_embeddings().weight.shape[0])
     try:
-        for part, target in zip(hidden.split(rows), targets.split(rows)):
-            output.last_hidden_state = part[None]
-            logits = model(input_ids=target.new_zeros(1, 1)).logits[0]            # the replaced encoder answers, whatever the input
-            if not calls:
-                return None
-            found.append(_log_probs(logits, target, edges))
+        values = None if edges is not None else _tiled(model, lambda: logits_of(hidden), targets)
+        if values is None:
+            for part, target in zip(hidden.split(rows), targets.split(rows)):
+                logits = logits_of(part)
+                if not calls:
+                    return None
+                found.append(_log_probs(logits, target, edges))
+            values = np.concatenate(found)
     finally:
         vars(base).pop("forward")
         vars(base).update({"forward": own} if own else {})
-    return np.concatenate(found)
+    return values if calls else None
+
+# %% ../nbs/07_perplexity.ipynb #d9650ae1
+_TILE = 1024                    # tokens of the vocabulary, and
+_TILE_ROWS = 512                # places, whose logits are held at a time: 2 MiB in float32
+
+
+def _tiled(model, run, targets):
+    "Log-probability of each target, a tile of the vocabulary at a time; None if that is not possible. `run` gives the logits at the targets' places."
+    head, seen = model.get_output_embeddings(), []
+    if model.device.type != "cpu" or type(head) is not torch.nn.Linear or "forward" in vars(head):
+        return None
+
+    def record(hidden):
+        few = hidden[:, :8] if hidden.shape[:-1] == (1, len(targets)) else hidden
+        seen.append((hidden, F.linear(few, head.weight, head.bias)))
+        return seen[-1][1]
+    head.forward = record
+    try:
+        logits = run()
+    finally:
+        del head.forward
+    if len(seen) != 1 or seen[0][0].shape[:-1] != (1, len(targets)) or not torch.equal(logits.flatten(0, -2).float(), seen[0][1][0].float()):
+        return None
+    parts = [_running_log_probs(h, head.weight, head.bias, t) for h, t in zip(seen[0][0][0].split(_TILE_ROWS), targets.split(_TILE_ROWS))]
+    return torch.cat(parts).double().numpy()
+
+
+def _running_log_probs(hidden, weight, bias, targets):
+    "Log-probability of each target, in float32, with a running maximum and a running sum over tiles of the vocabulary."
+    top, total, found = torch.full((len(targets),), -torch.inf), torch.zeros(len(targets)), torch.zeros(len(targets))
+    for begin in range(0, len(weight), _TILE):
+        tile = slice(begin, begin + _TILE)
+        logits = F.linear(hidden, weight[tile], None if bias is None else bias[tile]).float()
+        here = ((targets >= begin) & (targets < begin + _TILE)).nonzero()[:, 0]
+        found[here] = logits[here, targets[here] - begin]
+        new = torch.maximum(top, logits.amax(1)).clamp(min=torch.finfo(torch.float32).min)
+        total = total * (top - new).exp() + logits.sub_(new[:, None]).exp_().sum(1)
+        top = new
+    return found - top - total.log()
 
 # %% ../nbs/07_perplexity.ipynb #fe8533ba
 _LOOK_AHEAD = 2**20             # tokens that are sorted by length at a time
-_START_TOKENS = {"cpu": 4096, "cuda": 65536}
+_GPU_TOKENS, _CPU_TOKENS, _CPU_MASKED_TOKENS = 65536, 2048, 4096     # a batch, to begin with: a CPU's cache holds the layers' results of two thousand; few of a masked model's reach the head
 
 
 def _run(jobs, score, budget, progress):
@@ -266,8 +311,9 @@ def _masked_values(model, batch, before, after, mask):
         hidden |= (words == words[each, at][:, None]) & (columns > at[:, None])
     rows[hidden] = mask
     inputs = np.hstack([np.tile(np.array(before, np.int64), (len(batch), 1)), rows, np.tile(np.array(after, np.int64), (len(batch), 1))])
-    logits = _logits_at(model, torch.from_numpy(inputs).to(model.device), torch.from_numpy(at + len(before)).to(model.device))
-    return _log_probs(logits, targets.to(model.device))
+    run = partial(_logits_at, model, torch.from_numpy(inputs).to(model.device), torch.from_numpy(at + len(before)).to(model.device))
+    values = None if model.base_model is model else _tiled(model, run, targets)
+    return _log_probs(run(), targets.to(model.device)) if values is None else values
 
 
 def _logits_at(model, inputs, at):
@@ -335,11 +381,15 @@ def _pair_values(model, batch):
     shifted = torch.cat([torch.full((len(batch), 1), _decoder_start(model), device=model.device), targets[:, :-1]], 1)
     head, calls = model.get_output_embeddings(), []
     handle = head.register_forward_pre_hook(lambda _, inputs: calls.append(1) or (inputs[0][wanted][None], *inputs[1:]))     # no padding reaches the head
-    try:
+
+    def run():
         logits = model(input_ids=sources, attention_mask=seen.long(), decoder_input_ids=shifted, use_cache=False).logits
+        return logits[0] if calls else logits[wanted]
+    try:
+        values = _tiled(model, run, targets[wanted])
+        return _log_probs(run(), targets[wanted]) if values is None else values
     finally:
         handle.remove()
-    return _log_probs(logits[0] if calls else logits[wanted], targets[wanted])
 
 
 def _decoder_start(model):
@@ -698,7 +748,7 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
     max_texts : int, optional
         At most so many texts.
     batch_tokens : int or str
-        Tokens of a batch, which bounds the memory; `auto` begins with 4,096 (65,536 on a GPU). It halves itself when memory is short.
+        Tokens of a batch, which bounds the memory; `auto` begins with 2,048 (4,096 for a masked model; 65,536 on a GPU). It halves itself when memory is short.
     device : str
         `auto`, `cpu`, `cuda`.
     progress : bool
@@ -729,7 +779,7 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
     pairs = _paired(texts, None if sources is None else _as_texts(sources, name="sources"))
     jobs, score = _work(model, tokenizer, name, reader.documents(pairs), rule)
     with evaluating(model), fused_gelu(model), torch.no_grad():
-        for batch, values in _run(jobs, score, _budget(batch_tokens, model), progress):
+        for batch, values in _run(jobs, score, _budget(batch_tokens, model, rule.task), progress):
             reader.add(batch, values)
     return _result(reader, _protocol(model, tokenizer, name, reader, rule), rule, dtype)
 
@@ -762,10 +812,10 @@ def _rows(model):
     return model.get_input_embeddings().weight.shape[0]
 
 
-def _budget(batch_tokens, model):
+def _budget(batch_tokens, model, task):
     "Tokens of a batch, in a list, since it may shrink."
     if batch_tokens == "auto":
-        return [_START_TOKENS.get(model.device.type, 4096)]
+        return [_GPU_TOKENS if model.device.type == "cuda" else _CPU_MASKED_TOKENS if task == "masked" else _CPU_TOKENS]
     if isinstance(batch_tokens, int) and batch_tokens >= 1:
         return [batch_tokens]
     raise ValueError(f"batch_tokens {batch_tokens!r} must be 'auto' or a whole number, at least 1")
@@ -996,7 +1046,7 @@ def surprisal(model, text, tokenizer=None, *, window=None, stride=None, bos=True
         jobs = chain(jobs, [_Span(np.append(row, ids[-1]), len(row), 0, len(ids))])
     found = np.full((len(ids) + 1, 2), np.nan)
     with evaluating(model), fused_gelu(model), torch.no_grad():
-        for batch, values in _run(jobs, partial(score, edges=edges) if edges is not None else score, _budget("auto", model), False):
+        for batch, values in _run(jobs, partial(score, edges=edges) if edges is not None else score, _budget("auto", model, rule.task), False):
             at = np.concatenate([job.place + np.arange(job.scored) for job in batch])
             found[at] = values.reshape(len(at), -1)
     first = int(task == "causal" and not _start(tokenizer, rule))

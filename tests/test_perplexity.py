@@ -320,6 +320,42 @@ def with_ends(tokenizer):
     return made
 
 
+@pytest.mark.parametrize("kind", ["GPT", "BERT", "T5", "Gemma2"])
+def test_the_vocabulary_in_tiles(bpe, wordpiece, kind, monkeypatch):
+    "The head cut into tiles gives the values of the whole; a model that changes its logits afterwards is not cut."
+    model, tokenizer, options = gpt(len(bpe)), bpe, {}
+    if kind == "BERT":
+        model, tokenizer = bert(len(wordpiece)), wordpiece
+        torch.nn.init.normal_(model.cls.predictions.bias)
+    if kind == "T5":
+        torch.manual_seed(0)
+        tokenizer, options = with_ends(bpe), {"sources": SOURCES}
+        model = named(T5ForConditionalGeneration(T5Config(vocab_size=len(bpe), d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, decoder_start_token_id=0)).eval())
+    if kind == "Gemma2":
+        from transformers import Gemma2Config, Gemma2ForCausalLM
+        model = named(Gemma2ForCausalLM(Gemma2Config(vocab_size=len(bpe), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, intermediate_size=64, head_dim=16,
+                                                     max_position_embeddings=64, final_logit_softcapping=5.0)).eval())
+    cut, original = [], room._tiled
+    monkeypatch.setattr(room, "_tiled", lambda *a: cut.append(original(*a)) or cut[-1])
+    monkeypatch.setattr(room, "_TILE", 7)
+    monkeypatch.setattr(room, "_TILE_ROWS", 5)
+    tiled = quiet(model, TEXTS, tokenizer, **options)
+    assert cut and all((values is None) == (kind == "Gemma2") for values in cut)
+    monkeypatch.setattr(room, "_tiled", lambda *a: None)
+    assert np.allclose(tiled.log_likelihoods, quiet(model, TEXTS, tokenizer, **options).log_likelihoods, rtol=1e-6)
+    assert "forward" not in vars(model.get_output_embeddings())
+
+
+def test_a_head_of_no_number_in_a_tile():
+    "NaN in one tile is not hidden by the others, and a token that cannot be (a bias of minus infinity) does no harm."
+    weight, hidden, bias = torch.randn(30, 8), torch.randn(4, 8), torch.zeros(30)
+    bias[3] = -torch.inf
+    values = room._running_log_probs(hidden, weight, bias, torch.arange(4))
+    assert torch.allclose(values, F.linear(hidden, weight, bias).log_softmax(1)[range(4), range(4)], atol=1e-5) and values[3] == -torch.inf
+    weight[20] = torch.nan
+    assert room._running_log_probs(hidden, weight, None, torch.arange(4)).isnan().all()
+
+
 def t5(size):
     return T5ForConditionalGeneration(T5Config(vocab_size=size, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, initializer_factor=3.0))
 

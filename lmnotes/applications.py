@@ -896,7 +896,8 @@ def _take_up(part, note, run, overwrite):
     known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
     other = [key for key in run if known.get(key) != run[key]]
     if other and not overwrite:
-        raise FileExistsError(f"{str(part)!r} was begun with another {' and '.join(other)}: delete it, name another output, or allow overwrite=True (--overwrite)")
+        others = " and ".join("other options" if key == "options" else f"another {key}" for key in other)
+        raise FileExistsError(f"{str(part)!r} was begun with {others}: delete it, name another output, or allow overwrite=True (--overwrite)")
     if other:
         part.unlink()
         return 0, []
@@ -912,6 +913,23 @@ def _take_up(part, note, run, overwrite):
             good, size, errors = good + 1, size + len(line), errors + [good + 1] * ("error" in row)
     os.truncate(part, size)
     return good, errors
+
+# %% ../nbs/11_applications.ipynb #781414b6
+def _occlusion(opened, row, places, at, whole, options):
+    "How far the probability falls when one token is left out, for each place."
+    rows = [{name: values[:i] + values[i + 1:] for name, values in row.items()} for i in places]
+    without = _probabilities(opened.model, _logits(opened, rows, options.batch_tokens))[:, at]
+    return whole[at] - without
+
+
+def _gradient(opened, row, places, at, whole, options):
+    "Gradient of the logit times the token's vector, for each place."
+    model, batch = opened.model, {k: v.to(opened.model.device) for k, v in collate([row], opened.tokenizer).items()}
+    vectors = model.get_input_embeddings()(batch.pop("input_ids")).detach().requires_grad_(True)
+    with torch.enable_grad():
+        logit = model(inputs_embeds=vectors, **batch).logits[0, at]
+        slope, = torch.autograd.grad(logit, vectors)
+    return (slope * vectors).sum(-1)[0, places].detach().float().cpu().numpy()
 
 # %% ../nbs/11_applications.ipynb #b954246b
 @dataclass(frozen=True)
@@ -953,7 +971,8 @@ def explain(model, text, method="occlusion", label=None, options=None, **changes
 
     Occlusion leaves out one token after the other, and says how far the probability falls (Zeiler and Fergus 2014; Li et al. 2016,
     *Understanding Neural Networks through Representation Erasure*). Gradient × input is the derivative of the logit in the
-    direction of the token's vector (Shrikumar et al. 2016): the change that a linear model would have.
+    direction of the token's vector (Shrikumar et al. 2016): the change that a linear model would have. Where a LayerNorm follows the
+    embeddings, as in BERT, little of it is left; `lmnotes.understanding.attribute` has integrated gradients, whose parts sum to the whole difference.
 
     Parameters
     ----------
@@ -1018,23 +1037,6 @@ def _logits(opened, rows, batch_tokens):
             for i, values in zip(places, logits):
                 found[i] = values
     return np.stack(found)
-
-
-def _occlusion(opened, row, places, at, whole, options):
-    "How far the probability falls when one token is left out, for each place."
-    rows = [{name: values[:i] + values[i + 1:] for name, values in row.items()} for i in places]
-    without = _probabilities(opened.model, _logits(opened, rows, options.batch_tokens))[:, at]
-    return whole[at] - without
-
-
-def _gradient(opened, row, places, at, whole, options):
-    "Gradient of the logit times the token's vector, for each place."
-    model, batch = opened.model, {k: v.to(opened.model.device) for k, v in collate([row], opened.tokenizer).items()}
-    vectors = model.get_input_embeddings()(batch.pop("input_ids")).detach().requires_grad_(True)
-    with torch.enable_grad():
-        logit = model(inputs_embeds=vectors, **batch).logits[0, at]
-        slope, = torch.autograd.grad(logit, vectors)
-    return (slope * vectors).sum(-1)[0, places].detach().float().cpu().numpy()
 
 # %% ../nbs/11_applications.ipynb #26b01d4a
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ def near_duplicates(texts, threshold=0.8):
     Returns
     -------
     numpy.ndarray of bool, shape (documents,)
-        True where a text is nearly the same as an earlier one that stays (MinHash with 16 bands of 4, Broder 1997).
+        True where a text is nearly the same as an earlier one that stays (MinHash with 16 bands of 4; Lee et al. 2022, appendix A).
     """
     if not len(texts):
         return np.zeros(0, dtype=bool)

@@ -145,14 +145,14 @@ class DemoResult:
 
     def __repr__(self):
         m, f = self.metrics, self.metrics["finetuning"]
-        lines = [f"corpus          {sum(m['corpus']['documents'].values()):,} documents, {sum(m['corpus']['characters'].values()):,} characters, "
+        lines = [f"corpus            {sum(m['corpus']['documents'].values()):,} documents, {sum(m['corpus']['characters'].values()):,} characters, "
                  f"{sum(m['corpus']['duplicates_removed'].values()):,} duplicates removed",
-                 f"tokenizer       {m['tokenizer']['vocab_size']:,} tokens, {m['tokenizer']['characters_per_token']:.2f} characters per token, {m['tokenizer']['unknown_tokens']} unknown",
-                 f"pretraining     loss {m['pretraining']['loss_before']:.3f} -> {m['pretraining']['loss_after']:.3f} nats, {m['pretraining']['tokens']:,} tokens",
-                 f"saved, loaded   logits bit-identical: {m['round_trip_identical']}"]
-        lines += [f"{k.replace('_', ' '):15} accuracy {f[k]['accuracy']:.3f}, macro precision {f[k]['precision']:.3f}, recall {f[k]['recall']:.3f}, F1 {f[k]['f1']:.3f}" for k in ("pretrained", "random_twin", "majority")]
-        lines += [f"pseudo-perplex. {m['pseudo_perplexity']['pretrained']:.1f}, untrained {m['pseudo_perplexity']['untrained']:.0f}"]
-        lines += [f"gap             {g['sentence'][:90]}\n                {g['word']}: {', '.join(w for w, _ in g['guesses'])}" for g in m["fill_mask"]]
+                 f"tokenizer         {m['tokenizer']['vocab_size']:,} tokens, {m['tokenizer']['characters_per_token']:.2f} characters per token, {m['tokenizer']['unknown_tokens']} unknown",
+                 f"pretraining       loss {m['pretraining']['loss_before']:.3f} -> {m['pretraining']['loss_after']:.3f} nats, {m['pretraining']['tokens']:,} tokens",
+                 f"saved, loaded     logits bit-identical: {m['round_trip_identical']}"]
+        lines += [f"{k.replace('_', ' '):17} accuracy {f[k]['accuracy']:.3f}, macro precision {f[k]['precision']:.3f}, recall {f[k]['recall']:.3f}, F1 {f[k]['f1']:.3f}" for k in ("pretrained", "random_twin", "majority")]
+        lines += [f"pseudo-perplexity {m['pseudo_perplexity']['pretrained']:.1f}, untrained {m['pseudo_perplexity']['untrained']:.0f}"]
+        lines += [f"gap               {g['sentence'][:90]}\n                  {g['word']}: {', '.join(w for w, _ in g['guesses'])}" for g in m["fill_mask"]]
         return "\n".join(lines + [f"{m['seconds']:.0f} s; results in {self.output_dir}, report in {self.output_dir}/report.html"])
 
 

@@ -237,7 +237,7 @@ def choose_tokens(ids, special, starts, rate, generator, masking="tokens"):
     generator : numpy.random.Generator
         Source of randomness.
     masking : str
-        `tokens`, `words`, or `spans` of words (Joshi et al. 2020, section 3.1).
+        `"tokens"`, `"words"`, or `"spans"` of words (Joshi et al. 2020, section 3.1).
 
     Returns
     -------
@@ -299,7 +299,7 @@ def mask_block(ids, special, mask_id, vocab_size, rate, generator, starts=None, 
     starts : numpy.ndarray of bool, shape (vocabulary,), optional
         Ids that begin a word, for words and spans.
     masking : str
-        `tokens`, `words` or `spans`.
+        `"tokens"`, `"words"` or `"spans"`.
 
     Returns
     -------
@@ -333,7 +333,7 @@ class Batches:
     rate_end : float, optional
         Share of masked tokens at the end of the run, where it changes.
     masking : str
-        `tokens`, `words` or `spans`.
+        `"tokens"`, `"words"` or `"spans"`.
     documents : bool
         Say for each token which document of its block it belongs to, so that attention can stay inside.
     pairs : bool
@@ -756,7 +756,7 @@ class PretrainingOptions:
     mask_rate_end : float, optional
         Share at the end of the run, where it shall change linearly.
     masking : str
-        What is chosen: `tokens`, whole `words`, or `spans` of words.
+        What is chosen: `"tokens"`, whole `"words"`, or `"spans"` of words.
     next_sentence : bool
         Also train next-sentence prediction, as the original BERT.
     document_attention : bool
@@ -1369,8 +1369,9 @@ class _Watch(TrainerCallback):
         self._show(row, share)
         if not math.isfinite(loss) or loss > run["too_much"]:
             self._close()
+            last = last_checkpoint(self.folder.parent)
             raise FloatingPointError(f"the loss is {loss:.4g} at step {step} with learning rate {row['learning_rate']:.2g}: "
-                                     f"lower the learning rate; the last good checkpoint is {last_checkpoint(self.folder.parent)}")
+                                     f"lower the learning rate; {f'the last good checkpoint is {last}' if last else 'no checkpoint was saved before'}")
 
     def _show(self, row, share):
         peak, norm = (f", {100 * row['share_of_peak']:.0f} % of peak" if "share_of_peak" in row else ""), f", gradient {row.get('gradient_norm', math.nan):.2f}"

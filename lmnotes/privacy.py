@@ -887,7 +887,7 @@ def _checked_number(draw, lengths, prefix, valid):
 
 # %% ../nbs/13_privacy.ipynb #9509d47c
 def _drawn_identity(draw):
-    "A Chinese, American, or Brazilian identity number with a valid checksum."
+    "A Chinese, American, or Brazilian identity number of valid form, with its checksum where there is one."
     kind = draw.choice(["cn", "us", "br"])
     if kind == "cn":
         day = f"{draw.randint(1950, 2005)}{draw.randint(1, 12):02d}{draw.randint(1, 28):02d}"
@@ -1349,7 +1349,7 @@ class PrivateTraining:
 
     def __repr__(self):
         return (f"epsilon {self.epsilon:.2f} at delta {self.delta:.1e} for one of {self.texts:,} texts ({self.cut} cut): {self.steps} steps, each text with probability {self.sample_rate:.3f}, "
-                f"gradients clipped to {self.clip:g}, noise {self.noise_multiplier:.2f} ({self.accountant}); not counted: tokenizer, number of texts, choice of options")
+                f"gradients {f'clipped to {self.clip:g}' if self.noise_multiplier else 'not clipped'}, noise {self.noise_multiplier:.2f} ({self.accountant}); not counted: tokenizer, number of texts, choice of options")
 
 
 def train_privately(model, tokenizer, corpus, epsilon=8.0, delta=None, output_dir=None, options=None, **changes):

@@ -662,7 +662,7 @@ _VALUE = r"(``[^`\n]+``|`[^`\n]+`|'[^'\n]*'|\"[^\"\n]*\"|-?\d+(?:\.\d+)?(?:[eE]-
 _DEFAULT = re.compile(rf"\b[Dd]efaults?(?: value)?(?: (?:to|is|of)\b| *[:=])? *{_VALUE})")
 _HEADER_DEFAULT = re.compile(rf"\b[Dd]efaults?(?: value)?(?: (?:to|is|of)\b| *[:=])? *{_VALUE}|[\w.]+)")
 
-
+# %% ../nbs/08a_tasks.ipynb #164c5e08
 def _entries(text, begin, end, indent, entry):
     "Parameters of one section: a header at the section's indentation, and what is indented below."
     headers = [h for h in re.compile(rf"^{indent}{entry}", re.M).finditer(text, begin, end) if h["names"] not in _HEADINGS]

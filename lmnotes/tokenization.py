@@ -139,7 +139,7 @@ def _merge_everywhere(pair, new, words, counts, pairs, where):
     return [p for p, n in change.items() if n > 0 and p != pair]
 
 
-def train_merges(word_counts, vocab_size, alphabet, min_frequency=2, join=str.__add__):
+def train_merges(word_counts, vocab_size, alphabet, min_frequency=2, join=None):
     """Learn merges by frequency, with incremental counts; ties go to the smaller numbers of the parts.
 
     Parameters
@@ -152,14 +152,15 @@ def train_merges(word_counts, vocab_size, alphabet, min_frequency=2, join=str.__
         First tokens, in the order of their numbers.
     min_frequency : int
         Occurrences below which a pair is not merged.
-    join : callable
-        Makes one token's text from two.
+    join : callable, optional
+        Makes one token's text from two; None: left + right.
 
     Returns
     -------
     tuple of list
         The tokens in order of their numbers, and the merges as pairs of str in order.
     """
+    join = join or str.__add__
     tokens, numbers = list(alphabet), {token: i for i, token in enumerate(alphabet)}
     words, counts = [[numbers[piece] for piece in word] for word in word_counts], list(word_counts.values())
     pairs, where = _pair_index(words, counts)
@@ -301,7 +302,7 @@ def likelihood_gain(n, a, b, total):
 WORDPIECE_SCORES = {"likelihood": likelihood_gain, "ratio": lambda n, a, b, total: n / (a * b)}
 
 
-def train_by_score(word_counts, vocab_size, alphabet, score, min_frequency=2, join=str.__add__):
+def train_by_score(word_counts, vocab_size, alphabet, score, min_frequency=2, join=None):
     """
     Learn pieces by a score of the counts of a pair, of its parts and of the text; ties go to the smaller numbers.
 
@@ -317,6 +318,7 @@ def train_by_score(word_counts, vocab_size, alphabet, score, min_frequency=2, jo
     list of str
         The tokens in order of their numbers.
     """
+    join = join or str.__add__
     tokens, numbers = list(alphabet), {token: i for i, token in enumerate(alphabet)}
     words, counts = [[numbers[piece] for piece in word] for word in word_counts], list(word_counts.values())
     pairs, where = _pair_index(words, counts)
@@ -921,12 +923,12 @@ class TokenView:
             piece = _visible(self.text[max(start, end):stop]) or "·"
             shown.append(f"<span>{_visible(self.text[end:start])}</span><span style='background:{_TINTS[i % 4]};color:#000;border-radius:3px' title='{html.escape(repr(token), quote=True)}, number {number}'>{piece}</span>")
             end = max(end, stop)
-        return f"<div style='line-height:1.9;font-family:monospace'>{''.join(shown)}<span>{_visible(self.text[end:])}</span></div>"
+        return f"<div style='line-height:1.9;font-family:monospace;white-space:pre-wrap;overflow-wrap:anywhere;margin-bottom:1rem'>{''.join(shown)}<span>{_visible(self.text[end:])}</span></div>"
 
 
 def _visible(text):
-    "HTML of a text: escaped, spaces kept, line ends marked."
-    return html.escape(text).replace(" ", "&nbsp;").replace("\n", "⏎<br>")
+    "HTML of a text: escaped, line ends marked."
+    return html.escape(text).replace("\n", "⏎<br>")
 
 
 def show_tokens(tokenizer, text):

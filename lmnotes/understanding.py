@@ -153,21 +153,23 @@ class AttentionMaps:
         import matplotlib.pyplot as plt
         weights, size = self.of(layer, head), max(3.0, 0.35 * len(self.tokens))
         ax = ax or plt.subplots(figsize=(size, size))[1]
-        ax.imshow(weights, cmap="cividis", vmin=0, vmax=1)
+        ax.figure.colorbar(ax.imshow(weights, cmap="cividis", vmin=0, vmax=1), ax=ax, label="weight", fraction=0.046, pad=0.04)
         ax.set_xticks(range(len(self.tokens)), self.tokens, rotation=60, ha="right"), ax.set_yticks(range(len(self.tokens)), self.tokens)
         ax.set(xlabel="attended to", ylabel="attends", title=f"layer {layer}, head {head}")
         return ax
 
     def __repr__(self):
-        return f"attention of {len(self.layers)} layers with {self.weights.shape[1]} heads over {len(self.tokens)} tokens: {' '.join(self.tokens)}"
+        return f"attention of {len(self.layers)} layer{'s' if len(self.layers) > 1 else ''} with {self.weights.shape[1]} heads over {len(self.tokens)} tokens: {' '.join(self.tokens)}"
 
     def _repr_html_(self):
         rows = [f"<tr><td>layer {layer}</td>" + "".join(f"<td>{escape(self._strongest(layer, head))}</td>" for head in range(self.weights.shape[1])) + "</tr>" for layer in self.layers]
         return f"<p>{escape(repr(self))}</p><table><tr><td>strongest link</td>" + "".join(f"<td>head {h}</td>" for h in range(self.weights.shape[1])) + f"</tr>{''.join(rows)}</table>"
 
     def _strongest(self, layer, head):
-        "The largest weight of a head, in words."
-        weights = self.of(layer, head)
+        "The largest weight of a head, in words; not that of the first token of a causal model, which sees only itself."
+        weights = self.of(layer, head).copy()
+        if len(weights) > 1 and not np.triu(weights, 1).any():
+            weights[0] = 0
         row, column = np.unravel_index(weights.argmax(), weights.shape)
         return f"{self.tokens[row]} → {self.tokens[column]} {weights[row, column]:.2f}"
 
@@ -702,7 +704,7 @@ def attribute(model, text, tokenizer=None, target=None, method="integrated_gradi
     target : str, int or pair, optional
         A token or label, or two for the difference of their log-probabilities; by default what the model predicts.
     method : str
-        `integrated_gradients`, `input_x_gradient` (of the real text only), or `occlusion` (each token replaced by itself).
+        `integrated_gradients`, `input_x_gradient` (of the real text only), or `occlusion` (one token at a time replaced by the baseline).
     baseline : str or int, optional
         Token that stands for no information; by default the padding token. Special tokens are not replaced.
     position : int, optional

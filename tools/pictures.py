@@ -42,17 +42,19 @@ def facts():
     return [(token.strip(), value) for token, value in zip(bits.tokens, bits.bits)], losses
 
 
-def rows(ax, pieces, width, size):
-    "Write pieces in tinted boxes, line by line, as wide as the axes."
-    ax.set_xlim(0, 1), ax.set_ylim(0, 1), ax.axis("off")
-    x, y = 0.0, 0.82
+def rows(ax, pieces, size):
+    "Write pieces in tinted boxes, line by line, as wide as the axes; a unit of the axes is a point."
+    dpi, box = ax.figure.dpi, ax.get_window_extent()
+    room, height, letter = box.width * 72 / dpi, box.height * 72 / dpi, 0.602 * size
+    ax.set_xlim(0, room), ax.set_ylim(0, height)
+    x, y = 0.0, height - 2.3 * size
     for i, (piece, _) in enumerate(pieces):
-        step = width * (len(piece) + 0.9)
-        if x + step > 1:
-            x, y = 0.0, y - 0.2
-        ax.add_patch(FancyBboxPatch((x, y), step - width * 0.4, 0.13, boxstyle="round,pad=0,rounding_size=0.02", color=TINTS[i % 4]))
-        ax.text(x + (step - width * 0.4) / 2, y + 0.06, piece, ha="center", va="center", family="DejaVu Sans Mono", size=size, color=INK)
-        x += step
+        wide = letter * (len(piece) + 1)
+        if x + wide > room:
+            x, y = 0.0, y - 2.5 * size
+        ax.add_patch(FancyBboxPatch((x, y), wide, 1.9 * size, boxstyle=f"round,pad=0,rounding_size={0.3 * size}", color=TINTS[i % 4]))
+        ax.text(x + wide / 2, y + 0.9 * size, piece, ha="center", va="center", family="DejaVu Sans Mono", size=size, color=INK)
+        x += wide + 0.4 * letter
 
 
 def curve(ax, losses):
@@ -69,21 +71,24 @@ def bars(ax, pieces):
     ax.set_ylabel("surprisal (bits)")
 
 
-def three(figure, grid, pieces, losses, size):
-    "The three panels."
-    axes = [figure.add_subplot(cell) for cell in grid]
-    rows(axes[0], pieces, 0.052, size), curve(axes[1], losses), bars(axes[2], pieces)
+def three(figure, cells, pieces, losses, size):
+    "The three panels, each in its cell of a grid."
+    axes = [figure.add_subplot(cell) for cell in cells]
+    axes[0].axis("off"), curve(axes[1], losses), bars(axes[2], pieces)
     for ax, title in zip(axes, ("1  text becomes tokens", "2  a model learns to predict them", "3  and is measured, token by token")):
         ax.set_title(title, loc="left", color=INK, size=size + 1), ax.spines[["top", "right"]].set_visible(False)
+    plt.gcf().draw_without_rendering()                            # the layout says how wide the first one is
+    rows(axes[0], pieces, 1.15 * size)
 
 
 def draw(pieces, losses):
     "Both pictures."
     IMAGES.mkdir(exist_ok=True)
     plt.rcParams.update({"font.size": 8.5, "font.family": "DejaVu Sans"})
-    figure = plt.figure(figsize=(9.6, 2.5), layout="constrained")
-    three(figure, figure.add_gridspec(1, 3, width_ratios=(1, 1, 1.15)), pieces, losses, 8.5)
-    figure.savefig(IMAGES / "tour.png", dpi=125, facecolor="white", metadata={"Software": None})
+    figure = plt.figure(figsize=(6.4, 3.4), layout="constrained")                      # about as wide as the page's text: letters keep their size
+    grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.15), height_ratios=(1, 4.5))
+    three(figure, (grid[0, :], grid[1, 0], grid[1, 1]), pieces, losses, 8.5)
+    figure.savefig(IMAGES / "tour.png", dpi=200, facecolor="white", metadata={"Software": None})
     figure = plt.figure(figsize=(12, 6.3), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.2, h_pad=0.12)
     head, body = figure.subfigures(2, 1, height_ratios=(1, 1.35))

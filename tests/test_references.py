@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BIB = ROOT / "nbs" / "references.bib"
 PAGES = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if p.name[0] not in "_." and ".ipynb_checkpoints" not in p.parts)
 LISTS = ("\n## References", "\n## 参考文献")
-NEXT = re.compile(r"; |\. (?=[A-Z]\w+ (?:et al|and |\d{4}))")                # between the works of one line
+NEXT = re.compile(r"; |(?<!\b[A-Z])\. (?=[A-Z]\w+ (?:et al|and |\d{4}))")     # between the works of one line; not after an initial
 TITLE = re.compile(r"(?<!\*)\*([^*\n]+)\*(?!\*)")
 pytestmark = pytest.mark.skipif(not BIB.is_file(), reason="nbs/ is only in a checkout")
 
@@ -38,7 +38,7 @@ def family(entry):
 
 def cited(path):
     "Works of a page's list: (title, the text around it up to the next work)."
-    prose = ["".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "markdown"]
+    prose = ["\n" + "".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "markdown"]
     for text in prose:
         for mark in LISTS:
             for line in re.findall(r"^- (.*)", text.partition(mark)[2].split("\n## ")[0], re.M):
@@ -82,3 +82,5 @@ def test_the_check_finds_a_wrong_year_and_an_unknown_work(tmp_path):
     assert [title for title, _ in cited(page)] == ["BERT", "RoBERTa", "Nothing at All"]
     with pytest.raises(AssertionError, match="BERT .Devlin et al. 2018.; Nothing at All .Nobody 2001"):
         test_each_cited_work_is_in_the_bibliography(page)
+    page.write_text(json.dumps({"cells": [{"cell_type": "markdown", "source": text.partition("\n\n")[2]}]}), encoding="utf-8")      # a cell that begins with the list
+    assert len(list(cited(page))) == 3

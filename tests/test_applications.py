@@ -416,7 +416,7 @@ def test_another_run_is_not_gone_on_with(folder, stopped, tmp_path):
     with torch.no_grad():
         model.classifier.bias += 1
     save(model, tokenizer, other)
-    for call, says in ((lambda: predict_file(other, file, out), "another model"), (lambda: predict_file(folder, file, out, max_length=8), "another options")):
+    for call, says in ((lambda: predict_file(other, file, out), "another model"), (lambda: predict_file(folder, file, out, max_length=8), "other options")):
         with pytest.raises(FileExistsError, match=says):
             call()
     text = file.read_bytes()

@@ -176,7 +176,7 @@ def predict(model, folder, args):
 # what a part asks for beside the defaults: a quarter of an hour at most on four cores
 REAL = {
     "sst2": dict(data="sst2", shown=("accuracy",), epochs=3, batch_size=32),
-    "wnut17": dict(data="wnut17", shown=("span_f1",), epochs=8, learning_rate=3e-4),
+    "wnut17": dict(data="wnut17", shown=("span_f1",), epochs=3, learning_rate=3e-4),
     "ewt": dict(data="ud_english_ewt", shown=("token_accuracy",), epochs=3, learning_rate=3e-4),
     "sms": dict(data="sms_spam", shown=("accuracy", "spam_f1"), epochs=3, text_column="sms"),
     "rte": dict(data="rte", shown=("accuracy",), epochs=5),
@@ -190,7 +190,7 @@ def real(part, model, folder, args):
     from lmnotes.metrics import precision_recall_f1
     facts = dict(REAL[part])
     source, shown = facts.pop("data"), facts.pop("shown")
-    facts |= {k: v for k, v in (("epochs", args.epochs), ("learning_rate", args.learning_rate), ("train_examples", 64 if args.quick else args.train_examples), ("test_examples", 64 if args.quick else None), ("seed", args.seed)) if v is not None}
+    facts |= {k: v for k, v in (("epochs", args.epochs), ("learning_rate", args.learning_rate), ("batch_size", args.batch_size), ("train_examples", 64 if args.quick else args.train_examples), ("test_examples", 64 if args.quick else None), ("seed", args.seed)) if v is not None}
     start, cpu = time.perf_counter(), time.process_time()
     result = finetune(model, str(SHARED / source), Path(folder) / part, overwrite=True, **facts)
     scores = dict(result.scores)
@@ -324,6 +324,7 @@ def main():
     parser.add_argument("--train-examples", type=int, help="at most so many training examples")
     parser.add_argument("--epochs", type=float, help="in place of each part's own")
     parser.add_argument("--learning-rate", type=float, help="in place of each part's own")
+    parser.add_argument("--batch-size", type=int, help="in place of each part's own")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--pretraining-minutes", type=float, default=10.0, help="of the Chinese model, and of our own")
     parser.add_argument("--bf16", choices=["auto", "yes", "no"], default="auto", help="measure bfloat16 (auto: where the processor computes in it)")

@@ -334,18 +334,19 @@ def ablation(minutes, rows):
 def packing(minutes, rows):
     "MB a second beside datasets.map with group_texts, and peak memory at two sizes, from memory and streamed from a file."
     sizes = (max(5, round(10 * minutes)), max(20, round(200 * minutes)))
+    english(8192)[1].save_pretrained(f"{WORK.name}/tokenizer")                                 # trained here, since training it would hide what packing takes
     for what, size in (("datasets.map, group_texts", sizes[0]), ("ours", sizes[0]), ("ours", sizes[1]), ("ours, streamed from a file", sizes[0]), ("ours, streamed from a file", sizes[1])):
-        done = subprocess.run([sys.executable, __file__, "--once", what, str(size)], capture_output=True, text=True, env={**os.environ, "TOKENIZERS_PARALLELISM": "true"})
+        done = subprocess.run([sys.executable, __file__, "--once", what, str(size), f"{WORK.name}/tokenizer"], capture_output=True, text=True, env={**os.environ, "TOKENIZERS_PARALLELISM": "true"})
         if done.returncode:
             print(done.stderr[-2000:], flush=True)
             continue
         rows.add(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def once_packing(what, megabytes):
+def once_packing(what, megabytes, folder):
     "One measurement, in a process of its own."
-    data, tokenizer = english(8192)
-    documents = data["train"]["text"][:]
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    documents = load_dataset(str(SHARED / "english_mix"))["train"]["text"][:]
 
     def texts():
         left, i = megabytes * 10**6, 0
@@ -385,7 +386,7 @@ PARTS = {"throughput": throughput, "equal": equal, "masked": masked, "causal": c
 
 def main():
     if sys.argv[1:2] == ["--once"]:
-        return once_packing(sys.argv[2], int(sys.argv[3]))
+        return once_packing(sys.argv[2], int(sys.argv[3]), sys.argv[4])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run")
     parser.add_argument("--minutes", type=float, default=10, help="length of the longest run of a part")

@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import types
+import weakref
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from html import escape
@@ -152,12 +153,13 @@ def _head(model, output, targets, edges=None):
 # %% ../nbs/07_perplexity.ipynb #d9650ae1
 _TILE = 1024                    # tokens of the vocabulary, and
 _TILE_ROWS = 512                # places, whose logits are held at a time: 2 MiB in float32
+_whole = weakref.WeakSet()      # models that do something else to their logits: noticed once
 
 
 def _tiled(model, run, targets):
     "Log-probability of each target, a tile of the vocabulary at a time; None if that is not possible. `run` gives the logits at the targets' places."
     head, seen = model.get_output_embeddings(), []
-    if model.device.type != "cpu" or type(head) is not torch.nn.Linear or "forward" in vars(head):
+    if model in _whole or model.device.type != "cpu" or type(head) is not torch.nn.Linear or "forward" in vars(head):
         return None
 
     def record(hidden):
@@ -170,6 +172,7 @@ def _tiled(model, run, targets):
     finally:
         del head.forward
     if len(seen) != 1 or seen[0][0].shape[:-1] != (1, len(targets)) or not torch.equal(logits.flatten(0, -2).float(), seen[0][1][0].float()):
+        _whole.add(model)
         return None
     parts = [_running_log_probs(h, head.weight, head.bias, t) for h, t in zip(seen[0][0][0].split(_TILE_ROWS), targets.split(_TILE_ROWS))]
     return torch.cat(parts).double().numpy()

@@ -346,6 +346,22 @@ def test_the_vocabulary_in_tiles(bpe, wordpiece, kind, monkeypatch):
     assert "forward" not in vars(model.get_output_embeddings())
 
 
+@torch.no_grad()
+def test_a_model_without_a_plain_head_is_noticed_once(wordpiece, monkeypatch):
+    "What the head's own logits show is kept: the batches that follow run the encoder once each."
+    class Scaled(BertForMaskedLM):
+        def forward(self, *args, **kwargs):
+            output = super().forward(*args, **kwargs)
+            output.logits = output.logits * 0.5
+            return output
+    model, read = Scaled(BertConfig(vocab_size=len(wordpiece), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, initializer_range=0.3)).eval(), []
+    model.bert.register_forward_hook(lambda *_: read.append(1))
+    batches, original = [], room._masked_values
+    monkeypatch.setattr(room, "_masked_values", lambda *a: batches.append(1) or original(*a))
+    quiet(model, TEXTS, wordpiece)
+    assert len(batches) > 1 and len(read) == len(batches) + 1 and model in room._whole
+
+
 def test_a_head_of_no_number_in_a_tile():
     "NaN in one tile is not hidden by the others, and a token that cannot be (a bias of minus infinity) does no harm."
     weight, hidden, bias = torch.randn(30, 8), torch.randn(4, 8), torch.zeros(30)

@@ -150,22 +150,25 @@ def predict(model, folder, args):
     finetune(model, load_task(str(SHARED / "sst2"), train_examples=640, test_examples=64), Path(folder) / "classifier", epochs=1, samples=0, overwrite=True)
     short, long = data("sst2")["train"]["sentence"], data("squad_dev")["train"]["context"]
     generator = np.random.default_rng(0)
-    texts = [short[int(i)] for i in generator.permutation(len(short))[: count * 3 // 4]] + [long[int(i)] for i in generator.permutation(len(long))[: count // 4]]
-    texts = [texts[i] for i in generator.permutation(len(texts))]
+    draw = lambda texts, count: [texts[int(i)] for i in generator.permutation(len(texts))[:count]]
+    mixed = draw(short, count * 3 // 4) + draw(long, count // 4)
+    samples = {f"{count} sentences and paragraphs": [mixed[i] for i in generator.permutation(len(mixed))], f"{count} sentences": draw(short, count)}
     answer = pipeline("text-classification", model=str(Path(folder) / "classifier"), device="cpu", truncation=True)
     opened, tokenizer = load(Path(folder) / "classifier", device="cpu")
-    answer(texts[:8]), predict_logits(opened, tokenizer, texts[:8], 512)
-    times = {}
-    for side, run in (("pipeline at its defaults", lambda: answer(texts)), ("ours", lambda: predict_logits(opened, tokenizer, texts, 512))):
-        wall, cpu = time.perf_counter(), time.process_time()
-        found = run()
-        times[side] = (time.perf_counter() - wall, time.process_time() - cpu, found)
-    p = torch.tensor(times["ours"][2]).softmax(-1)
-    same = [(a["label"] == opened.config.id2label[int(b.argmax())], abs(a["score"] - b.max().item())) for a, b in zip(times["pipeline at its defaults"][2], p)]
-    first = times["pipeline at its defaults"]
-    rows = [{"part": "predict", "data": f"{len(texts)} sentences and paragraphs", "side": side, "texts_per_second": len(texts) / wall, "texts_per_cpu_second": len(texts) / cpu,
-             "times_pipeline": first[0] / wall, "times_pipeline_cpu": first[1] / cpu, "equal_labels": float(np.mean([s for s, _ in same])), "largest_difference": max(d for _, d in same)}
-            for side, (wall, cpu, _) in times.items()]
+    rows = []
+    for name, texts in samples.items():
+        answer(texts[:8]), predict_logits(opened, tokenizer, texts[:8], 512)
+        times = {}
+        for side, run in (("pipeline at its defaults", lambda: answer(texts)), ("ours", lambda: predict_logits(opened, tokenizer, texts, 512))):
+            wall, cpu = time.perf_counter(), time.process_time()
+            found = run()
+            times[side] = (time.perf_counter() - wall, time.process_time() - cpu, found)
+        p = torch.tensor(times["ours"][2]).softmax(-1)
+        same = [(a["label"] == opened.config.id2label[int(b.argmax())], abs(a["score"] - b.max().item())) for a, b in zip(times["pipeline at its defaults"][2], p)]
+        first = times["pipeline at its defaults"]
+        rows += [{"part": "predict", "data": name, "side": side, "texts_per_second": len(texts) / wall, "texts_per_cpu_second": len(texts) / cpu,
+                  "times_pipeline": first[0] / wall, "times_pipeline_cpu": first[1] / cpu, "equal_labels": float(np.mean([s for s, _ in same])), "largest_difference": max(d for _, d in same)}
+                 for side, (wall, cpu, _) in times.items()]
     for row in rows:
         print(row, flush=True)
     return rows

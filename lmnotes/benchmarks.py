@@ -76,6 +76,9 @@ def load_pairs(data):
         raise ValueError(f"pairs: column {missing[0]!r} is not there, the columns are {', '.join(rows.column_names)}")
     name = next((c for c in _PARADIGM if c in rows.column_names), None)
     pairs = {"paradigm": [str(v) for v in rows[name]] if name else ["all"] * len(rows), "good": list(rows["sentence_good"]), "bad": list(rows["sentence_bad"])}
+    other = next((i for i in range(len(rows)) for c in ("good", "bad") if not isinstance(pairs[c][i] or "", str)), None)
+    if other is not None:
+        raise ValueError(f"pairs: pair {other} of paradigm {pairs['paradigm'][other]!r} holds {pairs['good'][other]!r} and {pairs['bad'][other]!r}, not two sentences")
     empty = next((i for i in range(len(rows)) if not (pairs["good"][i] or "").strip() or not (pairs["bad"][i] or "").strip()), None)
     if empty is not None:
         raise ValueError(f"pairs: pair {empty} of paradigm {pairs['paradigm'][empty]!r} has an empty sentence")
@@ -102,8 +105,16 @@ def _rows(data, name):
 
 def _read_lines(file):
     "Rows of a file of JSON lines, or of one JSON list."
-    text = file.read_text(encoding="utf-8")
-    return json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.split("\n") if line.strip()]
+    text, number = file.read_text(encoding="utf-8-sig"), 1
+    try:
+        if text.lstrip().startswith("["):
+            return json.loads(text)
+        rows = []
+        for number, line in enumerate(text.split("\n"), 1):
+            rows += [json.loads(line)] if line.strip() else []
+        return rows
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{str(file)!r}, line {max(number, error.lineno)}, is no JSON ({error.msg}): mend the line, or take it out") from None
 
 
 def _read_csv(file):
@@ -344,8 +355,11 @@ def minimal_pairs(model, pairs, tokenizer=None, *, bos=True, before="", max_pair
     model, tokenizer, family, name = _opened(model, tokenizer, device)
     good, bad = ([before + s for s in data[column]] for column in ("good", "bad"))
     if family == "masked":
-        each = dict.fromkeys(good + bad)
-        scores = perplexity(model, list(each), tokenizer, device=device, progress=progress).log_likelihoods
+        each = list(dict.fromkeys(good + bad))
+        bare = next((s for s, row in zip(each, tokenizer(each, add_special_tokens=False, verbose=False)["input_ids"]) if not row), None)
+        if bare is not None:
+            raise ValueError(f"pairs: the tokenizer gives no token for {bare!r}: leave the pair out")
+        scores = perplexity(model, each, tokenizer, device=device, progress=progress).log_likelihoods
         each = dict(zip(each, scores))
         margins = [each[g] - each[b] for g, b in zip(good, bad)]
     elif family == "causal":

@@ -30,7 +30,7 @@ def _paired(predictions, references):
     for name, values in (("predictions", predictions), ("references", references)):
         if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__len__"):
             raise TypeError(f"{name} is a {type(values).__name__}: give a list with one element for each example")
-        given.append(values.tolist() if hasattr(values, "tolist") else list(values))
+        given.append(values.tolist() if hasattr(values, "tolist") else [v.tolist() if hasattr(v, "tolist") else v for v in values])
     if len(given[0]) != len(given[1]):
         raise ValueError(f"{len(given[0])} predictions and {len(given[1])} references: give one prediction for each reference, in the same order")
     if not given[0]:
@@ -206,6 +206,9 @@ def matthews_correlation(predictions, references, labels=None):
 # %% ../nbs/08_metrics.ipynb #65735c07
 def _label_sets(predictions, references, labels=None):
     "Two boolean arrays (examples, labels), whether predicted and whether true, and the labels."
+    for name, values in (("predictions", predictions), ("references", references)):
+        if getattr(values, "ndim", 1) == 2:
+            raise ValueError(f"{name} is an array with a column for each label: give lists of labels, [numpy.flatnonzero(row) for row in {name}]")
     both = [[_as_set(name, i, row) for i, row in enumerate(values)] for name, values in zip(("predictions", "references"), _paired(predictions, references))]
     seen = set().union(*both[0], *both[1])
     known = sorted(seen, key=lambda label: (isinstance(label, str), label)) if labels is None else list(labels)
@@ -223,6 +226,8 @@ def _as_set(name, i, row):
         raise ValueError(f"{name}[{i}] is {row!r}: multi-label needs a list of labels for each example, an empty one where there is none")
     for label in row:
         _check_label(name, i, label)
+    if len(set(row)) < len(row):
+        raise ValueError(f"{name}[{i}] is {_shown(row)} and names a label twice: give each label once, and no 0/1 columns, [numpy.flatnonzero(row) for row in {name}]")
     return set(row)
 
 

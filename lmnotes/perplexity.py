@@ -18,7 +18,7 @@ import weakref
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from html import escape
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from .checkpoints import load, task_of
-from .corpora import load_corpus
+from .corpora import _read as read_splits, load_corpus
 from .pretraining import resolve_device
 from .transformer import evaluating, fused_gelu, position_limit
 
@@ -290,6 +290,8 @@ class _Gap(NamedTuple):
 def _gaps(documents, around, rule):
     "One gap for each token, or for `masks` tokens of each document drawn without replacement; windows of long documents are centred."
     room = rule.window - around
+    if room < 1:
+        raise ValueError(f"window {rule.window} leaves no room beside the {around} special tokens: take at least {around + 1}")
     for number, ids, words in documents:
         length = min(len(ids), room)
         for place in _drawn(len(ids), number, rule):
@@ -511,12 +513,14 @@ def _bootstrap(sums, sizes, confidence, samples, seed, of=lambda x: x):
     return float(low), float(high)
 
 # %% ../nbs/07_perplexity.ipynb #15564339
-def _as_texts(texts, text_column=None, name="texts"):
-    "An iterator over texts from a list, a file, a data set or a stream; a list is checked at once."
+def _as_texts(texts, text_column=None, name="texts", aligned=False):
+    "An iterator over texts from a list, a file, a data set or a stream; a list is checked at once. Aligned files keep their empty rows."
     if isinstance(texts, (str, os.PathLike)):
         embedded = str(texts).split(":")[0] == "docstrings"
         if not Path(texts).exists() and not embedded:
             raise FileNotFoundError(f"{name} {str(texts)!r} is no file or folder: give a path, 'docstrings', or a list of texts")
+        if aligned and not embedded:
+            return _checked(_lines(texts, text_column), name)
         corpus = load_corpus(texts, text_column=text_column, deduplicate=False, validation_fraction=0.05 if embedded else 0, streaming=not embedded)
         texts, text_column = corpus[next(s for s in ("test", "validation", "train") if s in corpus)], "text"
     if getattr(texts, "column_names", None) is not None:
@@ -532,12 +536,24 @@ def _as_texts(texts, text_column=None, name="texts"):
     return _checked(texts, name, text_column)
 
 
+def _lines(path, text_column):
+    "Every row of a file of pairs, the empty ones too; of a plain text every line is one."
+    if Path(path).suffix == ".txt":
+        with open(path, encoding="utf-8-sig") as lines:
+            yield from (line.rstrip("\n") for line in lines)
+        return
+    splits = read_splits(path, text_column, None, "utf-8", True, None)
+    yield from (row["text"] or "" for row in splits[next(s for s in ("test", "validation", "train") if s in splits)])
+
+
 def _checked(texts, name, column=None):
     "The texts one by one, each of which must be text; of the rows of a stream, their column."
     for i, text in enumerate(texts):
         text = text.get(column or "text") if isinstance(text, dict) else text
         if not isinstance(text, str):
             raise TypeError(f"{name}: element {i} is {type(text).__name__}, not text")
+        if not text.isascii() and re.search("[\ud800-\udfff]", text):
+            raise ValueError(f"{name}: element {i} holds half of a pair of surrogates, which is no character: mend it, for example with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')")
         yield text
 
 
@@ -574,13 +590,13 @@ class _Rule:
 
 def _checked_rule(model, rule):
     "The rule with its window filled in, checked against the model's positions."
-    positions = position_limit(model) or (sys.maxsize if rule.task == "seq2seq" else 1024)
-    window = rule.window or min(positions, 1024 if rule.task != "seq2seq" else positions)
+    positions = position_limit(model) or sys.maxsize
+    window = rule.window if rule.window is not None else min(positions, 1024 if rule.task != "seq2seq" else positions)
     for name, value, choices in (("documents", rule.documents, ("each", "joined")), ("further", rule.further, ("text", "bos"))):
         if value not in choices:
             raise ValueError(f"{name} {value!r} is not known: choose {' or '.join(map(repr, choices))}")
     if not 2 <= window <= positions:
-        raise ValueError(f"window {window} must be at least 2 and at most the model's {positions} positions")
+        raise ValueError(f"window {window} must be at least 2" + (f" and at most the model's {positions} positions" if positions < sys.maxsize else ""))
     if rule.stride is not None and not 1 <= rule.stride <= window:
         raise ValueError(f"stride {rule.stride} must be at least 1 and at most the window, {window}: a longer one would leave tokens out")
     if rule.masks is not None and rule.masks < 2:
@@ -597,6 +613,8 @@ def _opened(model, tokenizer, device, dtype, task):
     "Model, tokenizer, name and task; the model on the device and in the type that were asked for. A model in hand is not changed."
     if dtype not in _DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known: choose {', '.join(_DTYPES)}")
+    if task not in (None, "causal", "masked", "seq2seq"):
+        raise ValueError(f"task {task!r} is not known: choose causal, masked or seq2seq, or leave it out")
     if isinstance(model, (str, os.PathLike)):
         loaded, its_own = load(model, task=task, device=device, dtype=_DTYPES[dtype])
         return loaded, tokenizer or its_own, str(model), task or _task(loaded)
@@ -628,7 +646,7 @@ def _start(tokenizer, rule):
     return found
 
 # %% ../nbs/07_perplexity.ipynb #09d52423
-_GROUP = 256                    # texts that are tokenized at a time
+_GROUP, _LONG = 256, 2**20      # texts, and characters, that are tokenized at a time
 
 
 class _Reader:
@@ -642,29 +660,40 @@ class _Reader:
 
     def documents(self, pairs):
         "Yield (document, ids, words or source ids) of each text that is not empty."
-        while group := list(islice(pairs, _GROUP)):
+        while group := _group(pairs):
             self.read = group[-1][0] + 1
             for _, text, source in group:
                 self.digest.update(f"{len(text)}:{text}{source or ''}".encode("utf-8", "surrogatepass"))
             kept = [(n, t, s) for n, t, s in group if t.strip()]
-            if kept:
-                yield from self._encoded(kept)
+            for _, run in groupby(kept, key=lambda item: item[0] if len(item[1]) > _LONG else -1):
+                yield from self._encoded(list(run))                # a long text by itself
 
     def _encoded(self, kept):
         "Tokenize a group of texts."
         texts, first = [t for _, t, _ in kept], len(self.numbers)
         glued = [self.rule.separator * bool(self.rule.documents == "joined" and first + i) + t for i, t in enumerate(texts)]
         target = self.rule.task == "seq2seq"
-        encoded = self.tokenizer(**{"text_target" if target else "text": glued}, add_special_tokens=target, return_attention_mask=False, verbose=False)
-        ids = [np.array(row, np.int64) for row in encoded["input_ids"]]
+        long = len(glued) == 1 and len(glued[0]) > _LONG and not target and not self.rule.within_word
+        if long:
+            parts = _parts(self.tokenizer, glued[0])
+            rows = [self._ids(part) for part in parts]
+            ids, more = [np.concatenate(rows)], [None]
+        else:
+            encoded = self.tokenizer(**{"text_target" if target else "text": glued}, add_special_tokens=target, return_attention_mask=False, verbose=False)
+            parts, rows = glued, encoded["input_ids"]
+            ids, more = [np.array(row, np.int64) for row in rows], self._more(kept, encoded)
         if self.lost is None:
-            self.lost = _bytes_lost(self.tokenizer, glued, encoded["input_ids"])
-        more = self._more(kept, encoded)
+            self.lost = _bytes_lost(self.tokenizer, parts[:1] if long else parts, rows)
         for (number, text, _), whole, row, extra in zip(kept, glued, ids, more):
             _check_ids(row, self.rows)
-            self.numbers.append(number), self.words.append(max(1, len(text.split()))), self.bytes.append(len(whole.encode("utf-8", "surrogatepass"))), self.characters.append(len(whole))
+            words = len(text.split()) if len(text) <= _LONG else sum(1 for _ in re.finditer(r"\S+", text))
+            self.numbers.append(number), self.words.append(max(1, words)), self.bytes.append(len(whole.encode("utf-8", "surrogatepass"))), self.characters.append(len(whole))
             self.sums.append(0.0), self.squares.append(0.0), self.counts.append(0), self.sizes.append(len(row))
             yield len(self.numbers) - 1, row, extra
+
+    def _ids(self, text):
+        "Tokens of a text, without special ones."
+        return np.array(self.tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"], np.int64)
 
     def _more(self, kept, encoded):
         "Numbers of the words for within-word scores; sources for sequence-to-sequence models."
@@ -689,6 +718,32 @@ class _Reader:
         unique, where = np.unique(owner, return_inverse=True)
         for o, s, q, n in zip(unique.tolist(), np.bincount(where, values).tolist(), np.bincount(where, values**2).tolist(), np.bincount(where).tolist()):
             self.sums[o], self.squares[o], self.counts[o] = self.sums[o] + s, self.squares[o] + q, self.counts[o] + n
+
+
+def _group(pairs):
+    "The next texts that are tokenized together; a long one ends its group."
+    group, size = [], 0
+    for pair in pairs:
+        group.append(pair)
+        size += len(pair[1])
+        if len(group) == _GROUP or size > _LONG:
+            break
+    return group
+
+
+def _parts(tokenizer, text):
+    "A long text cut before single spaces where its tokens stay the same, so that tokenizing takes little memory; a short one whole."
+    tokens = lambda t: tokenizer(t, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    parts, begin = [], 0
+    while len(text) - begin > _LONG:
+        for found in islice(re.finditer(r"(?<=\S) (?=\S)", text[begin + _LONG // 2:begin + _LONG]), 8):
+            cut = begin + _LONG // 2 + found.start()
+            if tokens(text[cut - 200:cut + 200]) == tokens(text[cut - 200:cut]) + tokens(text[cut:cut + 200]):
+                break
+        else:
+            return [text]                                      # this tokenizer, or this text, cannot be cut
+        parts, begin = [*parts, text[begin:cut]], cut
+    return [*parts, text[begin:]]
 
 
 def _check_ids(row, rows):
@@ -773,13 +828,15 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
     MemoryError
         If a single window is too much.
     """
-    texts = islice(_as_texts(texts, text_column), max_texts)
+    if max_texts is not None and max_texts < 1:
+        raise ValueError(f"max_texts {max_texts} must be at least 1, or None for all")
+    texts = _as_texts(texts, text_column, aligned=sources is not None)
     model, tokenizer, name, task = _opened(model, tokenizer, device, dtype, task)
     rule = _checked_rule(model, _Rule(task, window, stride, bos, further, documents, separator, within_word, masks, seed))
     if (sources is None) == (task == "seq2seq"):
         raise ValueError(f"sources {'are missing: a sequence-to-sequence model scores targets given sources' if sources is None else f'do not go with a {task} model: leave them out'}")
     reader = _Reader(tokenizer, _rows(model), rule)
-    pairs = _paired(texts, None if sources is None else _as_texts(sources, name="sources"))
+    pairs = islice(_paired(texts, None if sources is None else _as_texts(sources, name="sources", aligned=True)), max_texts)
     jobs, score = _work(model, tokenizer, name, reader.documents(pairs), rule)
     with evaluating(model), fused_gelu(model), torch.no_grad():
         for batch, values in _run(jobs, score, _budget(batch_tokens, model, rule.task), progress):
@@ -805,6 +862,8 @@ def _work(model, tokenizer, name, documents, rule):
 def _pairs(documents, rule):
     "Sources with their targets, none longer than the model's positions."
     for number, target, source in documents:
+        if not len(target):
+            continue                                           # no token to score
         if max(len(target), len(source)) > rule.window:
             raise ValueError(f"the pair of document {number} has {len(source)} source and {len(target)} target tokens, and the model takes {rule.window}: cut it into shorter ones")
         yield _Pair(source, target, number)
@@ -1039,6 +1098,8 @@ def surprisal(model, text, tokenizer=None, *, window=None, stride=None, bos=True
     model, tokenizer, name, task = _opened(model, tokenizer, device, dtype, task)
     if task == "seq2seq":
         raise ValueError("surprisal is for causal and masked models: for targets given sources use perplexity(..., sources=...)")
+    if not tokenizer.is_fast:
+        raise ValueError(f"surprisal needs a fast tokenizer, which knows the places of its tokens, and {type(tokenizer).__name__} is none")
     rule = _checked_rule(model, _Rule(task, window, stride, bos, "text", "each", "", within_word, None, 0))
     reader, encoded = _Reader(tokenizer, _rows(model), rule), tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     (_, ids, words), = reader.documents(iter([(0, text, None)]))

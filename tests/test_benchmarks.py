@@ -526,3 +526,12 @@ def test_the_commands(encoder, bpe, tmp_path, monkeypatch, capsys):
         assert execute(COMMANDS, words) == 2, words
         err = capsys.readouterr().err
         assert needle in err and "Traceback" not in err
+
+
+def test_pairs_that_cannot_be_read(tmp_path):
+    "A broken line is named with its file and number; numbers are no sentences."
+    (tmp_path / "p.jsonl").write_text('{"sentence_good": "a b", "sentence_bad": "b a"}\n{"sentence_good": "a b", \n')
+    with pytest.raises(ValueError, match=r"p\.jsonl', line 2, is no JSON"):
+        load_pairs(tmp_path / "p.jsonl")
+    with pytest.raises(ValueError, match="pair 0 of paradigm 'all' holds 3 and 4"):
+        load_pairs([{"good": 3, "bad": 4}])

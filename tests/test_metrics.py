@@ -498,3 +498,21 @@ def test_a_text_in_place_of_a_list_is_named():
 def test_the_room_is_entered_quickly():
     code = "import sys, lmnotes.metrics; print([m for m in ('torch', 'scipy', 'sklearn', 'sacrebleu', 'nltk', 'rouge_score') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_lists_of_scalars_of_arrays():
+    "Predictions gathered one by one, as NumPy's or PyTorch's scalars, are as good as the array."
+    import torch
+    truth, found = np.array([1, 0, 1, 1]), np.array([1, 1, 1, 0])
+    assert accuracy(list(found), list(truth)) == accuracy(list(torch.tensor(found)), truth.tolist()) == accuracy(found, truth) == 0.5
+    assert score("regression", list(np.float32([1, 2, 3])), [1.0, 2.0, 4.0], samples=0).values["pearson"] == pytest.approx(np.corrcoef([1, 2, 3], [1, 2, 4])[0, 1])
+
+
+def test_indicator_columns_are_no_lists_of_labels():
+    "Rows of 0 and 1 would all be the labels {0, 1}, and always right."
+    p, r = np.array([[1, 0, 0], [0, 1, 1]]), np.array([[0, 1, 0], [1, 0, 0]])
+    for given in ((p, r), (p.tolist(), r.tolist())):
+        with pytest.raises(ValueError, match="flatnonzero"):
+            score("multi-label", *given, samples=0)
+    values = score("multi-label", [np.flatnonzero(row) for row in p], [np.flatnonzero(row) for row in r], samples=0).values
+    assert values["micro_f1"] == 0

@@ -1,6 +1,7 @@
 """Perplexity: equality with independent tools and with dense loops written apart from the package, invariances, streams, and bad input."""
 import csv
 import itertools
+import json
 import logging
 import math
 import types
@@ -349,15 +350,15 @@ def test_the_vocabulary_in_tiles(bpe, wordpiece, kind, monkeypatch):
 @torch.no_grad()
 def test_a_model_without_a_plain_head_is_noticed_once(wordpiece, monkeypatch):
     "What the head's own logits show is kept: the batches that follow run the encoder once each."
-    class Scaled(BertForMaskedLM):
+    class ScaledForMaskedLM(BertForMaskedLM):
         def forward(self, *args, **kwargs):
             output = super().forward(*args, **kwargs)
             output.logits = output.logits * 0.5
             return output
-    model, read = Scaled(BertConfig(vocab_size=len(wordpiece), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, initializer_range=0.3)).eval(), []
+    model, read = ScaledForMaskedLM(BertConfig(vocab_size=len(wordpiece), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, initializer_range=0.3)).eval(), []
     model.bert.register_forward_hook(lambda *_: read.append(1))
     batches, original = [], room._masked_values
-    monkeypatch.setattr(room, "_masked_values", lambda *a: batches.append(1) or original(*a))
+    monkeypatch.setattr(room, "_masked_values", lambda *a, **k: batches.append(1) or original(*a, **k))
     quiet(model, TEXTS, wordpiece)
     assert len(batches) > 1 and len(read) == len(batches) + 1 and model in room._whole
 
@@ -854,3 +855,53 @@ def test_the_command_offers_the_options(bpe, tmp_path, capsys, monkeypatch):
     for wrong, needle in ((["--documents", "all"], "documents"), (["--stride", "17"], "stride 17"), (["--dtype", "int8"], "dtype"), (["--sources", "book.txt"], "sources"), (["--batch-tokens", "many"], "batch_tokens")):
         assert execute(COMMANDS, ["perplexity", "model", "book.txt", "--device", "cpu", *wrong]) == 2
         assert needle in capsys.readouterr().err
+
+
+def test_pairs_of_files_stay_pairs(tmp_path, wordpiece):
+    "Rows without text keep their place, plain text is read by lines, and max_texts counts pairs."
+    torch.manual_seed(0)
+    model = named(t5(len(wordpiece))).eval()
+    sources, targets = ["the cat", "", "dogs bark", "the moon"], ["the dogs", "the mat", "", "the cat sat"]
+    for name, rows in (("s", sources), ("t", targets)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": r}) + "\n" for r in rows))
+        (tmp_path / f"{name}.txt").write_text("".join(r + "\n" for r in rows))
+    expected = quiet(model, targets, wordpiece, sources=sources).log_likelihoods
+    for kind in ("jsonl", "txt"):
+        assert np.allclose(quiet(model, tmp_path / f"t.{kind}", wordpiece, sources=tmp_path / f"s.{kind}").log_likelihoods, expected, rtol=1e-6)
+    assert np.allclose(quiet(model, targets, wordpiece, sources=sources, max_texts=2).log_likelihoods, expected[:2], rtol=1e-6)
+    with pytest.raises(ValueError, match="max_texts -1"):
+        quiet(model, targets, wordpiece, sources=sources, max_texts=-1)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+def test_a_long_text_is_tokenized_in_parts(kind, bpe, wordpiece, monkeypatch):
+    "The parts have the tokens of the whole, and so the same value; a text that cannot be cut is taken whole."
+    monkeypatch.setattr(room, "_LONG", 700)
+    tokenizer, text = {"bpe": bpe, "wordpiece": wordpiece}[kind], "  the moon\n\n".join(TEXTS * 8)
+    ids = lambda t: tokenizer(t, add_special_tokens=False)["input_ids"]
+    parts = room._parts(tokenizer, text)
+    assert len(parts) > 3 and max(map(len, parts)) <= 700 and "".join(parts) == text and [i for p in parts for i in ids(p)] == ids(text)
+    assert room._parts(tokenizer, "x" * 2000) == ["x" * 2000]
+    model, texts = (gpt if kind == "bpe" else bert)(len(tokenizer)), [TEXTS[0], text[:900], TEXTS[1]]
+    ours = quiet(model, texts, tokenizer)
+    monkeypatch.setattr(room, "_LONG", 10**6)
+    whole = quiet(model, texts, tokenizer)
+    assert np.allclose(ours.log_likelihoods, whole.log_likelihoods, rtol=1e-6) and ours.words == whole.words and ours.bytes == whole.bytes
+
+
+def test_a_model_without_positions_takes_any_window(bpe):
+    "BLOOM has no limit: no window is refused for one that it does not have."
+    from transformers import BloomConfig, BloomForCausalLM
+    torch.manual_seed(0)
+    model = named(BloomForCausalLM(BloomConfig(vocab_size=len(bpe), hidden_size=16, n_layer=1, n_head=2)).eval())
+    text = " ".join(TEXTS * 30)
+    assert len(bpe(text)["input_ids"]) > 1100
+    assert np.isclose(quiet(model, [text], bpe, window=2048).log_likelihood, quiet(model, [text], bpe, window=4096).log_likelihood, rtol=1e-6)
+
+
+def test_more_bad_input(bpe, wordpiece):
+    "Each is refused before anything is scored, with its name."
+    for call, words in ((lambda: quiet(gpt(len(bpe)), TEXTS, bpe, task="clm"), "task 'clm'"), (lambda: quiet(bert(len(wordpiece)), TEXTS, wordpiece, window=2), "window 2"),
+                        (lambda: quiet(gpt(len(bpe)), TEXTS, bpe, window=0), "window 0"), (lambda: quiet(gpt(len(bpe)), ["ab \ud800 c"], bpe), "texts: element 0 holds half")):
+        with pytest.raises(ValueError, match=words):
+            call()

@@ -520,18 +520,18 @@ class Finding:
     text: str
 
 # %% ../nbs/13_privacy.ipynb #e054e698
-_EMAIL = re.compile(r"(?<![A-Za-z0-9._%+@/-])[A-Za-z0-9À-ɏ_%+][A-Za-z0-9À-ɏ._%+'-]*@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+([A-Za-z]{2,24})(?![A-Za-z0-9@-])")
+_EMAIL = re.compile(r"(?<![A-Za-z0-9._%+@-])(?<!//)-*([A-Za-z0-9À-ɏ_%+][A-Za-z0-9À-ɏ._%+'-]*@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,24})(?![A-Za-z0-9@-])")
 _IP = re.compile(r"(?<![A-Za-z0-9_.:])(?:(?:\d{1,3}\.){3}\d{1,3}(?![\d-]|\.\d|[A-Za-z])|[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![A-Za-z0-9_:]))")
 _URL = re.compile(r"(?ai)\b[a-z][a-z0-9+.-]{1,15}://(?:[^\s/:@'\"<>]+:[^\s/@'\"<>]+@[^\s'\"<>）)，。；、]+"
                   r"|[^\s'\"<>?#]+\?[^\s'\"<>]*?\b(?:access_token|token|api_?key|key|sig|signature|password|secret)=[^\s&'\"<>）)，。；、]{8,}[^\s'\"<>）)，。；、]*)")
-_FILES = {"png", "jpg", "jpeg", "gif", "svg", "webp", "py", "js", "css", "html"}
+_FILE = re.compile(r"(?i)@(?:.*\.(?:png|jpe?g|gif|svg|webp|js|css|html)|v?\d[\dx.]*\.py)$")      # .py is Paraguay, too
 
 
 def _emails(text, **_):
     "E-mail addresses."
     for found in _EMAIL.finditer(text):
-        if found[1].lower() not in _FILES and not (found[0].startswith("git@") and text[found.end():found.end() + 1] == ":"):
-            yield found.span()
+        if not _FILE.search(found[1]) and not (found[1].startswith("git@") and text[found.end():found.end() + 1] == ":"):
+            yield found.span(1)
 
 
 def _addresses(text, **_):
@@ -601,7 +601,7 @@ def _secrets(text, **_):
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}")
 _CARD = re.compile(r"(?<![\d.+-])(?:\d{4}[ -]\d{6}[ -]\d{5}|(?:\d{4}[ -]){3}\d{4}|\d{13,19})(?![\d-]|\.\d)")
 _ISSUERS = re.compile(r"(?:4(?:\d{12}|\d{15}|\d{18})|(?:5[1-5]|2[2-7])\d{14}|3[47]\d{13}|6(?:011|5\d\d)\d{12}|35\d{14}|3(?:0[0-5]|[68]\d)\d{11}|62\d{14,17})")
-_REFERENCE = re.compile(r"(?i)(?:order|invoice|tracking|ticket|reference|isbn|issn|doi|serial|article|item|part|订单|单号|编号|运单)(?:号|号码)?\s*(?:no\.?|number|nr\.?|id|#)?\s*[:#：是]?\s*$")
+_REFERENCE = re.compile(r"(?i)(?:(?<![A-Za-z])(?:order|invoice|tracking|ticket|reference|isbn|issn|doi|serial|article|item|part)|订单|单号|编号|运单)(?:号|号码)?\s*(?:no\.?|number|nr\.?|id|#)?\s*[:#：是]?\s*$")
 _IDENTITIES = tuple((re.compile(pattern), module) for pattern, module in (
     (r"(?<![0-9A-Za-z])\d{17}[\dXx](?![0-9A-Za-z])", "cn.ric"), (r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])", "us.ssn"),
     (r"(?<![\d.-])\d{3}\.\d{3}\.\d{3}-\d{2}(?!\d)", "br.cpf"), (r"\b[A-Z]{6}\d{2}[A-Z]\d{2}[A-Z]\d{3}[A-Z]\b", "it.codicefiscale"),
@@ -610,7 +610,7 @@ _IDENTITIES = tuple((re.compile(pattern), module) for pattern, module in (
 
 def _named_reference(text, start):
     "Whether the words before a number say that it is an order, an ISBN and the like."
-    return bool(_REFERENCE.search(text[max(0, start - 24):start]))
+    return bool(_REFERENCE.search(text, max(0, start - 24), start))
 
 
 def _ibans(text, **_):
@@ -645,13 +645,15 @@ def _identities(text, **_):
     for pattern, module in _IDENTITIES:
         for found in pattern.finditer(text):
             valid = _is_resident if module == "cn.ric" else importlib.import_module(f"stdnum.{module}").is_valid
-            if valid(found[0]) and not _named_reference(text, found.start()):
+            if valid(found[0]) and (module == "cn.ric" or not _named_reference(text, found.start())):      # date and check digit outweigh the word: 身份证编号
                 yield found.span()
 
 # %% ../nbs/13_privacy.ipynb #834e1d2e
 REGIONS = ("US", "GB", "CN")
 _DIGITS = re.compile(r"(?:\d[\s().\-/]{0,3}){6}\d")
 _CUE = re.compile(r"(?i)(?:phone|tel|telephone|mobile|cell|call|fax|whatsapp|sms|ring|dial|text|电话|手机|联系方式|致电|传真)[^\d\n]{0,12}$")
+
+_FULL_NUMBER = re.compile(r"1[3-9]\d([ -]?)\d{4}\1\d{4}|(?:\(\d{3}\) ?|\d{3}-)\d{3}-\d{4}")      # a field of its own, even with no space before it
 
 
 def _phones(text, regions=REGIONS, **_):
@@ -672,7 +674,9 @@ def _is_phone(text, start, raw):
     "Whether a valid number was meant as one."
     if raw.startswith("+") or _CUE.search(text[max(0, start - 24):start]):
         return True
-    if _named_reference(text, start) or raw[:3] in ("978", "979") and isbn.is_valid(raw) or re.search(r"[A-Za-z0-9_#.,:/=$-]$", text[max(0, start - 1):start]):
+    if _named_reference(text, start) or raw[:3] in ("978", "979") and isbn.is_valid(raw) or re.search(r"[A-Za-z0-9_#./=$-]$", text[max(0, start - 1):start]):
+        return False
+    if text[max(0, start - 1):start] in (",", ":") and not _FULL_NUMBER.fullmatch(raw):
         return False
     if raw.isdigit():
         return bool(re.fullmatch(r"1[3-9]\d{9}", raw))
@@ -691,7 +695,9 @@ _SURNAMES = ("王李张刘陈杨黄赵吴周徐孙马朱胡郭何高林罗郑梁
 _COMPOUND = "欧阳|上官|司马|诸葛|东方|皇甫|尉迟|公孙|慕容|令狐|司徒"
 _TITLE = "先生(?!效)|女士|小姐|太太|老师|教授|博士|医生|大夫|经理|主任|律师|工程师|同学|校长|院长|局长|书记"
 _CHINESE_TITLED = re.compile(rf"(?=((?:{_COMPOUND}|[{_SURNAMES}])[一-鿿]{{0,2}}?)(?:{_TITLE}))")
-_CHINESE_NAMED = re.compile(rf"(?:我叫|我是|姓名[:：]?\s?|联系人[:：]\s?|收件人[:：]\s?|客户[:：]\s?|名叫)((?:{_COMPOUND}|[{_SURNAMES}])[一-鿿]{{1,2}})(?![一-鿿])")
+_NO_CHINESE_NAME = ("[一-鿿]{0,2}[人员者的座]|程序[猿媛]|高[一二三中级考材职](?:学?生)?|高[管手兴]|高富帅|高个子|任务|金[融主]|石[头油]|白[领痴]|方[便案]|马[上甲]|孙[子女]|何[时物]|"
+                    "董事长?|江湖|向导|武[警术]|陆军|许多|谢谢|汪汪|王[子牌]|叶子|熊猫|熊孩子|毛线|钟点工|万能|严肃|龙套|周[一二三四五六日末]")
+_CHINESE_NAMED = re.compile(rf"(?:我叫|我是(?!(?:{_NO_CHINESE_NAME})(?![一-鿿]))|姓名[:：]?\s?|联系人[:：]\s?|收件人[:：]\s?|客户[:：]\s?|名叫)((?:{_COMPOUND}|[{_SURNAMES}])[一-鿿]{{1,2}})(?![一-鿿])")
 
 
 def _names(text, **_):
@@ -1061,16 +1067,47 @@ class _Scrubber:
         self.counts, self.documents, self.characters = Counter(), 0, 0
 
     def __call__(self, text):
+        self.documents, self.characters = self.documents + 1, self.characters + len(text)
+        return self.label(text)
+
+    def label(self, text):
+        "A key or a number, cleaned; it is not counted as a text."
         findings = _find(text, self.kinds, self.regions, self.named)
         self.counts.update(f.kind for f in findings)
-        self.documents, self.characters = self.documents + 1, self.characters + len(text)
         return _replaced(text, findings, self.replacement)
 
+    def keys(self, names):
+        "Keys of an object, cleaned; equal placeholders are numbered, so that no field is lost."
+        taken, new = set(names), []
+        for name in names:
+            key = base = self.label(name)
+            number = 1
+            while key != name and key in taken:
+                number += 1
+                key = f"{base} {number}"
+            taken.add(key)
+            new.append(key)
+        return new
+
     def value(self, value, column=None):
-        "A JSON value with its strings cleaned; with `column`, only that field of the record."
+        "A JSON value with its keys, strings and long whole numbers cleaned; with `column`, only that field of the record."
+        if isinstance(value, dict) and column is not None:
+            return {k: self.value(v) if k == column else v for k, v in value.items()}
         if isinstance(value, dict):
-            return {k: self.value(v) if column in (None, k) else v for k, v in value.items()}
+            return dict(zip(self.keys(value), map(self.value, value.values())))
+        if isinstance(value, int) and value >= _SHORTEST:
+            new = self.label(str(value))
+            return value if new == str(value) else new
         return [self.value(v) for v in value] if isinstance(value, list) else self(value) if isinstance(value, str) else value
+
+    def strings(self, value):
+        "A value of a Parquet column with its strings cleaned; names of fields and numbers belong to the column's type."
+        if isinstance(value, dict):
+            return {k: self.strings(v) for k, v in value.items()}
+        return type(value)(map(self.strings, value)) if isinstance(value, (list, tuple)) else self(value) if isinstance(value, str) else value
+
+
+_SHORTEST = 10**10               # a number of fewer digits is never found by itself
 
 # %% ../nbs/13_privacy.ipynb #7dbe5946
 _PIECE = 200_000                 # characters of a paragraph at most
@@ -1103,29 +1140,63 @@ def _scrub_jsonl(source, target, clean, column=None):
         if column is not None and isinstance(row, dict) and column not in row:
             raise ValueError(f"text_column {column!r} is not in line {number} of {source.name}: there are {', '.join(row)}")
         new = clean.value(row, column)
-        target.write(line if new == row else json.dumps(new, ensure_ascii=False) + "\n")
+        if new == row:
+            target.write(line)
+        else:
+            _write_json(target, new)
+
+
+def _write_json(target, row):
+    "Write a line of JSON, in escapes if it has a character that the encoding has not."
+    line = json.dumps(row, ensure_ascii=False)
+    try:
+        line.encode(target.encoding)                 # a write that fails would lose the mark at the start of UTF-16
+    except UnicodeEncodeError:
+        line = json.dumps(row)
+    target.write(line + "\n")
+
+
+def _csv_rows(source):
+    "Rows of a CSV; a cell may be of any length."
+    rows, limit = csv.reader(source), csv.field_size_limit(2**31 - 1)
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise ValueError(f"{source.name}, line {rows.line_num}, is no CSV ({error}): mend or leave out the line") from None
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _scrub_csv(source, target, clean, column=None):
-    rows, writer = csv.reader(source), csv.writer(target, lineterminator="\n")
+    rows, writer = _csv_rows(source), csv.writer(target, lineterminator="\n")
     header = next(rows, [])
     if column is not None and column not in header:
         raise ValueError(f"text_column {column!r} is not in {source.name}: there are {', '.join(header)}")
-    writer.writerow(header)
+    writer.writerow([clean(cell) for cell in header] if column is None else header)       # a file without a header begins with data
     for row in rows:
         writer.writerow([clean(cell) if column in (None, name) else cell for name, cell in zip_longest(header[:len(row)], row)])
+
+
+def _holds_text(kind):
+    "Whether an Arrow type has strings in it, at any depth."
+    from pyarrow import BaseExtensionType, types
+    if types.is_dictionary(kind):
+        return _holds_text(kind.value_type)
+    if isinstance(kind, BaseExtensionType):
+        return _holds_text(kind.storage_type)
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or any(_holds_text(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def _scrub_parquet(source, target, clean, column=None):
     import pyarrow as pa
     import pyarrow.parquet as pq
     table = pq.ParquetFile(source)
-    names = [f.name for f in table.schema_arrow if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    names = [f.name for f in table.schema_arrow if _holds_text(f.type)]
     if column is not None and column not in names:
         raise ValueError(f"text_column {column!r} is no column of strings of {source}: there are {', '.join(names)}")
     with pq.ParquetWriter(target, table.schema_arrow) as writer:
         for batch in table.iter_batches(1000):
-            columns = [pa.array([v if v is None else clean(v) for v in c.to_pylist()], c.type) if n in names and column in (None, n) else c for n, c in zip(batch.schema.names, batch.columns)]
+            columns = [pa.array([clean.strings(v) for v in c.to_pylist()], c.type) if n in names and column in (None, n) else c for n, c in zip(batch.schema.names, batch.columns)]
             writer.write_batch(pa.record_batch(columns, schema=batch.schema))
 
 # %% ../nbs/13_privacy.ipynb #5b24e573
@@ -1161,6 +1232,8 @@ def _scrub_file(path, target, clean, column, encoding):
             work(source, file, clean, column=column)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not {encoding}: name its encoding, for example encoding='gb18030' (--encoding gb18030)") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged or no gzip file ({error}): copy it again, or take .gz from the name of a plain file") from error
 
 # %% ../nbs/13_privacy.ipynb #a09f6d84
 def scrub_corpus(source, output_dir="runs/scrubbed", *, kinds=KINDS, regions=REGIONS, pseudonyms=False, key=None, model=None, text_column=None, encoding="utf-8", overwrite=False):

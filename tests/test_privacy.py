@@ -174,6 +174,11 @@ def test_precision_and_recall(seed):
     ("GB82 WEST 1234 5698 7654 32", ["iban"]), ("GB82 WEST 1234 5698 7654 33", []), ("DE89370400440532013000 EUR", ["iban"]),
     ("身份证号11010519491231002X，", ["identity"]), ("110105194912310021", []), ("11010519491331002X", []), ("SSN 536-90-4399", ["identity"]), ("000-12-3456 666-12-3456", []), ("RSSMRA85T10A562S", ["identity"]),
     ("+49 30 901820", ["phone"]), ("手机13812345678", ["phone"]), ("18612345678", ["phone"]), ("2024-11-24 10:30:00", []), ("ISBN 978-0-306-40615-7", []), ("order 212-555-0187", []), ("1234567890 bytes", []),
+    ("juan@correo.com.py, maria@una.py", ["email"] * 2), ("logo@2x.png, mod@2x.py, lodash@4.17.js", []), ("alice@example.com/bob@example.com", ["email"] * 2), ("-alice@example.com", ["email"]), ("https://bob@example.com/x", []),
+    ("身份证编号：11010519491231002X", ["identity"]), ("证件编号：11010519491231002X", ["identity"]), ("订单编号：4111111111111111", []),
+    ("border: 4111111111111111", ["card"]), ("My counterpart 4111111111111111", ["card"]), ("order: 4111111111111111", []), ("part no. 4111111111111111", []),
+    ("Anna,13812345678,Beijing", ["phone"]), ("姓名:张三,13812345678", ["name", "phone"]), ("Contact:13812345678", ["phone"]), ("Ph:415-555-2671", ["phone"]), ("x,2125550187,y 12:30:45 $1,381,234,567 order:13812345678", []),
+    ("我是程序员。", []), ("我是高中生。", []), ("我是任务。", []), ("我是王小明。", ["name"]), ("我是高一鸣。", ["name"]),
     ("Dear Ms. Rossi,", ["name"]), ("Hello World", []), ("Dr. No-one", []), ("感谢王小明先生", ["name"]), ("感谢王先生", ["name"]), ("任何先生", []), ("基金经理", []), ("", []), ("\ud800 \x00", []),
 ])
 def test_findings(text, kinds):
@@ -202,7 +207,7 @@ def test_all_valid_lengths_of_cards_by_luhn():
 
 
 def test_long_texts_take_linear_time():
-    for text in ("a" * 200_000, "1" * 200_000, "a@" * 50_000, "王" * 50_000, "1 " * 50_000, "A1" * 50_000, "-----BEGIN PRIVATE KEY-----" * 500, "Dear Anna " * 5_000):
+    for text in ("a" * 200_000, "1" * 200_000, "a@" * 50_000, "王" * 50_000, "1 " * 50_000, "A1" * 50_000, "-" * 200_000, "-a@" * 50_000, "/a@b" * 50_000, "-----BEGIN PRIVATE KEY-----" * 500, "Dear Anna " * 5_000):
         find_personal_data(text)
 
 
@@ -294,6 +299,69 @@ def test_one_column(files, tmp_path):
         with pytest.raises(ValueError, match="text_column 'body'"):
             scrub_corpus(files / name, tmp_path / "no", text_column="body")
     assert not (tmp_path / "no").exists()
+
+
+def test_parquet_columns_of_any_type_that_holds_text(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    mail = "a@example.org"
+    columns = {"chat": pa.array([[{"role": "user", "content": mail, "n": 13812345678}], None] * 600, pa.list_(pa.struct([("role", pa.string()), ("content", pa.large_string()), ("n", pa.int64())]))),
+               "list": pa.array([[mail, None], []] * 600, pa.large_list(pa.string())), "map": pa.array([[(mail, mail)], None] * 600, pa.map_(pa.string(), pa.string())),
+               "category": pa.array([mail, None] * 600, pa.dictionary(pa.int8(), pa.string())), mail: pa.array([{mail: "x"}, None] * 600, pa.struct([(mail, pa.string())])), "ids": pa.array([[1], None] * 600)}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert scrub_corpus(tmp_path / "a.parquet", tmp_path / "out").counts == {"email": 600 * 5}
+    table = pq.read_table(tmp_path / "out" / "a.parquet")
+    assert table.schema.equals(pq.read_table(tmp_path / "a.parquet").schema) and table.num_rows == 1200
+    assert table.slice(1198, 1).to_pylist() == [{"chat": [{"role": "user", "content": "[EMAIL]", "n": 13812345678}], "list": ["[EMAIL]", None], "map": [("[EMAIL]", "[EMAIL]")], "category": "[EMAIL]", mail: {mail: "x"}, "ids": [1]}]
+    scrub_corpus(tmp_path / "a.parquet", tmp_path / "one", text_column="list")
+    one = pq.read_table(tmp_path / "one" / "a.parquet")
+    assert one["list"].to_pylist() == table["list"].to_pylist() and one.drop(["list"]).equals(pa.table(columns).drop(["list"]))
+    with pytest.raises(ValueError, match="text_column 'ids'"):
+        scrub_corpus(tmp_path / "a.parquet", tmp_path / "no", text_column="ids")
+
+
+def test_json_keys_and_numbers(tmp_path):
+    row = {"a@example.org": 1, "b@example.org": {"c@example.org": 2}, "[EMAIL]": 3, "n": [13812345678, 4111111111111111, 13912, True, 1.5, 10**18], "t": "x"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({"n": 12345678901}) + "\n", encoding="utf-8")
+    report = scrub_corpus(tmp_path / "a.jsonl", tmp_path / "out")
+    first, second = (tmp_path / "out" / "a.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(first) == {"[EMAIL] 2": 1, "[EMAIL] 3": {"[EMAIL]": 2}, "[EMAIL]": 3, "n": ["[PHONE]", "[CARD]", 13912, True, 1.5, 10**18], "t": "x"} and json.loads(second) == {"n": 12345678901}
+    assert report.counts == {"email": 3, "card": 1, "phone": 1} and report.documents == 1 and report.characters == 1
+    scrub_corpus(tmp_path / "a.jsonl", tmp_path / "one", kinds=("email",))
+    assert json.loads((tmp_path / "one" / "a.jsonl").read_text(encoding="utf-8").splitlines()[0])["n"] == row["n"]
+
+
+def test_csv_without_a_header_and_with_long_cells(tmp_path):
+    (tmp_path / "a.csv").write_text("a@example.org,1\nb@example.org," + "x" * 200_000 + "\n", encoding="utf-8")
+    before = csv.field_size_limit()
+    scrub_corpus(tmp_path / "a.csv", tmp_path / "out")
+    assert (tmp_path / "out" / "a.csv").read_text(encoding="utf-8") == "[EMAIL],1\n[EMAIL]," + "x" * 200_000 + "\n" and csv.field_size_limit() == before
+
+
+def test_csv_that_cannot_be_read_names_its_line():
+    class Lines(list):
+        name = "a.csv"
+    with pytest.raises(ValueError, match="a.csv, line 2, is no CSV"):
+        list(privacy._csv_rows(Lines(["a,b\n", "c\rd,e\n"])))
+
+
+def test_damaged_gzip(tmp_path):
+    (tmp_path / "plain.txt.gz").write_text("a@example.org\n", encoding="utf-8")
+    whole = gzip.compress("".join(f"line {n}\n" for n in range(2000)).encode())
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "x"}\n' * 2000)[:-9])
+    (tmp_path / "broken.csv.gz").write_bytes(whole[:40] + b"\xff" * 40 + whole[80:])
+    for name in ("plain.txt.gz", "cut.jsonl.gz", "broken.csv.gz"):
+        with pytest.raises(ValueError, match=f"{name} is damaged or no gzip file"):
+            scrub_corpus(tmp_path / name, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("encoding, letter", [("utf-8", "\ud83d"), ("utf-16", "\ud83d"), ("latin-1", "中"), ("gb18030", "\ud83d")])
+def test_json_with_letters_that_the_encoding_has_not(tmp_path, encoding, letter):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": f"é a@example.org {letter}"}) + "\n" + json.dumps({"text": "é b@example.org"}) + "\n", encoding=encoding)
+    scrub_corpus(tmp_path / "a.jsonl", tmp_path / "out", encoding=encoding)
+    first, second = (tmp_path / "out" / "a.jsonl").read_text(encoding=encoding).splitlines()
+    assert json.loads(first) == {"text": f"é [EMAIL] {letter}"} and second == '{"text": "é [EMAIL]"}'
 
 
 def test_nothing_half_written(tmp_path):

@@ -435,6 +435,8 @@ def _check_encoding(path, encoding):
             decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not {encoding}: byte {seen + error.start} cannot be read; name its encoding, for example encoding='latin-1' (--encoding latin-1)") from None
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path} is damaged or no gzip file ({error}): copy it again, or name it without .gz if it was never packed") from None
 
 
 def _files_of(source):
@@ -456,21 +458,30 @@ def _read_files(files, text_column, encoding, streaming, cache_dir):
     unknown = [f for f in files if not _format_of(f)]
     if unknown or not files:
         raise ValueError(f"{unknown[0] if unknown else 'the folder'} holds no text that can be read: endings are {', '.join(_FORMATS)}, each also with .gz")
+    if not (filled := [f for f in files if os.path.getsize(f)]):
+        raise ValueError(f"the corpus is empty: {files[0]} has no text")
     parts = []
-    for kind in dict.fromkeys(map(_format_of, files)):
-        chosen = [f for f in files if _format_of(f) == kind]
-        if kind != "parquet":
-            for file in chosen:
-                _check_encoding(file, encoding)
-        extra = {"text": {"encoding": encoding, "sample_by": "paragraph"}, "csv": {"encoding": encoding}, "json": {"encoding": encoding}}.get(kind, {})
-        try:
-            part = load_dataset(kind, data_files=chosen, split="train", streaming=streaming, cache_dir=cache_dir, **extra)
-        except Exception as error:
-            if all(os.path.getsize(f) == 0 for f in chosen):
-                raise ValueError(f"the corpus is empty: {chosen[0]} has no text") from None
-            raise ValueError(f"{chosen[0]} cannot be read as {kind}: {str(error.__cause__ or error).splitlines()[0]}") from error
-        parts.append(_with_text(part, text_column if kind != "text" else None).select_columns(["text"]))
-    return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+    for kind in dict.fromkeys(map(_format_of, filled)):
+        chosen = [f for f in filled if _format_of(f) == kind]
+        for group in [chosen] if kind == "text" else [[f] for f in chosen]:             # other columns may differ from file to file
+            parts.append(_read_group(group, kind, text_column, encoding, streaming, cache_dir))
+    if len(parts) == 1:
+        return parts[0]
+    plain = datasets.Features({"text": datasets.Value("string")})
+    return concatenate_datasets([p if (p.features or plain)["text"].dtype in ("string", "null") else p.cast(plain) for p in parts])
+
+
+def _read_group(files, kind, text_column, encoding, streaming, cache_dir):
+    "A data set with nothing but `text`, from files of one format and the same columns."
+    if kind != "parquet":
+        for file in files:
+            _check_encoding(file, encoding)
+    extra = {"text": {"encoding": encoding, "sample_by": "paragraph"}, "csv": {"encoding": encoding}, "json": {"encoding": encoding}}.get(kind, {})
+    try:
+        rows = load_dataset(kind, data_files=files, split="train", streaming=streaming, cache_dir=cache_dir, **extra)
+    except Exception as error:
+        raise ValueError(f"{files[0]} cannot be read as {kind}: {str(error.__cause__ or error).splitlines()[0]}") from error
+    return _with_text(rows, text_column if kind != "text" else None).select_columns(["text"])
 
 
 def _with_text(split, text_column):
@@ -609,11 +620,16 @@ def _not_empty(text):
     return text is not None and bool(text.strip())
 
 
+def _filled(rows):
+    "The rows that have text."
+    return rows.select([i for i, text in enumerate(rows["text"]) if _not_empty(text)])
+
+
 def _finish(splits, source, fraction, seed, deduplicate):
     "Drop empty rows, hold out, remove duplicates, describe."
     splits = dict(splits)
-    train = splits.pop("train", None) or splits.pop(next(iter(splits)))
-    train = train.select([i for i, t in enumerate(train["text"]) if _not_empty(t)])
+    train = _filled(splits.pop("train", None) or splits.pop(next(iter(splits))))
+    splits = {split: _filled(rows) for split, rows in splits.items()}
     if not len(train):
         raise ValueError(f"the corpus {source!r} is empty: no row of its training split has text")
     given = {"validation": splits.pop("validation", None) or splits.pop("dev", None), **splits}
@@ -641,7 +657,8 @@ def _finish_stream(splits, source, fraction, seed, deduplicate):
     "Leave empty rows out of a stream, and hold texts out by their hashes."
     splits = dict(splits)
     train = splits.pop("train", None) or splits.pop(next(iter(splits)))
-    train = train.filter(_not_empty, input_columns="text")
+    train, *others = (rows.filter(_not_empty, input_columns="text") for rows in (train, *splits.values()))
+    splits = dict(zip(splits, others))
     if "validation" not in splits and fraction:
         splits["validation"] = train.filter(lambda text: _share(text, seed) < fraction, input_columns="text")
         train = train.filter(lambda text: _share(text, seed) >= fraction, input_columns="text")

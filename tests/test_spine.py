@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDatasetDict
 from safetensors.torch import load_file
 
 from lmnotes import checkpoints, corpora, finetuning, pretraining
@@ -92,6 +92,37 @@ def test_real_corpora(shared_data):
 def test_bad_corpora(make, error, needle, tmp_path):
     with pytest.raises(error, match=needle):
         load_corpus(make(tmp_path), cache_dir=tmp_path / "cache")
+
+
+def test_files_with_different_other_columns_are_read_together(tmp_path):
+    import json
+    rows = {"a.jsonl": {"text": "first"}, "b.jsonl": {"text": "second", "url": "u"}, "c.jsonl": {"text": "third", "url": 3}, "d.jsonl": {"text": None, "url": 3}}
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for name, row in rows.items():
+        (folder / name).write_text(json.dumps(row), encoding="utf-8")
+    (folder / "e.csv").write_text("text,n\nfourth,1\n")
+    (folder / "f.csv").write_text("")
+    for streaming in (False, True):
+        loaded = load_corpus(str(folder), validation_fraction=0, streaming=streaming, cache_dir=tmp_path / "cache")
+        assert [row["text"] for row in loaded["train"]] == ["first", "second", "third", "fourth"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_without_text_leave_the_held_out_splits_too(streaming):
+    splits = {"train": ["the cat", None, ""], "validation": [None, "a dog", " "], "test": ["a bird", None]}
+    corpus = DatasetDict({s: Dataset.from_dict({"text": texts}) for s, texts in splits.items()})
+    corpus = IterableDatasetDict({s: d.to_iterable_dataset() for s, d in corpus.items()}) if streaming else corpus
+    loaded = load_corpus(corpus, streaming=streaming)
+    assert {s: [row["text"] for row in d] for s, d in loaded.items()} == {"train": ["the cat"], "validation": ["a dog"], "test": ["a bird"]}
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-20], lambda data: b"never packed", lambda data: data[:30] + b"xxxxxxxx" + data[38:]])
+def test_a_damaged_gzip_file_is_named(tmp_path, damage):
+    import gzip
+    (tmp_path / "a.txt.gz").write_bytes(damage(gzip.compress("\n\n".join(TEXTS).encode())))
+    with pytest.raises(ValueError, match="a.txt.gz is damaged or no gzip file"):
+        load_corpus(str(tmp_path / "a.txt.gz"), cache_dir=tmp_path / "cache")
 
 
 def test_near_duplicates_of_a_held_out_text_leave_training():
@@ -241,7 +272,7 @@ def test_a_loss_that_is_no_number_stops_the_run(corpus, tokenizer, tmp_path):
 
 _RUN = """
 import sys
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDatasetDict
 from transformers import AutoTokenizer
 from lmnotes.pretraining import pretrain
 texts = open(sys.argv[1]).read().split("\\n")

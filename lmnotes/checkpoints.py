@@ -237,15 +237,28 @@ def verify(folder):
         return [f"{str(folder)!r} is no folder"]
     if (folder / "SHA256SUMS").is_file():
         return damaged_files(folder)
-    problems = [f"{name} is missing" for name in ("config.json",) if not (folder / name).is_file()]
+    problems = [f"{name} is missing" for name in ("config.json",) if not (folder / name).is_file()] + [p for name in _JSON for p in _json_problem(folder / name)]
     weights = {path.name for path in folder.glob("*.safetensors")}
     return problems + [f"{name} is missing" for name in sorted(_shards(folder) - weights)] + [p for name in sorted(weights) for p in _header_problem(folder / name)]
 
 
+_INDEX = "model.safetensors.index.json"
+_JSON = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", _INDEX, "lmnotes.json")
+
+
+def _json_problem(path):
+    "A sentence on a file of JSON that is cut or changed so that it holds no object, or nothing."
+    try:
+        return [] if not path.is_file() or isinstance(json.loads(path.read_text(encoding="utf-8")), dict) else [f"{path.name} is damaged (it holds no JSON object)"]
+    except (OSError, ValueError) as error:
+        return [f"{path.name} is damaged ({error})"]
+
+
 def _shards(folder):
-    "Names of the files that should hold the weights."
-    index = folder / "model.safetensors.index.json"
-    return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index.is_file() else set() if any(folder.glob("*.safetensors")) else {"model.safetensors"}
+    "Names of the files that should hold the weights; none where their list cannot be read, which is a problem of its own."
+    if (folder / _INDEX).is_file():
+        return set() if _json_problem(folder / _INDEX) else set(json.loads((folder / _INDEX).read_text(encoding="utf-8")).get("weight_map", {}).values())
+    return set() if any(folder.glob("*.safetensors")) else {"model.safetensors"}
 
 
 def _header_problem(path):
@@ -358,7 +371,7 @@ class CheckpointInfo:
     folder : str
         The folder.
     architecture, task : str
-        Class of the model, and its family.
+        Class of the model, and its family; `?` where the folder does not say.
     parameters, bytes : int
         Stored parameters, and size of the folder.
     dtypes : tuple of str
@@ -366,7 +379,7 @@ class CheckpointInfo:
     vocab_size : int
         Tokens of the tokenizer; of the model where the folder holds no tokenizer, as a checkpoint of a run does.
     problems : tuple of str
-        What `verify` found.
+        What `verify` found, and what else cannot be read.
     facts : dict
         Facts of the run, from `lmnotes.json`.
     """
@@ -400,7 +413,7 @@ def info(folder):
     Returns
     -------
     CheckpointInfo
-        Class, size, types, problems, facts.
+        Class, size, types, problems, facts; `?`, 0 or nothing for what a damaged file does not tell.
 
     Raises
     ------
@@ -410,16 +423,30 @@ def info(folder):
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{str(folder)!r} holds no model (config.json is missing): give a folder that `save` or `pretrain` wrote")
-    config, shapes = AutoConfig.from_pretrained(folder), []
-    problems = tuple(verify(folder))
+    problems, shapes = verify(folder), []
     for path in [] if problems else sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             shapes += [(file.get_slice(k).get_dtype(), file.get_slice(k).get_shape()) for k in file.keys()]
-    facts = json.loads((folder / "lmnotes.json").read_text(encoding="utf-8")) if (folder / "lmnotes.json").is_file() else {}
-    rows = len(AutoTokenizer.from_pretrained(folder)) if (folder / "tokenizer_config.json").is_file() else config.vocab_size
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    return CheckpointInfo(str(folder), (config.architectures or ["?"])[0], task_of(config), sum(int(torch.Size(s).numel()) for _, s in shapes), size,
-                          tuple(sorted({d for d, _ in shapes})), rows, problems, facts)
+    config = _tried(lambda: AutoConfig.from_pretrained(folder), None, "config.json", problems)
+    names = getattr(config, "architectures", None) or ["?"]
+    task = next((found for name in names if (found := _task_named(name))), "?")
+    facts = _tried(lambda: json.loads((folder / "lmnotes.json").read_text(encoding="utf-8")), {}, "lmnotes.json", problems) if (folder / "lmnotes.json").is_file() else {}
+    rows = getattr(config, "vocab_size", 0)
+    if (folder / "tokenizer_config.json").is_file():
+        rows = _tried(lambda: len(AutoTokenizer.from_pretrained(folder)), 0, "the tokenizer", problems)
+    return CheckpointInfo(str(folder), names[0], task, sum(int(torch.Size(s).numel()) for _, s in shapes), size,
+                          tuple(sorted({d for d, _ in shapes})), rows, tuple(problems), facts)
+
+
+def _tried(read, otherwise, name, problems):
+    "What `read` gives; where that fails, `otherwise`, and a sentence among the problems if there is none yet."
+    try:
+        return read()
+    except Exception as error:                         # of many kinds, some of the libraries' own
+        if not problems:
+            problems.append(f"{name} cannot be read ({(str(error).strip() or type(error).__name__).splitlines()[0]})")
+        return otherwise
 
 # %% ../nbs/06_checkpoints.ipynb #be4b9fb3
 _DTYPES = {"float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16}

@@ -37,6 +37,7 @@ import torch.nn.functional as F
 import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -1230,11 +1231,17 @@ def _save_checkpoint(trainer, folder, run):
             trainer.state.save_to_json(str(aside / "trainer_state.json"))
             (aside / "progress.json").write_text(json.dumps(facts), encoding="utf-8")
             write_checksums(aside)
-        others = [p for p in sorted(Path(folder).glob("step-*")) if p.name != (run["best"] or {}).get("checkpoint")]
-        for old in others[: -trainer.options.keep]:
+        for old in _outdated(Path(folder), step, trainer.options.keep, (run["best"] or {}).get("checkpoint")):
             shutil.rmtree(old, ignore_errors=True)
     _barrier()
     return target
+
+
+def _outdated(folder, step, keep, best):
+    "Checkpoints to remove: those above the step (damaged, or of a branch that the run left), and all but the last of the others; never the best."
+    found = sorted((p for p in folder.glob("step-*") if p.name[5:].isdigit()), key=lambda p: int(p.name[5:]))
+    above = [p for p in found if int(p.name[5:]) > step]
+    return above + [p for p in found[: len(found) - len(above)] if p.name != best][:-keep]
 
 
 def _versions():
@@ -1505,14 +1512,10 @@ def _open_model(model, tokenizer, options):
     model = str(model) if isinstance(model, Path) else model
     if isinstance(model, str) and model not in PRESETS and not Path(model).is_dir() and "/" not in model:
         raise ValueError(f"model {model!r} is no preset ({', '.join(PRESETS)}), no folder, and no hub name (those have a slash)")
-    fresh = isinstance(model, PretrainedConfig) or model in PRESETS
-    try:
-        config = model if isinstance(model, PretrainedConfig) else _preset_config(model, tokenizer, options) if fresh else AutoConfig.from_pretrained(model)
-    except OSError as error:
-        raise FileNotFoundError(f"model {str(model)!r} cannot be opened: {str(error).splitlines()[0]}; give a preset ({', '.join(PRESETS)}) or a local folder") from error
+    if not isinstance(model, PretrainedConfig) and model not in PRESETS:
+        return _open_folder(model, options)
+    config = model if isinstance(model, PretrainedConfig) else _preset_config(model, tokenizer, options)
     kind = _kind(config, options)
-    if not fresh:
-        return kind.from_pretrained(model, dtype=torch.float32)
     torch.manual_seed(options.seed)
     for name in ("pad", "bos", "eos"):
         setattr(config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
@@ -1520,6 +1523,19 @@ def _open_model(model, tokenizer, options):
     if options.recipe == "fast":
         zero_projections(opened)
     return opened
+
+
+def _open_folder(model, options):
+    "A model to go on with, from a folder that is whole or from the hub."
+    if (Path(model) / "SHA256SUMS").is_file() and (problems := damaged_files(model)):
+        raise ValueError(f"checkpoint {model!r} is not whole: {'; '.join(problems)}; copy or train it again")
+    try:
+        config = AutoConfig.from_pretrained(model)
+        return _kind(config, options).from_pretrained(model, dtype=torch.float32)
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        if Path(model).is_dir():
+            raise ValueError(f"checkpoint {model!r} cannot be opened: {str(error).splitlines()[0]}; copy or train it again") from error
+        raise FileNotFoundError(f"model {model!r} cannot be opened: {str(error).splitlines()[0]}; give a preset ({', '.join(PRESETS)}) or a local folder") from error
 
 
 def _preset_config(name, tokenizer, options):
@@ -1591,12 +1607,19 @@ def _packed(corpus, split, tokenizer, options, limit=None):
     if _texts(corpus, split) is None:
         return None
     folder, known = cache_folder() / "packed", _fingerprint(corpus, split)
-    key = [1, known, tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, options.block_size, options.next_sentence]
+    key = [1, known, _rules(tokenizer), tokenizer.eos_token_id, options.block_size, options.next_sentence]
     path = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.arrow" if known else folder
     if int(os.environ.get("LOCAL_RANK", 0)) == 0 and not (path.suffix and path.exists() and path.with_suffix(".json").exists()):
         path = write_blocks(_texts(corpus, split), tokenizer, options.block_size, path, None if known else limit, options.next_sentence).path
     _barrier()
     return Blocks(folder / f"{_told(path.stem if path.suffix else '')}.arrow")
+
+
+def _rules(tokenizer):
+    "A tokenizer as text, without the truncation and padding that its last call left in it."
+    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copy.no_truncation(), copy.no_padding()
+    return copy.to_str()
 
 
 def _told(name):
@@ -1629,10 +1652,25 @@ _SAME = ("steps", "tokens", "minutes", "epochs", "block_size", "batch_size", "re
          "mask_rate_end", "masking", "next_sentence", "document_attention", "seed")
 
 
-def _identity(blocks, tokenizer, model, options):
+_UNSETTLED = ("transformers_version", "dtype", "torch_dtype", "architectures", "use_cache")      # of a configuration: differ once it was saved, or between runs
+
+
+def _identity(blocks, held, tokenizer, model, options):
     "What must be equal for a run to be resumed."
-    return {"corpus": f"{blocks.facts['digest'][:16]}, {len(blocks)} blocks", "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16],
-            "model": hashlib.sha256(str([(n, tuple(p.shape)) for n, p in model.named_parameters()]).encode()).hexdigest()[:16], **{n: getattr(options, n) for n in _SAME}}
+    shapes, config = str([(n, tuple(p.shape)) for n, p in model.named_parameters()]), json.dumps(_settled(model.config.to_diff_dict()), sort_keys=True, default=str)
+    corpus, validation = (f"{b.facts['digest'][:16]}, {len(b)} blocks" for b in (blocks, held))
+    return {"corpus": corpus, "validation": validation, "tokenizer": _short_hash(_rules(tokenizer)), "model": _short_hash(shapes + config), **{n: getattr(options, n) for n in _SAME}}
+
+
+def _short_hash(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _settled(config):
+    "What a configuration, or a part of it, says of what the model computes, not of how it was opened or is run."
+    if not isinstance(config, dict):
+        return config
+    return {str(k): _settled(v) for k, v in config.items() if not str(k).startswith("_") and k not in _UNSETTLED}
 
 
 def _prepare_folder(output_dir, options):
@@ -1743,7 +1781,7 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     arguments = _arguments(Path(output_dir), options, device)                    # also joins the other processes, where there are some
     budget = _budget(options)
     blocks, held = _split_blocks(corpus, tokenizer, options, budget and budget * options.batch_size)
-    identity = _identity(blocks, tokenizer, model, options)
+    identity = _identity(blocks, held, tokenizer, model, options)
     _prepare_folder(output_dir, options)
     checkpoint, saved = _earlier(output_dir, identity) if options.resume else (None, None)
     if options.resume and saved is None and Path(output_dir).is_dir() and {p.name for p in Path(output_dir).iterdir()} - {"checkpoints"}:

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, metadata_load
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import (AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, BertConfig,
-                          GPT2Config, LlamaConfig, ModernBertConfig, T5Config, T5ForConditionalGeneration)
+                          GPT2Config, GPT2Model, LlamaConfig, ModernBertConfig, T5Config, T5ForConditionalGeneration)
 
 from lmnotes.checkpoints import convert, energy, export, info, load, model_card, push, save, task_of, verify
 from lmnotes.cli import COMMANDS, execute
@@ -379,3 +379,25 @@ def test_what_cannot_be_exported_is_refused(tokenizer, tmp_path, monkeypatch):
     with pytest.raises(ModuleNotFoundError, match=r"onnxscript.*lmnotes\[onnx\]"):
         export(tmp_path / "t5", tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("sums", [True, False])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "lmnotes.json", "model.safetensors.index.json"])
+def test_a_folder_with_a_cut_file_is_described_and_not_opened(bert, tokenizer, tmp_path, name, sums):
+    save(bert, tokenizer, tmp_path / "m", {"seconds": 1}, max_shard_size="20KB")
+    path = tmp_path / "m" / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    if not sums:
+        (tmp_path / "m" / "SHA256SUMS").unlink()
+    described = info(tmp_path / "m")
+    assert described.problems and all(problem.startswith(name) for problem in described.problems) and name in repr(described)
+    assert (described.task, described.architecture) == (("?", "?") if name == "config.json" else ("masked", "BertForMaskedLM"))
+    assert described.facts == ({} if name == "lmnotes.json" else {"seconds": 1}) and described.vocab_size == (0 if name.startswith(("tokenizer", "config")) else len(tokenizer))
+    with pytest.raises(ValueError, match=f"is not whole: {name}"):
+        load(tmp_path / "m", device="cpu")
+
+
+def test_a_model_without_a_head_is_described(tokenizer, tmp_path):
+    GPT2Model(GPT2Config(vocab_size=100, n_embd=32, n_layer=1, n_head=2, n_positions=64)).save_pretrained(tmp_path / "m")
+    described = info(tmp_path / "m")
+    assert (described.architecture, described.task, described.problems, described.vocab_size) == ("GPT2Model", "?", (), 100)

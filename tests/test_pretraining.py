@@ -1,4 +1,5 @@
 """Pretraining: packing against the library, objectives against their definitions, budgets, schedules, many processes, bad input."""
+import copy
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining, GPT2Config
 
 from lmnotes import pretraining
 from lmnotes.pretraining import (Batches, Blocks, Muon, MuonAdamW, PretrainingOptions, choose_tokens, damaged_files, fast_config, language_model_loss, learning_rate_factor, mask_block, pack,
@@ -525,3 +526,95 @@ def test_the_command_knows_the_options(tmp_path, monkeypatch, capsys):
     assert json.loads(Path("runs/pretrained/lmnotes.json").read_text())["options"]["masking"] == "words"
     capsys.readouterr()
     assert execute(COMMANDS, ["pretrain", "book.txt", "runs/tokenizer", "--output-dir", "y", "--masking", "letters", *tiny]) == 2 and "masking" in capsys.readouterr().err
+
+
+# --- what a stopped run keeps, and what is another run ----------------------------------------------
+def stopped_at(step, monkeypatch, *args, **options):
+    "A run that gets Ctrl-C at this step; its message."
+    look = pretraining._Watch.on_step_end
+
+    def then_stop(watch, args, state, control, **kwargs):
+        if state.global_step == step:
+            watch.interrupted.set()
+        return look(watch, args, state, control, **kwargs)
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining._Watch, "on_step_end", then_stop)
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            pretrain(*args, **{**TINY, "steps": 20, **options})
+    return str(stopped.value)
+
+
+def test_a_damaged_newer_checkpoint_does_not_push_out_the_one_just_written(corpus, byte_tokenizer, tmp_path, monkeypatch):
+    args = corpus, byte_tokenizer, "gpt-tiny", tmp_path / "run"
+    stopped_at(12, monkeypatch, *args, keep=1)
+    damaged = tmp_path / "run" / "checkpoints" / "step-00000012" / "model.safetensors"
+    os.truncate(damaged, damaged.stat().st_size // 2)
+    assert "step-00000006" in stopped_at(6, monkeypatch, *args, keep=1, resume=True)
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000006"]
+    assert pretraining.last_checkpoint(tmp_path / "run").name == "step-00000006"
+
+
+def test_what_is_removed_of_the_checkpoints(tmp_path):
+    for name in ("step-00000002", "step-00000004", "step-00000006", "step-00000008", "step-00000012", "step-copy"):
+        (tmp_path / name).mkdir()
+    removed = lambda *args: [p.name[-2:] for p in pretraining._outdated(tmp_path, *args)]
+    assert removed(8, 1, None) == ["12", "02", "04", "06"] and removed(8, 2, "step-00000002") == ["12", "04"] and removed(8, 1, "step-00000008") == ["12", "02", "04"]
+
+
+def small(**changes):
+    return GPT2Config(**{"vocab_size": 304, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 32, **changes})
+
+
+@pytest.fixture(scope="module")
+def stopped(corpus, byte_tokenizer, tmp_path_factory):
+    "A small run that was stopped, from a configuration, and the finished model of one."
+    place = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMNOTES_CACHE", str(place / "cache"))
+        pretrain(corpus, byte_tokenizer, small(), place / "model", steps=2, **TINY)
+        stopped_at(4, patch, corpus, byte_tokenizer, small(), place / "run", steps=8)
+        stopped_at(4, patch, corpus, byte_tokenizer, place / "model", place / "continued", steps=8)
+    return place
+
+
+@pytest.mark.parametrize("model, name", [(small(n_head=4), "model"), (small(activation_function="relu"), "model"), (small(), "validation")])
+def test_another_computation_or_other_validation_data_is_another_run(stopped, corpus, byte_tokenizer, tmp_path, model, name):
+    shutil.copytree(stopped / "run", tmp_path / "run")
+    other = DatasetDict(train=corpus["train"], validation=Dataset.from_dict({"text": TEXTS[179:199]})) if name == "validation" else corpus
+    with pytest.raises(ValueError, match=f"another {name} .then"):
+        pretrain(other, byte_tokenizer, model, tmp_path / "run", resume=True, **TINY, steps=8)
+
+
+@pytest.mark.parametrize("name", ["run", "continued"])
+def test_opening_padding_and_attention_do_not_make_another_run(stopped, corpus, byte_tokenizer, tmp_path, name):
+    shutil.copytree(stopped / name, tmp_path / name)
+    its = copy.deepcopy(byte_tokenizer)
+    its(["a", "the cat sat"], padding=True, truncation=True, max_length=4)
+    eager = AutoModelForCausalLM.from_pretrained(stopped / name / "checkpoints" / "step-00000004", attn_implementation="eager")
+    if name == "run":
+        pad, bos, eos = its.pad_token_id, its.bos_token_id, its.eos_token_id
+        fresh = AutoModelForCausalLM.from_config(small(pad_token_id=pad, bos_token_id=bos, eos_token_id=eos))
+        assert pretraining._settled(fresh.config.to_diff_dict()) == pretraining._settled(eager.config.to_diff_dict())
+    assert pretrain(corpus, its, eager, tmp_path / name, resume=True, **TINY, steps=8).steps == 8
+    shutil.rmtree(tmp_path / name), shutil.copytree(stopped / name, tmp_path / name)
+    assert pretrain(corpus, its, small() if name == "run" else stopped / "model", tmp_path / name, resume=True, **TINY, steps=8).steps == 8
+
+
+def test_padding_does_not_pack_a_corpus_again(corpus, byte_tokenizer, monkeypatch):
+    options, its = PretrainingOptions(block_size=16), copy.deepcopy(byte_tokenizer)
+    first = pretraining._packed(corpus, "train", its, options)
+    its(["a", "the cat sat"], padding=True, truncation=True, max_length=4)
+    monkeypatch.setattr(pretraining, "write_blocks", lambda *a, **k: pytest.fail("tokenized again"))
+    assert pretraining._packed(corpus, "train", its, options).path == first.path
+
+
+@pytest.mark.parametrize("sums", [True, False])
+def test_going_on_from_a_damaged_folder_names_it(stopped, corpus, byte_tokenizer, tmp_path, sums):
+    copied = Path(shutil.copytree(stopped / "model", tmp_path / "copy"))
+    data = bytearray((copied / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (copied / "model.safetensors").write_bytes(data if sums else data[:-200])
+    if not sums:
+        (copied / "SHA256SUMS").unlink()
+    with pytest.raises(ValueError, match="copy.* is not whole: model.safetensors" if sums else "copy.* cannot be opened"):
+        pretrain(corpus, byte_tokenizer, copied, tmp_path / "out", steps=1, **TINY)

@@ -18,6 +18,7 @@ import re
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from html import escape
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ from .checkpoints import load, task_of
 from .finetuning import collate, predict_answers, predict_logits, predict_tags, predicted_labels, token_batches
 from .metrics import chrf, token_f1
 from .metrics import spans as spans_of
+from .tasks import _list_in
 
 logger = logging.getLogger(__name__)
 
@@ -391,9 +393,11 @@ def _question(item, context):
 
 
 def _words(item, pattern):
-    "A text and the places of its words, as the pattern finds them; a list of words is taken as it is."
-    if isinstance(item, dict):
-        item = item["tokens"] if "tokens" in item else _pair(item, ("text",))[0]
+    "A text and the places of its words, as the pattern finds them; a list of words is taken as it is, a text of `tokens` cut at white space as in training."
+    if isinstance(item, dict) and "tokens" in item:
+        item, pattern = _spelt(item["tokens"]), r"\S+"
+    elif isinstance(item, dict):
+        item = _pair(item, ("text",))[0]
     if not isinstance(item, (list, tuple)):
         return _text(item), [m.span() for m in re.finditer(pattern, item)]
     words = [_text(word, "word") for word in item]
@@ -401,6 +405,12 @@ def _words(item, pattern):
     if not words:
         raise ValueError("the list of words is empty")
     return " ".join(words), [(end - 1 - len(word), end - 1) for word, end in zip(words, ends)]
+
+
+def _spelt(words):
+    "The list of words that a text spells out, such as `['EU', 'rejects']`; anything else as it is."
+    found = _list_in(words) if isinstance(words, str) else None
+    return found if found and all(isinstance(word, str) for word in found) else words
 
 
 def _record(item, family, options, context=None):
@@ -586,10 +596,16 @@ class _Lines:
 
 def _rows_of_csv(lines, delimiter):
     "Rows of a CSV file as dictionaries; an error in place of a row that cannot be read."
+    csv.field_size_limit(2**31 - 1)                          # a text may be longer than the usual 131,072 characters
     reader = csv.reader(lines, delimiter=delimiter)
-    header = next(reader, None)
+    try:
+        header = next(reader, None)
+    except csv.Error as error:
+        raise ValueError(f"the header cannot be read ({error}): end each line with a line feed, as in CSV saved as UTF-8") from None
     if not header:
         raise ValueError("the file has no header: its first line names the columns")
+    if (longest := max(map(len, header))) > 1000:
+        raise ValueError(f"the header names a column by {longest:,} characters: close the quotation mark in the first line")
     while True:
         try:
             row = next(reader)
@@ -621,7 +637,7 @@ def _raw_rows(lines):
     kind = Path(lines.path).suffix.lower()
     if kind in (".csv", ".tsv"):
         return _rows_of_csv(lines, "\t" if kind == ".tsv" else ",")
-    return _rows_of_jsonl(lines) if kind in (".jsonl", ".ndjson") else ({"text": line.rstrip("\r\n")} for line in lines)
+    return _rows_of_jsonl(lines) if kind in (".jsonl", ".ndjson", ".json") else ({"text": line.rstrip("\r\n")} for line in lines)
 
 # %% ../nbs/11_applications.ipynb #737a3cd0
 def _columns(there, family, text_column):
@@ -630,29 +646,39 @@ def _columns(there, family, text_column):
         wanted = [text_column] if isinstance(text_column, str) else list(text_column)
         missing = [c for c in wanted if c not in there]
         if missing:
-            raise ValueError(f"text_column {', '.join(map(repr, missing))} is not there: the columns are {', '.join(there)}")
+            raise ValueError(f"text_column {', '.join(map(repr, missing))} is not there: the columns are {_short(', '.join(there), 300)}")
         return wanted
     found = next((usual for usual in _USUAL[family] if set(usual) <= set(there)), None)
     if found is None:
         usual = " or ".join(" and ".join(columns) for columns in _USUAL[family])
-        raise ValueError(f"the file has no column {usual}, which a model for {family} reads: the columns are {', '.join(there)}; name yours with text_column")
+        raise ValueError(f"the file has no column {usual}, which a model for {family} reads: the columns are {_short(', '.join(there), 300)}; name yours with text_column")
     return list(found)
 
 
 def _records(lines, family, options, text_column):
     "Records of the rows of a file; an error in place of one that cannot be asked about."
-    columns = None
-    for row in _raw_rows(lines):
+    rows = _raw_rows(lines)
+    first = _first_rows(rows)
+    readable = [row for row in first if isinstance(row, dict)]
+    columns = _columns(list(dict.fromkeys(key for row in readable for key in row)), family, text_column) if readable else None
+    for row in chain(first, rows):
         try:
             if isinstance(row, ValueError):
                 raise row
-            if columns is None:
-                columns = _columns(list(row), family, text_column)
             yield _file_record(row, columns, family, options)
         except ValueError as error:
-            if columns is None and not isinstance(row, ValueError):
-                raise
             yield error
+
+
+def _first_rows(rows, enough=100):
+    "The first rows of a file, until so many of them can be read; all of them tell the columns, since a row of JSON may lack some."
+    first, readable = [], 0
+    for row in rows:
+        first.append(row)
+        readable += isinstance(row, dict)
+        if readable == enough:
+            break
+    return first
 
 
 def _file_record(row, columns, family, options):
@@ -663,7 +689,9 @@ def _file_record(row, columns, family, options):
     values = tuple(row[c] for c in columns)
     if family == "question-answering" and len(values) != 2:
         raise ValueError("text_column must name two columns, question and context")
-    return _record(values[0] if family == "tokens" else values, family, options)
+    if family == "tokens":
+        return _record({"tokens": values[0]} if columns[0] in ("tokens", "words") else values[0], family, options)
+    return _record(values, family, options)
 
 # %% ../nbs/11_applications.ipynb #9f96ee41
 def _survived(opened, records, options):
@@ -769,12 +797,12 @@ def predict_file(model, file, output=None, text_column=None, overwrite=False, op
     model : str, path or tuple
         Folder of a model, its hub name, or the pair (model, tokenizer).
     file : str or path
-        A text file with a text in each line, or a CSV, TSV or JSONL file with named columns; UTF-8.
+        A text file with a text in each line, or a CSV, TSV or JSONL file (`.jsonl`, `.ndjson`, `.json`) with named columns; UTF-8.
     output : str or path, optional
         JSONL file to write; by default the lines go to standard output.
     text_column : str or list of str, optional
         Column to read, or two of a pair, or those of question and context; by default usual names (`text`, `sentence1` and `sentence2`,
-        `tokens`, `question` and `context`, `source`, …).
+        `tokens`, `question` and `context`, `source`, …). A text of the column `tokens` or `words` is cut at white space, as in training.
     overwrite : bool
         Replace what stands in the output.
     options : PredictionOptions, optional
@@ -796,7 +824,7 @@ def predict_file(model, file, output=None, text_column=None, overwrite=False, op
     FileExistsError
         If the output is there and `overwrite` is not set, or if it was begun by another run.
     ValueError
-        If the file has no column of that name.
+        If the file has no column of that name, or is of a kind that cannot be read.
     """
     options = replace(options or PredictionOptions(), **changes).check()
     file = _readable(file)
@@ -806,7 +834,7 @@ def predict_file(model, file, output=None, text_column=None, overwrite=False, op
     opened = _opened(model, options.device)
     options = _settled(options, opened)
     run = {"model": _weights_digest(opened.model), "file": _file_digest(file), "options": {k: v for k, v in asdict(options).items() if k != "device"},
-           "text_column": text_column, "versions": {"torch": torch.__version__, "transformers": transformers.__version__}}
+           "text_column": list(text_column) if isinstance(text_column, tuple) else text_column, "versions": {"torch": torch.__version__, "transformers": transformers.__version__}}
     next(_records(_Lines(file), opened.family, options, text_column), None)          # a column that is not there is said before anything is written
     return _to_file(opened, file, output, run, options, text_column, overwrite, progress)
 
@@ -816,6 +844,8 @@ def _readable(file):
     file = Path(file).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"file {str(file)!r} is not there: check the path")
+    if file.suffix.lower() in (".parquet", ".arrow", ".xlsx", ".xls", ".ods"):
+        raise ValueError(f"file {str(file)!r} cannot be read: save it as CSV, TSV or JSON Lines (.csv, .tsv, .jsonl), or as text with a text in each line")
     with open(file, "rb") as opened:
         if opened.read(2) in (b"\xff\xfe", b"\xfe\xff"):
             raise ValueError(f"file {str(file)!r} is UTF-16: save it as UTF-8")

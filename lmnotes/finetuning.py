@@ -27,6 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
+from datasets import ClassLabel
 from sklearn.metrics import confusion_matrix
 from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -1327,6 +1328,8 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
     task, splits = _load(data, task, text_column, label_column, options)
     names = _names(task, splits["train"])
     opened, tokenizer = _open(model, task, names, options.seed, from_scratch)
+    if task in _WRITING:                                                        # what cannot be written after training is refused before
+        generate_texts(opened, tokenizer, [], max_new_tokens=options.max_new_tokens, num_beams=options.num_beams, progress=False)
     if task == "question-answering" and any(not a["text"] for a in splits["train"]["answers"]):
         opened.config.no_answer_threshold = 0.0
     rows = _examples(task, opened, tokenizer, splits["train"], options)
@@ -1360,6 +1363,8 @@ def _load(data, task, text_column, label_column, options):
         raise ValueError(f"task {task!r} is not known: {', '.join(TASKS)}")
     splits = load_task(data, task, text_column=text_column, label_column=label_column, train_examples=options.train_examples, test_examples=options.test_examples, seed=options.seed)
     task = task or recognise(splits)
+    if task == "classification" and not isinstance(splits["train"].features["label"], ClassLabel):     # the numbers that were chosen may all be whole
+        task = "regression"
     if (options.best or options.patience or options.threshold) and "validation" not in splits:
         order = np.random.default_rng((options.seed, 3)).permutation(len(splits["train"]))
         cut = max(1, len(order) // 10)

@@ -81,11 +81,24 @@ def _rewritten_columns(features, given, label):
     return given or _first(("source", "text"), features), label
 
 # %% ../nbs/08a_tasks.ipynb #d06f8ef1
-def _family(features, given, label):
+def _as_many_words(split, tokens, tags):
+    "Whether two columns of text have as many words as each other in every row, and somewhere more than one."
+    if not (_is_text(split.features[tokens]) and _is_text(split.features[tags])):
+        return False
+    rows = split.select(range(min(100, len(split))))
+    counts = [(len((words or "").split()), len(marks.split())) for words, marks in zip(_values(rows, tokens), _values(rows, tags)) if marks]
+    return all(a == b for a, b in counts) and max((b for _, b in counts), default=0) > 1
+
+
+def _family(split, given, label):
     "The family that columns and features speak of, or None."
+    features = split.features
     tokens, tags = _token_columns(features, given, label)
-    if len(tokens) == len(tags) == 1 and tokens != tags and (_inner(features[tokens[0]]) is not None and _inner(features[tags[0]]) is not None or (tokens + tags == ["tokens", "tags"] and not given)):
-        return "tokens"
+    if len(tokens) == len(tags) == 1 and tokens != tags:
+        if _inner(features[tokens[0]]) is not None and _inner(features[tags[0]]) is not None:
+            return "tokens"
+        if not given and (tokens + tags == ["tokens", "tags"] or _as_many_words(split, tokens[0], tags[0])):
+            return "tokens"
     questions, answers = _question_columns(features, given, label)
     if len(questions) == 2 and answers and ("answer" in answers[0] or isinstance(features[answers[0]], dict)):
         return "question-answering"
@@ -97,15 +110,16 @@ def _family(features, given, label):
     return "generation" if sources and (targets or alone) else None
 
 
-def _roles(features, task, text_column, label_column):
+def _roles(split, task, text_column, label_column):
     "Family, columns of the input, and column of what is said about it."
+    features = split.features
     given, label = [text_column] if isinstance(text_column, str) else list(text_column or []), [label_column] if label_column else []
     if len(given) > 2:
         raise ValueError(f"text_column {', '.join(given)} are {len(given)} columns: give one, or the two of a pair")
     known = {*features, *(features["translation"] if isinstance(features.get("translation"), dict) else ())}
     _check_columns("text_column", [c for c in given if c not in known], features)
     _check_columns("label_column", [c for c in label if c not in known], features)
-    family = task or (_family(features, given, label) if not {*given, *label} - set(features) else "generation") or "classification"
+    family = task or (_family(split, given, label) if not {*given, *label} - set(features) else "generation") or "classification"
     find = {"tokens": _token_columns, "question-answering": _question_columns, "generation": _rewritten_columns}.get(family, _text_columns)
     texts, labels = find(features, given, label)
     usual = {"tokens": ("tokens", "tags"), "question-answering": ("question and context", "answers"), "generation": ("source or text", "target")}.get(family, ("text or sentence", "label or labels"))
@@ -143,7 +157,7 @@ def recognise(splits, *, text_column=None, label_column=None):
         If a column is not there, or the columns fit no family.
     """
     split = splits if isinstance(splits, Dataset) else splits.get("train", next(iter(splits.values())))
-    family, _, labels = _roles(split.features, None, text_column, label_column)
+    family, _, labels = _roles(split, None, text_column, label_column)
     return "regression" if family == "classification" and _has_fractions(split.features[labels[0]], _values(split, labels[0])) else family
 
 
@@ -167,11 +181,19 @@ def _missing(value):
     return value is None or isinstance(value, float) and math.isnan(value)
 
 
+def _as_text(value):
+    "A number or a date as text; text, and nothing, as they are."
+    if _missing(value) or isinstance(value, str):
+        return None if _missing(value) else value
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).removesuffix(" 00:00:00")      # a column with gaps has 1.0 for 1
+
+
 def _texts_of(split, column):
-    "A column of texts."
-    if not _is_text(split.features[column]):
-        raise ValueError(f"text_column {column!r} holds {getattr(split.features[column], 'dtype', 'lists')}, not text: name a column of strings")
-    return _values(split, column)
+    "A column of texts; numbers and dates, for which a file's texts may have been taken, are made texts again."
+    feature = split.features[column]
+    if not isinstance(feature, Value) or "binary" in feature.dtype:
+        raise ValueError(f"text_column {column!r} holds {getattr(feature, 'dtype', 'lists')}, not text: name a column of strings")
+    return list(map(_as_text, _values(split, column)))
 
 
 def _named_values(feature, values):
@@ -241,13 +263,38 @@ def repair_bio(tags):
 _BIO = re.compile(r"O|[BI]-.+")
 
 # %% ../nbs/08a_tasks.ipynb #67054fa9
+_LIST = re.compile(r"""\s*\[(\s*['"\d-].*|[^\[\]]*)\]\s*""", re.S)
+
+
+def _list_in(text):
+    "The list that a text spells, as Python and JSON write it; None where it spells none, or has no commas, as NumPy writes it."
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return value if isinstance(value, list) and not re.search(r"""['"]\s+['"]""", text) else None
+
+
+def _word_lists(values, name, column):
+    "Lists of words from a column of text: lists that are spelt out in every row, or words apart by white space, as a CSV file has them."
+    if not any(map(_filled, values)) or not all(_LIST.fullmatch(value) for value in values if _filled(value)):
+        return [(value or "").split() for value in values]
+    lists = [_list_in(value) if _filled(value) else [] for value in values]
+    if None in lists:
+        row = lists.index(None)
+        raise ValueError(f"{name}, row {row}: column {column!r} has {values[row][:60]!r}, which is no list: write ['EU', 'rejects'], or the words apart by blanks")
+    return lists
+
+
 def _read_tokens(split, name, texts, tag_column, family):
     "Columns of words and of their tags, as long as each other."
     words, feature, tags = _values(split, texts[0]), split.features[tag_column], _values(split, tag_column)
-    if _is_text(split.features[texts[0]]):                            # words apart by white space, as a CSV file has them
-        words = [(row or "").split() for row in words]
+    if _is_text(split.features[texts[0]]):
+        words = _word_lists(words, name, texts[0])
     if _is_text(feature):
-        feature, tags = List(feature), [(row or "").split() for row in tags]
+        feature, tags = List(feature), _word_lists(tags, name, tag_column)
     if _inner(feature) is None or not all(isinstance(word, str) for row in words for word in row or ()):
         raise ValueError(f"columns {texts[0]!r} and {tag_column!r} must hold lists, of words and of their tags: name others by text_column=… and label_column=…")
     tags = [_named_values(_inner(feature), row) if row else [] for row in tags]
@@ -280,12 +327,12 @@ def _place(context, text, start):
 
 
 def _answer_pairs(value, start):
-    "Pairs (text, offset or None) of what a column of answers may hold: SQuAD's dict, a list, a text, nothing."
+    "Pairs (text, offset or None) of what a column of answers may hold: SQuAD's dict, a list, a text, a number, nothing."
     if isinstance(value, dict):
         value, start = value.get("text"), value.get("answer_start")
     if isinstance(value, list) and value and isinstance(value[0], dict):
         value, start = [v.get("text") for v in value], [v.get("answer_start") for v in value]
-    texts = [value] if isinstance(value, str) else list(value or [])
+    texts = list(map(_as_text, value if isinstance(value, (list, tuple)) else [value]))
     starts = list(start) if isinstance(start, (list, tuple)) else [start] * len(texts)
     starts = [None if _missing(s) else int(s) for s in starts] + [None] * (len(texts) - len(starts))
     return [(text, place) for text, place in zip(texts, starts) if _filled(text)]
@@ -408,12 +455,25 @@ def _read_file(path, cache_dir):
         raise ValueError(f"data {str(path)!r} cannot be read: endings are {', '.join(_KINDS)}")
     if not path.stat().st_size:
         raise ValueError(f"data {str(path)!r} is empty")
-    options = {"csv": {"sep": "\t" if path.suffix.lower() == ".tsv" else ",", "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}}.get(kind, {})
+    options = {"csv": {"sep": "\t" if path.suffix.lower() == ".tsv" else ",", "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig",
+                       "chunksize": 10**9}}.get(kind, {})             # read at once, so that types fit all rows and not the first 10,000
     try:
         nested = _squad_rows(path) if path.suffix.lower() == ".json" else None
-        return nested or load_dataset(kind, data_files=str(path), split="train", cache_dir=cache_dir, **options)
+        rows = nested or load_dataset(kind, data_files=str(path), split="train", cache_dir=cache_dir, **options)
+        return _with_dates_as_written(rows, path) if kind == "json" else rows
     except Exception as error:
         raise ValueError(f"data {str(path)!r} cannot be read as {kind}: {str(error.__cause__ or error).splitlines()[0]}") from error
+
+
+def _with_dates_as_written(split, path):
+    "Rows of a JSON file in which texts that were taken for dates are as they stand in the file."
+    dates = [column for column, feature in split.features.items() if str(getattr(feature, "dtype", "")).startswith(("date", "time"))]
+    if dates:
+        content = path.read_text(encoding="utf-8-sig")
+        rows = json.loads(content) if content.lstrip().startswith("[") else [json.loads(line) for line in content.split("\n") if line.strip()]
+    for column in dates:
+        split = split.remove_columns(column).add_column(column, [row.get(column) for row in rows], feature=Value("string"))
+    return split
 
 
 def _squad_rows(path):
@@ -584,7 +644,7 @@ def load_task(data="docstrings/package", task=None, *, text_column=None, label_c
     family = {"translation": "generation", "summarization": "generation"}.get(task, task) or {True: "regression", False: "classification", None: None}[regression]
     _check_choices(task, family, regression, train_examples, test_examples)
     splits = _with_usual_names(_embedded(data, cache_dir) if isinstance(data, str) and data.startswith("docstrings") else _read_source(data, cache_dir))
-    family, texts, labels = _roles(splits["train"].features, family, text_column, label_column)
+    family, texts, labels = _roles(splits["train"], family, text_column, label_column)
     label = labels[0] if labels else None
     feature = splits["train"].features.get(label)
     if family == "classification" and task is None and regression is None and _has_fractions(feature, _values(splits["train"], label)):

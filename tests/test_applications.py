@@ -304,13 +304,14 @@ def test_files_of_all_kinds_say_the_same(folder, classifier, tmp_path, small_chu
     (tmp_path / "a.csv").write_text("id,text\n" + "".join(f'{i},"{t}"\n' for i, t in enumerate(texts)))
     (tmp_path / "a.tsv").write_text("remark\tid\n" + "".join(f"{t}\t{i}\n" for i, t in enumerate(texts)))
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t} if i % 2 else t) + "\n" for i, t in enumerate(texts)))
+    shutil.copy(tmp_path / "a.jsonl", tmp_path / "a.json")
     expected = predict(classifier, texts)
-    for name in ("a.txt", "a.csv", "a.tsv", "a.jsonl"):
+    for name in ("a.txt", "a.csv", "a.tsv", "a.jsonl", "a.json"):
         report = predict_file(folder, tmp_path / name, tmp_path / "out" / f"{name}.jsonl", text_column="remark" if name.endswith("tsv") else None, progress=False)
         rows = read(tmp_path / "out" / f"{name}.jsonl")
         assert (report.rows, report.errors, report.resumed) == (30, 0, 0) and [r["row"] for r in rows] == list(range(1, 31))
         assert [r["label"] for r in rows] == [p.label for p in expected] and [r["confidence"] for r in rows] == pytest.approx([p.confidence for p in expected], abs=1e-5)
-    assert len({(tmp_path / "out" / f"{n}.jsonl").read_bytes() for n in ("a.txt", "a.csv", "a.tsv", "a.jsonl")}) == 1
+    assert len({(tmp_path / "out" / f"{n}.jsonl").read_bytes() for n in ("a.txt", "a.csv", "a.tsv", "a.jsonl", "a.json")}) == 1
     assert not list((tmp_path / "out").glob("*.part*"))
 
 
@@ -318,11 +319,21 @@ def test_bad_rows_are_reported(folder, tmp_path):
     (tmp_path / "a.csv").write_bytes(b'text,id\n"two\nlines",1\n,2\nsoup\ncaf\xe9,4\n"' + b"x" * 200_000 + b'",5\nbread,6\n\nsoup,8\n')
     report = predict_file(folder, tmp_path / "a.csv", tmp_path / "a.out", progress=False)
     errors = {r["row"]: r["error"] for r in read(tmp_path / "a.out") if "error" in r}
-    assert report.rows - report.errors == 3 and report.errors == len(errors) and report.error_rows[:3] == (2, 3, 4) and "2, 3, 4" in repr(report)
-    assert "empty" in errors[2] and "1 fields, and the header 2" in errors[3] and "UTF-8" in errors[4] and "field larger" in errors[5]
+    assert report.rows - report.errors == 4 and report.errors == len(errors) and report.error_rows == (2, 3, 4) and "2, 3, 4" in repr(report)
+    assert "empty" in errors[2] and "1 fields, and the header 2" in errors[3] and "UTF-8" in errors[4]
     (tmp_path / "b.jsonl").write_text('{"text": "soup"}\n{"text": 3}\nnot json\n\n[1]\n{"other": 1}\n{"text": null}\n' + "[" * 100_000 + '\n{"text": "bread"}')
     report = predict_file(folder, tmp_path / "b.jsonl", tmp_path / "b.out", progress=False)
     assert (report.rows, report.errors) == (9, 7) and "label" in read(tmp_path / "b.out")[-1]
+
+
+def test_a_first_row_without_the_column_is_one_bad_row(folder, tmp_path):
+    for rows, bad in (('{"id": 1}\n{"text": "soup"}\n{"text": "bread"}\n', (1,)), ('{"text": "a"}\n{"text": "soup", "text_pair": "bread"}\n{"text_pair": "a", "text": "the"}\n', (1,))):
+        (tmp_path / "a.jsonl").write_text(rows)
+        assert predict_file(folder, tmp_path / "a.jsonl", tmp_path / "a.out", progress=False, overwrite=True).error_rows == bad
+    assert read(tmp_path / "a.out")[1]["probabilities"] != predict(folder, "soup").probabilities
+    (tmp_path / "a.jsonl").write_text('{"id": 1}\n{"other": 2}\n')
+    with pytest.raises(ValueError, match="columns are id, other"):
+        predict_file(folder, tmp_path / "a.jsonl", tmp_path / "b.out", progress=False)
 
 
 def test_a_row_that_brings_the_model_to_fall(folder, tmp_path, monkeypatch):
@@ -343,6 +354,10 @@ def test_other_families_in_files(tagger, answerer, writer, tmp_path, capsys):
     predict_file(tagger, tmp_path / "a.jsonl", tmp_path / "tags.jsonl", progress=False)
     rows = read(tmp_path / "tags.jsonl")
     assert set(rows[0]) == {"row", "entities"} and rows[0]["entities"] == rows[1]["entities"]
+    (tmp_path / "w.csv").write_text("tokens,tags\nthe  u.s. 's soup,O O O O\n\"['new york', 'soup']\",O O\n")
+    words = [[text[a:b] for a, b in places] for text, places in app._records(app._Lines(tmp_path / "w.csv"), "tokens", PredictionOptions(), None)]
+    assert words == [["the", "u.s.", "'s", "soup"], ["new york", "soup"]]                      # cut as `load_task` cuts them
+    assert [w.text for w in predict(tagger, {"tokens": "the u.s."}).words] == ["the", "u.s."] and len(predict(tagger, "the u.s.").words) == 5
     (tmp_path / "b.csv").write_text("context,question\nthe soup was cold,what was cold\n")
     predict_file(answerer, tmp_path / "b.csv", tmp_path / "answers.jsonl", progress=False)
     row, = read(tmp_path / "answers.jsonl")
@@ -362,6 +377,13 @@ def test_wrong_files(folder, tmp_path):
                                        ("a.csv", ValueError, "text_column 'review' is not there: the columns are id, remark", {"text_column": "review"})):
         with pytest.raises(error, match=says):
             predict_file(folder, tmp_path / file, out, **options)
+    (tmp_path / "c.csv").write_bytes(b"text,label\rgood,1\rbad,0\r")
+    (tmp_path / "d.csv").write_text('"text\n' + "a b c\n" * 30000)
+    (tmp_path / "e.parquet").write_bytes(b"PAR1")
+    for file, says in (("c.csv", "the header cannot be read"), ("d.csv", "close the quotation mark"), ("e.parquet", "save it as CSV, TSV or JSON Lines")):
+        with pytest.raises(ValueError, match=says) as error:
+            predict_file(folder, tmp_path / file, out)
+        assert len(str(error.value)) < 1000
     with pytest.raises(IsADirectoryError, match="is a folder"):
         predict_file(folder, tmp_path / "a.csv", tmp_path)
     with pytest.raises(ValueError, match="is the file to read"):
@@ -392,6 +414,15 @@ def stopped(folder, tmp_path, small_chunks, monkeypatch):
     monkeypatch.setattr(app, "_survived", real)
     assert not out.exists()
     return file, whole.read_bytes(), out
+
+
+def test_a_pair_of_columns_goes_on_too(folder, tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text("x,y\nsoup,bread\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(app, "_survived", lambda *rest: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            predict_file(folder, tmp_path / "a.csv", tmp_path / "a.out", text_column=("x", "y"), progress=False)
+    assert predict_file(folder, tmp_path / "a.csv", tmp_path / "a.out", text_column=("x", "y"), progress=False).errors == 0
 
 
 @pytest.mark.parametrize("keep", ["all", "half a line", "in a chunk", "half a character", "zeros", "nothing", "no file"])

@@ -518,6 +518,19 @@ def test_bad_input_is_refused_before_long_work(encoder, decoder, tmp_path, monke
         finetune(copy, good, tmp_path / "f", **TINY)
 
 
+def test_texts_too_long_to_write_are_refused_before_training(decoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetuning, "_train", lambda *rest: pytest.fail("trained"))
+    data = split(Dataset.from_dict({"source": TEXTS, "target": TEXTS}))
+    with pytest.raises(ValueError, match="max_new_tokens 128 leaves no room in the model's 128 positions"):
+        finetune(decoder, data, tmp_path / "m", max_new_tokens=128, **TINY)
+
+
+def test_few_numbers_that_are_whole_are_a_regression_all_the_same():
+    rows = Dataset.from_dict({"text": TEXTS, "label": [3.5 if i == 7 else float(i % 5) for i in range(120)]})
+    task, splits = finetuning._load({"train": rows, "test": rows}, None, None, None, finetuning.FinetuningOptions(train_examples=5))
+    assert task == "regression" and all(v == int(v) for v in splits["train"]["label"])
+
+
 def test_nothing_is_written_over(encoder, tmp_path):
     first = finetune(encoder, classes(), tmp_path / "f", **{**TINY, "epochs": 1})
     before = (tmp_path / "f" / "model.safetensors").read_bytes()

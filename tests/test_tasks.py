@@ -232,7 +232,7 @@ ROWS = both({"text": TEXTS, "label": LABELS})
     (lambda: load_task({"test": ROWS["test"]}), "no split train"),
     (lambda: load_task(Dataset.from_dict({"text": [""], "label": ["x"]})), "no training example"),
     (lambda: load_task(Dataset.from_dict({"text": ["a"], "label": ["x"]})), "no test split and too few"),
-    (lambda: load_task(both({"text": [1, 2], "label": ["x", "y"]}), text_column="text"), "not text"),
+    (lambda: load_task(both({"text": [["a"], ["b"]], "label": ["x", "y"]}), text_column="text"), "not text"),
     (lambda: load_task("docstrings/sentiment"), "no embedded task"),
     (lambda: task_card("sst2"), "no embedded task"),
     (lambda: class_weights([]), "at least one"),
@@ -254,6 +254,43 @@ def test_files_that_cannot_be_read(tmp_path):
         (tmp_path / name).write_text(content, encoding="utf-8")
         with pytest.raises(ValueError, match=words):
             load_task(tmp_path / name, cache_dir=tmp_path / "cache")
+
+
+def written(path, text):
+    "The training split of a file with this text, and the cache beside it."
+    path.write_text(text, encoding="utf-8")
+    return load_task(path, cache_dir=path.parent / "cache")["train"]
+
+
+def test_types_of_a_file_are_guessed_from_all_of_it(tmp_path):
+    late = "text,label,note\n" + "".join(f"doc {i},{3.5 if i > 10500 else i % 5},{'hello' if i > 10500 else ''}\n" for i in range(10600))
+    assert written(tmp_path / "late.csv", late).features["label"].dtype == "float64"
+
+
+def test_numbers_and_dates_can_be_texts(tmp_path):
+    sums = written(tmp_path / "a.csv", "source,target\n" + "".join(f"{i}+{i},{2 * i}\n" for i in range(30)))
+    assert all(row["target"] == str(2 * int(row["source"].split("+")[0])) for row in sums)
+    dates = [f"2021-05-{i:02d}{'T10:00:00' * (i % 2)}" for i in range(1, 30)]
+    rows = written(tmp_path / "b.jsonl", "".join(json.dumps({"source": f"day {i}", "target": d}) + "\n" for i, d in enumerate(dates)))
+    assert all(dates[int(row["source"].split()[1])] == row["target"] for row in rows)
+    years = written(tmp_path / "c.csv", "question,context,answer\n" + "".join(f"when {i}?,It was 19{i} there,{'' if i == 20 else f'19{i}'}\n" for i in range(10, 40)))
+    assert all(row["answers"]["text"] == ([] if row["question"] == "when 20?" else [row["context"].split()[2]]) for row in years)
+    assert tasks._as_text(1.5) == "1.5" and tasks._as_text(float("nan")) is tasks._as_text(None) is None and tasks._answer_pairs([1950], None) == [("1950", None)]
+
+
+def test_words_in_csv(tmp_path):
+    spelt = written(tmp_path / "a.csv", "tokens,tags\n" + "".join(f"\"['EU{i}', 'rejects it']\",\"['B-ORG', 'O']\"\n" for i in range(20)))
+    assert spelt.features["tags"].feature.names == ["O", "B-ORG"] and all(len(row["tokens"]) == 2 and row["tokens"][1] == "rejects it" for row in spelt)
+    with pytest.raises(ValueError, match="train, row 0: column 'tokens' has .* which is no list"):
+        written(tmp_path / "b.csv", "tokens,tags\n" + "['a' 'b'],O B-X\n" * 20)
+    marked = written(tmp_path / "c.csv", "tokens,tags\n" + "".join(f"[CLS] a{i} [SEP],O B-X O\n" for i in range(20)))
+    assert all(row["tokens"][::2] == ["[CLS]", "[SEP]"] for row in marked)
+
+
+def test_a_word_for_each_label_is_a_token_task():
+    assert recognise(both({"tokens": [f"a b{i}" for i in range(30)], "labels": ["O B-X"] * 30})) == "tokens"
+    assert recognise(both({"tokens": ["a b", "c"], "ner_tags": ["O B-X", None]})) == "tokens"
+    assert recognise(both({"tokens": ["a b", "c d"], "labels": ["good", "bad"]})) == recognise(both({"tokens": ["a", "b"], "labels": ["good", "bad"]})) == "classification"
 
 
 # ---- weights and scores without learning

@@ -1132,15 +1132,20 @@ def _scrub_text(source, target, clean, **_):
 
 
 def _scrub_jsonl(source, target, clean, column=None):
+    twice = []                                       # a key that stands twice in a row hides its first value, which must not stay
+
+    def row_of(pairs):
+        twice[len(twice):] = [number] if len(dict(pairs)) < len(pairs) else []
+        return dict(pairs)
     for number, line in enumerate(source, 1):
         try:
-            row = json.loads(line) if line.strip() else None
+            row = json.loads(line, object_pairs_hook=row_of) if line.strip() else None
         except ValueError as error:
             raise ValueError(f"{source.name}, line {number}, is no JSON ({error}): give one object a line") from None
         if column is not None and isinstance(row, dict) and column not in row:
             raise ValueError(f"text_column {column!r} is not in line {number} of {source.name}: there are {', '.join(row)}")
         new = clean.value(row, column)
-        if new == row:
+        if new == row and number not in twice[-1:]:
             target.write(line)
         else:
             _write_json(target, new)

@@ -485,3 +485,10 @@ def test_private_training_refuses(tokenizer, change, says):
 def test_nothing_warns(tokenizer, recwarn):
     train_privately(tiny(tokenizer), tokenizer, TEXTS, epsilon=1, steps=2, batch_size=8, device="cpu", accountant="rdp")
     assert [str(w.message) for w in recwarn if "alpha" in str(w.message) or "performance drop" in str(w.message)] == []
+
+
+def test_a_key_that_stands_twice_keeps_no_first_value(tmp_path):
+    "JSON's readers take the last value of such a key; the first one is not left in the file."
+    (tmp_path / "a.jsonl").write_text('{"text": "alice@example.com", "text": "y"}\n{"text": "kept  as it is",   "n": 1}\n')
+    scrub_corpus(tmp_path / "a.jsonl", tmp_path / "out")
+    assert (tmp_path / "out" / "a.jsonl").read_text() == '{"text": "y"}\n{"text": "kept  as it is",   "n": 1}\n'

@@ -35,6 +35,7 @@ from .finetuning import FinetuningOptions, finetune, predict_logits
 from .metrics import accuracy, matthews_correlation, mcnemar, paired_bootstrap, pearson, precision_recall_f1, spearman
 from .perplexity import perplexity
 from .pretraining import damaged_files, resolve_device, write_aside, write_checksums
+from .tasks import _json_rows
 from .transformer import position_limit
 
 logger = logging.getLogger(__name__)
@@ -103,20 +104,6 @@ def _rows(data, name):
     return Dataset.from_list(rows)
 
 
-def _read_lines(file):
-    "Rows of a file of JSON lines, or of one JSON list."
-    text, number = file.read_text(encoding="utf-8-sig"), 1
-    try:
-        if text.lstrip().startswith("["):
-            return json.loads(text)
-        rows = []
-        for number, line in enumerate(text.split("\n"), 1):
-            rows += [json.loads(line)] if line.strip() else []
-        return rows
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{str(file)!r}, line {max(number, error.lineno)}, is no JSON ({error.msg}): mend the line, or take it out") from None
-
-
 def _read_csv(file):
     "Rows of a CSV file with a header."
     with open(file, encoding="utf-8-sig", newline="") as lines:
@@ -127,7 +114,7 @@ def _unreadable(file):
     raise ValueError(f"{str(file)!r} is of no kind that is read here: {', '.join(_READERS)}")
 
 
-_READERS = {".jsonl": _read_lines, ".json": _read_lines, ".parquet": lambda file: pyarrow.parquet.read_table(file).to_pylist(), ".csv": _read_csv}
+_READERS = {".jsonl": _json_rows, ".json": _json_rows, ".parquet": lambda file: pyarrow.parquet.read_table(file).to_pylist(), ".csv": _read_csv}
 
 
 def _from_hub(data, name):

@@ -27,7 +27,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
-from datasets import ClassLabel
 from sklearn.metrics import confusion_matrix
 from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -38,7 +37,7 @@ from .corpora import check_output_dir, write_aside
 from .generation import generate_texts, generation_features, generation_loss, open_generator
 from .metrics import score
 from .pretraining import damaged_files, last_checkpoint, resolve_device, use_bf16, world_size, write_checksums
-from .tasks import load_task, recognise
+from .tasks import _loaded_family, load_task
 from .transformer import evaluating, position_limit
 
 logger = logging.getLogger(__name__)
@@ -1362,9 +1361,7 @@ def _load(data, task, text_column, label_column, options):
     if task is not None and task not in TASKS:
         raise ValueError(f"task {task!r} is not known: {', '.join(TASKS)}")
     splits = load_task(data, task, text_column=text_column, label_column=label_column, train_examples=options.train_examples, test_examples=options.test_examples, seed=options.seed)
-    task = task or recognise(splits)
-    if task == "classification" and not isinstance(splits["train"].features["label"], ClassLabel):     # the numbers that were chosen may all be whole
-        task = "regression"
+    task = task or _loaded_family(splits)
     if (options.best or options.patience or options.threshold) and "validation" not in splits:
         order = np.random.default_rng((options.seed, 3)).permutation(len(splits["train"]))
         cut = max(1, len(order) // 10)

@@ -8,6 +8,7 @@ __all__ = ['logger', 'windows', 'PerplexityResult', 'perplexity', 'SurprisalResu
 # %% ../nbs/07_perplexity.ipynb #69a583d3
 import copy
 import csv
+import gzip
 import hashlib
 import logging
 import os
@@ -31,7 +32,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from .checkpoints import load, task_of
-from .corpora import _read as read_splits, load_corpus
+from .corpora import _format_of, _read as read_splits, load_corpus
 from .pretraining import resolve_device
 from .transformer import evaluating, fused_gelu, position_limit
 
@@ -538,8 +539,8 @@ def _as_texts(texts, text_column=None, name="texts", aligned=False):
 
 def _lines(path, text_column):
     "Every row of a file of pairs, the empty ones too; of a plain text every line is one."
-    if Path(path).suffix == ".txt":
-        with open(path, encoding="utf-8-sig") as lines:
+    if Path(path).is_file() and _format_of(path) == "text":
+        with (gzip.open if str(path).endswith(".gz") else open)(path, "rt", encoding="utf-8-sig") as lines:
             yield from (line.rstrip("\n") for line in lines)
         return
     splits = read_splits(path, text_column, None, "utf-8", True, None)
@@ -778,7 +779,8 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
     tokenizer : PreTrainedTokenizerFast, optional
         The model's tokenizer; by default that of the folder.
     sources : str, path, list or iterable, optional
-        For a sequence-to-sequence model, the source of each text: a file, a list or a stream.
+        For a sequence-to-sequence model, the source of each text: a file, a list or a stream. Row i of a file belongs to row i of the
+        texts, the empty ones too, and of plain text every line is a row; an empty target is not scored.
     text_column : str, optional
         Column of a data set or file; by default `text`.
     documents : {'each', 'joined'}

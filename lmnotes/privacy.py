@@ -1064,7 +1064,7 @@ class _Scrubber:
     def __init__(self, kinds, regions, pseudonyms, key, model):
         self.kinds, self.regions, self.replacement = kinds, regions, _replacer(pseudonyms, key)
         self.named = _name_finder(model) if "name" in kinds else None
-        self.counts, self.documents, self.characters = Counter(), 0, 0
+        self.counts, self.documents, self.characters, self.plain = Counter(), 0, 0, set()
 
     def __call__(self, text):
         self.documents, self.characters = self.documents + 1, self.characters + len(text)
@@ -1080,8 +1080,10 @@ class _Scrubber:
         "Keys of an object, cleaned; equal placeholders are numbered, so that no field is lost."
         taken, new = set(names), []
         for name in names:
-            key = base = self.label(name)
+            key = base = name if name in self.plain else self.label(name)
             number = 1
+            if key == name and len(self.plain) < 10_000:       # the same keys come again in every row
+                self.plain.add(name)
             while key != name and key in taken:
                 number += 1
                 key = f"{base} {number}"

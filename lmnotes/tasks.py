@@ -161,6 +161,12 @@ def recognise(splits, *, text_column=None, label_column=None):
     return "regression" if family == "classification" and _has_fractions(split.features[labels[0]], _values(split, labels[0])) else family
 
 
+def _loaded_family(splits):
+    "Family of what `load_task` gave: numbers to predict are a regression, also where those that were chosen are all whole."
+    family, features = recognise(splits), splits["train"].features
+    return "regression" if family == "classification" and not isinstance(features["label"], ClassLabel) else family
+
+
 def _values(split, column):
     "A column as a list of plain values."
     return split.select_columns([column]).with_format("arrow")[:].column(0).to_pylist()
@@ -469,11 +475,24 @@ def _with_dates_as_written(split, path):
     "Rows of a JSON file in which texts that were taken for dates are as they stand in the file."
     dates = [column for column, feature in split.features.items() if str(getattr(feature, "dtype", "")).startswith(("date", "time"))]
     if dates:
-        content = path.read_text(encoding="utf-8-sig")
-        rows = json.loads(content) if content.lstrip().startswith("[") else [json.loads(line) for line in content.split("\n") if line.strip()]
+        rows = _json_rows(path)
     for column in dates:
         split = split.remove_columns(column).add_column(column, [row.get(column) for row in rows], feature=Value("string"))
     return split
+
+
+def _json_rows(file):
+    "Rows of a file of JSON lines, or of one JSON list."
+    text, number = file.read_text(encoding="utf-8-sig"), 1
+    try:
+        if text.lstrip().startswith("["):
+            return json.loads(text)
+        rows = []
+        for number, line in enumerate(text.split("\n"), 1):
+            rows += [json.loads(line)] if line.strip() else []
+        return rows
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{str(file)!r}, line {max(number, error.lineno)}, is no JSON ({error.msg}): mend the line, or take it out") from None
 
 
 def _squad_rows(path):
@@ -867,7 +886,7 @@ def heuristic_predictions(splits):
         most frequent); lists of tag ids (the most frequent of each word, `O` or the most frequent of all for new words); answers (the sentence
         that shares most words with the question); texts (the first sentence of the source; of an empty source, an empty text).
     """
-    family, train, test = recognise(splits), splits["train"], splits["test"]
+    family, train, test = _loaded_family(splits), splits["train"], splits["test"]
     if family == "regression":
         return [float(np.mean(train["label"]))] * len(test)
     if family == "classification":
@@ -915,7 +934,7 @@ def heuristic_score(splits, task=None):
     Score
         Metrics of the family, without intervals.
     """
-    family, test, predictions = recognise(splits), splits["test"], heuristic_predictions(splits)
+    family, test, predictions = _loaded_family(splits), splits["test"], heuristic_predictions(splits)
     if family == "tokens":
         names = test.features["tags"].feature.names
         predictions, references = [[[names[t] for t in row] for row in side] for side in (predictions, _values(test, "tags"))]

@@ -1,5 +1,6 @@
 """Perplexity: equality with independent tools and with dense loops written apart from the package, invariances, streams, and bad input."""
 import csv
+import gzip
 import itertools
 import json
 import logging
@@ -865,8 +866,10 @@ def test_pairs_of_files_stay_pairs(tmp_path, wordpiece):
     for name, rows in (("s", sources), ("t", targets)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": r}) + "\n" for r in rows))
         (tmp_path / f"{name}.txt").write_text("".join(r + "\n" for r in rows))
+        with gzip.open(tmp_path / f"{name}.txt.gz", "wt") as file:
+            file.writelines(r + "\n" for r in rows)
     expected = quiet(model, targets, wordpiece, sources=sources).log_likelihoods
-    for kind in ("jsonl", "txt"):
+    for kind in ("jsonl", "txt", "txt.gz"):
         assert np.allclose(quiet(model, tmp_path / f"t.{kind}", wordpiece, sources=tmp_path / f"s.{kind}").log_likelihoods, expected, rtol=1e-6)
     assert np.allclose(quiet(model, targets, wordpiece, sources=sources, max_texts=2).log_likelihoods, expected[:2], rtol=1e-6)
     with pytest.raises(ValueError, match="max_texts -1"):

@@ -403,3 +403,9 @@ def test_cards_count_what_is_there(embedded):
 def test_real_data_loads_without_parameters(shared_data, name, family, sizes):
     loaded = load_task(shared_data / name)
     assert recognise(loaded) == family and {s: len(d) for s, d in loaded.items()} == sizes
+
+
+def test_numbers_stay_numbers_where_the_chosen_ones_are_whole():
+    "The baseline of a regression does not look at labels to learn its family."
+    splits = {s: Dataset.from_dict({"text": ["a", "b", "c"], "label": [1.0, 2.0, 3.0]}) for s in ("train", "test")}
+    assert heuristic_predictions(splits) == [2.0] * 3

@@ -49,8 +49,8 @@ test: $(VENV)/.dev
 	@$(BIN)/python tools/check.py
 	@echo "== every notebook runs, each from an empty folder, with the wheel"
 	@$(BIN)/python tools/run_notebooks.py --check --wheel --jobs 2
-	@echo "== tests"
-	@$(BIN)/python -m pytest tests
+	@echo "== tests, as many at a time as there are cores (eight at most)"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test-oldest:
 	@$(MAKE) --no-print-directory VENV=.venv-oldest .venv-oldest/.oldest

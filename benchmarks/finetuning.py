@@ -130,12 +130,14 @@ def speed(model, folder, args, narrow):
         if narrow:
             sides["ours, bf16"] = lambda: ours(precision="bf16")
             sides["ours, bf16, compiled"] = lambda: ours(precision="bf16", compile=True)
-        first = None
+        seconds = {}
         for side, run in sides.items():
             found = run()
-            first = first or found
+            seconds[side] = found["seconds"], found["cpu_seconds"]
+            first, half = seconds["recipe, fp32, padded to 128"], seconds.get("recipe, bf16, dynamic padding")
             rows.append({"part": "speed", "data": name, "side": side, "examples_per_second": examples / found["seconds"], "examples_per_cpu_second": examples / found["cpu_seconds"],
-                         metric: found["score"], "times_recipe": first["seconds"] / found["seconds"], "times_recipe_cpu": first["cpu_seconds"] / found["cpu_seconds"], **choices, "train_examples": len(splits["train"])})
+                         metric: found["score"], "times_recipe": first[0] / found["seconds"], "times_recipe_cpu": first[1] / found["cpu_seconds"],
+                         **({"times_recipe_bf16": half[0] / found["seconds"]} if half else {}), **choices, "train_examples": len(splits["train"])})
             print(rows[-1], flush=True)
     return rows
 
@@ -296,11 +298,12 @@ def draw_value(rows):
 # ---- the report
 
 def machine():
-    "Date, processor, versions."
+    "Date, processor, versions, in one line."
     import transformers
     name = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine()) if Path("/proc/cpuinfo").exists() else platform.machine()
-    return {"date": datetime.date.today().isoformat(), "machine": f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads", "python": platform.python_version(),
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "datasets": importlib.metadata.version("datasets")}}
+    versions = {"Python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__, "datasets": importlib.metadata.version("datasets")}
+    return (f"{datetime.date.today().isoformat()}, {name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {'bf16 in hardware' if computes_bf16() else 'no bf16 in hardware'}, "
+            + ", ".join(f"{k} {v}" for k, v in versions.items()))
 
 
 def computes_bf16():
@@ -311,12 +314,12 @@ def computes_bf16():
 
 def report(result):
     "The results as a table for each part."
-    lines = ["# Fine-tuning", "", f"{result['date']}, {result['machine']}, Python {result['python']}, " + ", ".join(f"{k} {v}" for k, v in result["versions"].items()) + ".", result["note"], ""]
+    lines = ["# Fine-tuning", "", "Made by `python benchmarks/finetuning.py`; each part has the date and the machine of its own run.", ""]
     for part in dict.fromkeys(row["part"] for row in result["rows"]):
         rows = [{k: v for k, v in row.items() if k != "part"} for row in result["rows"] if row["part"] == part]
         names = list(dict.fromkeys(k for row in rows for k in row))
         shown = lambda v: "" if v is None else f"{v:.4g}" if isinstance(v, float) else "[" + ", ".join(f"{x:.3f}" for x in v) + "]" if isinstance(v, (list, tuple)) else ", ".join(f"{k} {x:.3g}" if isinstance(x, float) else f"{k} {x}" for k, x in v.items()) if isinstance(v, dict) else str(v)
-        lines += [f"## {part}", "", "| " + " | ".join(n.replace("_", " ") for n in names) + " |", "|" + "---|" * len(names), *("| " + " | ".join(shown(row.get(n)) for n in names) + " |" for row in rows), ""]
+        lines += [f"## {part}", "", f"{result['machines'][part]}.", "", "| " + " | ".join(n.replace("_", " ") for n in names) + " |", "|" + "---|" * len(names), *("| " + " | ".join(shown(row.get(n)) for n in names) + " |" for row in rows), ""]
     return "\n".join(lines)
 
 
@@ -333,14 +336,13 @@ def main():
     parser.add_argument("--bf16", choices=["auto", "yes", "no"], default="auto", help="measure bfloat16 (auto: where the processor computes in it)")
     args = parser.parse_args()
     narrow = args.bf16 == "yes" or args.bf16 == "auto" and computes_bf16()
-    before = json.loads((RESULTS / "finetuning.json").read_text())["rows"] if (RESULTS / "finetuning.json").exists() else []
+    before = json.loads((RESULTS / "finetuning.json").read_text(encoding="utf-8")) if (RESULTS / "finetuning.json").exists() else {"machines": {}, "rows": []}
     with tempfile.TemporaryDirectory() as folder:
         model = minilm(folder)
         for part in args.only:
             rows = {"speed": lambda: speed(model, folder, args, narrow), "predict": lambda: predict(model, folder, args), "squad": lambda: squad(model, folder, args),
                     "thucnews": lambda: thucnews(folder, args), "value": lambda: value(folder, args)}.get(part, lambda: real(part, model, folder, args))()
-            before = [row for row in before if row["part"] != part] + rows
-            result = {**machine(), "rows": before, "note": "" if narrow else "bfloat16 was not measured: this processor has no instructions for it, and emulates it."}
+            result = before = {"machines": {**before["machines"], part: machine()}, "rows": [row for row in before["rows"] if row["part"] != part] + rows}
             if not args.quick:                                                          # after each part: nothing is lost where one is stopped
                 RESULTS.mkdir(exist_ok=True)
                 (RESULTS / "finetuning.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

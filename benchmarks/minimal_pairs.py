@@ -6,6 +6,7 @@ minicons 0.3.39 needs transformers 4, so it runs in an environment of its own, i
 scores the same sentences; both sides take turns, and only scoring is timed (best of three). Values must agree.
 """
 import argparse
+import copy
 import datetime
 import json
 import os
@@ -67,8 +68,10 @@ def as_version_4(folder):
 
 def side_by_side(folder, masked, pairs, batches, python, threads):
     "Seconds of both sides, in turns, and the largest difference of a margin."
+    import torch
     from lmnotes.benchmarks import load_pairs, minimal_pairs
     from lmnotes.checkpoints import load
+    from lmnotes.pretraining import use_bf16
     data = load_pairs(pairs)
     texts = [s for p in data for s in (p["good"], p["bad"])]
     model, tokenizer = load(folder, device="cpu")
@@ -83,24 +86,32 @@ def side_by_side(folder, masked, pairs, batches, python, threads):
                 return json.loads(line[7:])
         raise RuntimeError(f"minicons ended with code {worker.wait()}")
 
-    def ours(some):
+    def ours(some, model=model):
         start = time.perf_counter()
         margins = minimal_pairs(model, some, tokenizer, device="cpu", progress=False).margins
         return {"seconds": time.perf_counter() - start, "values": margins}
+    half = copy.deepcopy(model).bfloat16() if use_bf16("auto", torch.device("cpu")) else None
     theirs(batches[0], texts[:2]), ours(data.select(range(2)))                        # warm
     found = {b: [] for b in batches}
-    mine = []
+    mine, narrow = [], []
     for _ in range(3):
         for b in batches:
             found[b].append(theirs(b, texts))
         mine.append(ours(data))
+        if half is not None:
+            narrow.append(ours(data, half))
     worker.stdin.close()
     best = {b: min(r["seconds"] for r in runs) for b, runs in found.items()}
     fast = min(best, key=best.get)
     values = found[fast][0]["values"]
     gap = max(abs((g - b) - m) for g, b, m in zip(values[::2], values[1::2], mine[0]["values"]))
     seconds = min(r["seconds"] for r in mine)
-    return {"model": Path(folder).name, "pairs": len(data), "minicons seconds": round(best[fast], 3), "its best batch": fast, "seconds": round(seconds, 3), "times faster": round(best[fast] / seconds, 1), "largest difference of a margin": float(f"{gap:.2g}")}
+    row = {"model": Path(folder).name, "pairs": len(data), "minicons seconds": round(best[fast], 3), "its best batch": fast, "seconds": round(seconds, 3), "times faster": round(best[fast] / seconds, 1), "largest difference of a margin": float(f"{gap:.2g}")}
+    if narrow:
+        seconds = min(r["seconds"] for r in narrow)
+        other = sum((a > 0) != (b > 0) for a, b in zip(mine[0]["values"], narrow[0]["values"]))
+        row |= {"bf16 seconds": round(seconds, 3), "times faster in bf16": round(best[fast] / seconds, 1), "pairs that bf16 decides otherwise": other}
+    return row
 
 
 def table(rows):

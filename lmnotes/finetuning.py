@@ -19,6 +19,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from html import escape
 from pathlib import Path
@@ -161,7 +162,23 @@ def _forward(model, tokenizer, rows, batch_tokens, take):
     with torch.inference_mode(), evaluating(model):
         for places in reversed(token_batches([len(row["input_ids"]) for row in rows], batch_tokens)):
             batch = collate([rows[i] for i in places], tokenizer)
-            take(places, model(**{name: values.to(device) for name, values in batch.items()}))
+            with _first_token(model):
+                output = model(**{name: values.to(device) for name, values in batch.items()})
+            take(places, output)
+
+
+@contextmanager
+def _first_token(model):
+    "While inside, a classifier of BERT's kind computes what follows the attention of its last block for the first token of each text only: its head reads no other."
+    inner = getattr(model, "module", model)                                     # of several processes, and of LoRA
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    part = engine._after_attention(inner) if type(inner).__name__.endswith("ForSequenceClassification") else None
+    handle = None if part is None else part.register_forward_pre_hook(lambda _, given: tuple(hidden[:, :1] for hidden in given))
+    try:
+        yield
+    finally:
+        if handle:
+            handle.remove()
 
 
 def predict_logits(model, tokenizer, texts, max_length=128, batch_tokens=None, pairs=None):
@@ -760,7 +777,8 @@ def _loss(task, model, inputs, weights=None):
     if task in _WRITING:
         return generation_loss(model, **inputs, items=1)
     labels = inputs.pop("labels")
-    logits = model(**inputs).logits.float()
+    with _first_token(model):
+        logits = model(**inputs).logits.float()
     if task == "regression":
         return ((logits[:, 0] - labels) ** 2).sum()
     if task == "multi-label":

@@ -33,7 +33,7 @@ from transformers import PreTrainedModel
 
 from .checkpoints import load, task_of
 from .corpora import _format_of, _read as read_splits, load_corpus
-from .pretraining import resolve_device
+from .pretraining import _only, resolve_device
 from .transformer import evaluating, fused_gelu, position_limit
 
 logger = logging.getLogger(__name__)
@@ -323,28 +323,13 @@ def _masked_values(model, batch, before, after, mask):
 
 
 def _logits_at(model, inputs, at):
-    "Logits at one place of each row: only these places go through the last layer's feed-forward part, and through the head."
-    base, rows, calls = model.base_model, torch.arange(len(at), device=at.device), []
-
-    def narrow(module, arguments, output):                     # of the last layer's attention; what follows it works place by place
-        first = output[0] if isinstance(output, tuple) else output
-        return (first[rows, at][:, None], *output[1:]) if isinstance(output, tuple) else first[rows, at][:, None]
-
-    def keep(module, arguments, output):
-        hidden = output.last_hidden_state
-        calls.append(1)
-        output.last_hidden_state = (hidden[:, 0] if hidden.shape[1] == 1 else hidden[rows, at])[None]
-        return output
-    if base is model:
+    "Logits at one place of each row: only these places go through the last block after its attention, and through the head."
+    rows = torch.arange(len(at), device=at.device)
+    if model.base_model is model:
         return model(input_ids=inputs).logits[rows, at]
-    last = (getattr(getattr(base, "encoder", None), "layer", None) or [None])[-1]
-    handles = [base.register_forward_hook(keep)] + [last.attention.register_forward_hook(narrow) for _ in range(hasattr(last, "feed_forward_chunk"))]
-    try:
+    with _only(model, rows * inputs.shape[1] + at) as seen:
         logits = model(input_ids=inputs).logits
-    finally:
-        for handle in handles:
-            handle.remove()
-    return logits[0] if calls else logits[rows, at]
+    return logits[0] if seen else logits[rows, at]
 
 
 def _specials(tokenizer):

@@ -459,15 +459,35 @@ def language_model_loss(model, input_ids, labels, causal=False, items=None, docu
 
 @contextmanager
 def _only(model, chosen):
-    "While inside, the head of the model sees the vectors of the chosen tokens only, as one row."
+    "While inside, what follows the attention of the last block sees the vectors of the chosen tokens only, as one row; gives a list that has an entry once it did."
+    base, seen = model.base_model, []
+    pick = lambda hidden: hidden.flatten(0, 1)[chosen][None]
+
     def keep(module, inputs, output):
-        output.last_hidden_state = output.last_hidden_state.flatten(0, 1)[chosen][None]
+        if not seen:
+            output.last_hidden_state = pick(output.last_hidden_state)
+        seen.append("head")
         return output
-    handle = model.base_model.register_forward_hook(keep)
+    part = _after_attention(model) if getattr(base, "pooler", None) is None else None
+    handles = [base.register_forward_hook(keep)]
+    if part is not None:
+        handles.append(part.register_forward_pre_hook(lambda _, given: seen.append("block") or tuple(map(pick, given))))
     try:
-        yield
+        yield seen
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+
+def _after_attention(model):
+    "What follows the attention in the last block, where it works on each place by itself and can be handed some of them; None where it cannot."
+    base = model.base_model
+    if base.config.model_type not in ("bert", "roberta", "xlm-roberta", "camembert", "electra"):
+        return None
+    block = base.encoder.layer[-1]
+    if block._compiled_call_impl or getattr(block, "gradient_checkpointing", False):        # compiled code would be made anew for each number of places
+        return None
+    return block.attention.output
 
 # %% ../nbs/05_pretraining.ipynb #208204d7
 def inside_documents(model, documents, causal):
@@ -1792,11 +1812,24 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     run = _new_run(identity, model, options, device, causal, budget or _epochs(options, blocks))
     model = shard(model, arguments.device) if options.sharded else model.to(arguments.device)
     try:
-        with fused_gelu(model):
+        with fused_gelu(model), _plain_attention(model, options, run["bf16"]):
             trainer, loss_after = _train(model, tokenizer, blocks, held, causal, arguments, Path(output_dir), options, checkpoint, saved, run)
     finally:
         _forget(arguments)
     return _finish_run(trainer, tokenizer, Path(output_dir), options, run, causal, loss_after, blocks)
+
+
+@contextmanager
+def _plain_attention(model, options, bf16):
+    "While inside, a CPU computes attention over short blocks in bf16 by plain matrix products: its fused kernel is slower there, forward and backward."
+    plain = bf16 and next(model.parameters()).device.type == "cpu" and options.block_size <= 256 and not options.document_attention and model.config._attn_implementation == "sdpa"
+    if plain:
+        model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        if plain:
+            model.set_attn_implementation("sdpa")
 
 
 def _budget(options):
@@ -1816,6 +1849,9 @@ def _new_run(identity, model, options, device, causal, steps):
     try:
         predicted = 1.0 if causal else (options.mask_rate + (options.mask_rate_end or options.mask_rate)) / 2
         flops, peak = flops_per_token(model.config, options.block_size, predicted), peak_flops(device, bf16)
+        if not causal and not options.next_sentence and _after_attention(model) is not None:      # of the last block's matrices all but query, key and value see the predicted places only
+            block = model.base_model.encoder.layer[-1]
+            flops -= 6 * (1 - predicted) * sum(p.numel() for part in (block.attention.output, block.intermediate, block.output) for p in part.parameters() if p.ndim == 2)
     except (AttributeError, TypeError):                                          # an architecture that cannot be counted
         flops, peak = None, None
     return {"history": [], "identity": identity, "evaluated": 0, "best": None, "waited": 0, "loss_before": None, "steps": steps, "bf16": bf16, "flops": flops,

@@ -130,6 +130,7 @@ def engine(model, blocks, tokenizer, timer, **changes):
     arguments.max_steps = options.steps
     if options.compile:
         pretraining._compile_layers(model)
+    pretraining._plain_attention(model, options, arguments.bf16).__enter__()                       # as pretrain does; the model is not used afterwards
     trainer = pretraining._Trainer(options, False, clock, model=model, args=arguments, train_dataset=Batches(blocks, tokenizer, False, 0.15, 0, options.steps * options.batch_size),
                                    data_collator=Batches.collate, callbacks=[timer])
     for callback in (PrinterCallback, ProgressCallback):

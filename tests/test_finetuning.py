@@ -14,8 +14,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import (AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, BertConfig, BertForMaskedLM,
+from transformers import (AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, BertConfig, BertForMaskedLM,
                           BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification, GPT2Config, GPT2LMHeadModel, pipeline)
 
 from lmnotes import finetuning
@@ -128,6 +129,32 @@ def test_logits_do_not_depend_on_the_batch(tokenizer):
         predict_tags(model, tokenizer, [["a"]])
     with pytest.raises(ValueError, match="2 texts and 1 pairs"):
         predict_logits(model, tokenizer, ["a", "b"], pairs=["c"])
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_classifiers_last_block_works_at_the_first_token_only(kind, method):
+    torch.manual_seed(1)
+    sizes = dict(vocab_size=99, num_labels=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **SIZES)
+    if kind == "distilbert":
+        sizes = dict(vocab_size=99, num_labels=3, dim=32, n_layers=2, n_heads=2, hidden_dim=64, dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0)
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **sizes)).train()
+    [setattr(m, "p", 0.0) for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+    part, seen = None if kind == "distilbert" else model.base_model.encoder.layer[-1].attention.output, []
+    if part is not None:
+        part.register_forward_hook(lambda _, given, output: seen.append(output.shape[:2]))
+    if method == "lora":
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=["query", "value"] if part is not None else ["q_lin", "v_lin"], task_type="SEQ_CLS"))
+    inputs = {"input_ids": torch.randint(5, 99, (4, 11)), "attention_mask": (torch.arange(11) < torch.tensor([[11], [7], [3], [9]])).long(), "labels": torch.tensor([0, 2, 1, 1])}
+
+    def gradients(loss):
+        model.zero_grad()
+        loss.backward()
+        return loss.item(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    ours, some = gradients(finetuning._loss("classification", model, inputs))
+    theirs, others = gradients(model(**inputs).loss * 4)
+    assert ours == pytest.approx(theirs, abs=1e-5) and len(some) == len(others) > 2 and all(torch.allclose(a, b, atol=1e-5) for a, b in zip(some, others))
+    assert part is None or seen == [(4, 1), (4, 11)]
 
 
 def test_tags_are_those_of_the_first_sub_words(tokenizer):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining, GPT2Config
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining, GPT2Config
 
 from lmnotes import pretraining
 from lmnotes.pretraining import (Batches, Blocks, Muon, MuonAdamW, PretrainingOptions, choose_tokens, damaged_files, fast_config, language_model_loss, learning_rate_factor, mask_block, pack,
@@ -221,6 +221,48 @@ def test_masked_only_loss_is_the_dense_loss(preset, vocab_size):
     assert abs(language_model_loss(model, ids, labels, items=2 * (labels != -100).sum()).item() - dense.item() / 2) < 1e-5
     empty = language_model_loss(model, ids, torch.full_like(ids, -100))
     assert empty.item() == 0
+
+
+SMALL = dict(vocab_size=99, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, max_position_embeddings=40, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "camembert", "electra", "modernbert", "distilbert"])
+@pytest.mark.parametrize("state", ["plain", "checkpointed", "compiled"])
+def test_the_last_block_works_at_the_masked_places_only(kind, state):
+    torch.manual_seed(1)
+    sizes = {"distilbert": dict(vocab_size=99, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=40, dropout=0.0, attention_dropout=0.0),
+             "modernbert": {k: v for k, v in SMALL.items() if "dropout" not in k} | dict(pad_token_id=0, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2)}
+    model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(kind, **sizes.get(kind, SMALL))).train()
+    if state == "checkpointed":
+        model.gradient_checkpointing_enable()
+    if state == "compiled":
+        model.base_model.encoder.layer[-1].compile(backend="eager") if kind not in sizes else pytest.skip("this kind has no such part")
+    ids = torch.randint(5, 99, (4, 16))
+    labels = torch.where(torch.rand(4, 16) < 0.2, ids, -100)
+    part, seen = None if kind in sizes else model.base_model.encoder.layer[-1].attention.output, []
+    if part is not None:
+        part.register_forward_hook(lambda _, given, output: seen.append(output.shape[:2]))
+
+    def gradients(loss):
+        model.zero_grad()
+        loss.backward()
+        return loss.item(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    (ours, some), (dense, others) = gradients(language_model_loss(model, ids, labels)), gradients(model(input_ids=ids, labels=labels).loss)
+    assert abs(ours - dense) < 1e-5 and len(some) == len(others) and all(torch.allclose(a, b, atol=1e-6) for a, b in zip(some, others))
+    if part is not None:
+        assert seen[0] == ((1, (labels != -100).sum()) if state == "plain" else (4, 16)) and seen[-1] == (4, 16)     # nothing is left behind
+
+
+def test_short_blocks_in_bf16_take_plain_attention(corpus, tokenizer, tmp_path, monkeypatch):
+    seen = []
+    loss = pretraining.language_model_loss
+    monkeypatch.setattr(pretraining, "language_model_loss", lambda model, *a, **k: seen.append(model.config._attn_implementation) or loss(model, *a, **k))
+    for precision, block, inside, expected in (("bf16", 16, False, "eager"), ("fp32", 16, False, "sdpa"), ("bf16", 16, True, "sdpa"), ("bf16", 264, False, "sdpa")):
+        seen.clear()
+        model = AutoModelForMaskedLM.from_config(model_config("bert-tiny", len(tokenizer), 264))
+        result = pretrain(corpus, tokenizer, model, tmp_path / "m", steps=2, block_size=block, batch_size=2, precision=precision, document_attention=inside, validation_blocks=2,
+                          evaluations=0, device="cpu", overwrite=True)
+        assert set(seen) == {expected} and model.config._attn_implementation == "sdpa" and math.isfinite(result.loss_after)
 
 
 def test_next_sentence_loss_is_the_librarys(tokenizer):

@@ -130,11 +130,13 @@ def engine(model, blocks, tokenizer, timer, **changes):
     arguments.max_steps = options.steps
     if options.compile:
         pretraining._compile_layers(model)
-    pretraining._plain_attention(model, options, arguments.bf16).__enter__()                       # as pretrain does; the model is not used afterwards
+    attention = pretraining._plain_attention(model, options, arguments.bf16)                        # as pretrain does; kept with the trainer, or it would end here
+    attention.__enter__()
     trainer = pretraining._Trainer(options, False, clock, model=model, args=arguments, train_dataset=Batches(blocks, tokenizer, False, 0.15, 0, options.steps * options.batch_size),
                                    data_collator=Batches.collate, callbacks=[timer])
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
+    trainer.attention = attention
     return trainer
 
 

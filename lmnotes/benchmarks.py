@@ -17,13 +17,13 @@ import re
 import shutil
 import zipfile
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from html import escape
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 import torch
-import torch.nn.functional as F
 import transformers
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, get_dataset_config_names, load_dataset
 from tqdm.auto import tqdm
@@ -33,10 +33,10 @@ from .checkpoints import info, load, task_of
 from .corpora import check_output_dir
 from .finetuning import FinetuningOptions, finetune, predict_logits
 from .metrics import accuracy, matthews_correlation, mcnemar, paired_bootstrap, pearson, precision_recall_f1, spearman
-from .perplexity import perplexity
+from .perplexity import _log_probs, _logits_at, _tiled, perplexity
 from .pretraining import damaged_files, resolve_device, write_aside, write_checksums
 from .tasks import _json_rows
-from .transformer import position_limit
+from .transformer import fused_gelu, position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -175,32 +175,23 @@ def _continuations(model, rows, starts, batch_tokens=8192, greedy=False, progres
             last.append(i)
         else:
             batches.append([i])
-    for batch in tqdm(batches, desc=what, unit="batch", disable=not progress):
-        inputs = torch.tensor([rows[i] for i in batch], device=model.device)
-        row, place = torch.tensor([(j, p) for j, i in enumerate(batch) for p in range(starts[i], len(rows[i]))], device=model.device).unbind(1)
-        logits, targets = _logits_at(model, inputs[:, :-1], row, place - 1), inputs[row, place]
-        at = np.asarray(batch)[row.cpu().numpy()]
-        np.add.at(totals, at, -F.cross_entropy(logits.float(), targets, reduction="none").double().cpu().numpy())
-        if greedy:
-            np.logical_and.at(best, at, (logits.argmax(-1) == targets).cpu().numpy())
+    with fused_gelu(model):
+        for batch in tqdm(batches, desc=what, unit="batch", disable=not progress):
+            inputs = torch.tensor([rows[i] for i in batch], device=model.device)
+            row, place = torch.tensor([(j, p) for j, i in enumerate(batch) for p in range(starts[i], len(rows[i]))], device=model.device).unbind(1)
+            targets, at = inputs[row, place], np.asarray(batch)[row.cpu().numpy()]
+            run = partial(_logits_at, model, inputs[:, :-1], row * (inputs.shape[1] - 1) + place - 1, use_cache=False)
+            values = None if greedy else _tiled(model, run, targets)
+            if values is None:
+                logits = run()
+                values = _log_probs(logits, targets)
+            np.add.at(totals, at, values)
+            if greedy:
+                np.logical_and.at(best, at, (logits.argmax(-1) == targets).cpu().numpy())
     bad = np.flatnonzero(~np.isfinite(totals))
     if len(bad):
         raise FloatingPointError(f"the model gives no number for text {bad[0]}: its weights are damaged, or their type is too narrow; try float32")
     return totals, best
-
-
-def _logits_at(model, inputs, row, place):
-    "Logits at some places of a batch; where the head can be reached alone it sees these places only."
-    def keep(module, arguments, output):
-        if hasattr(output, "last_hidden_state"):
-            output.last_hidden_state = output.last_hidden_state[row, place][None]
-        return output
-    handle = model.base_model.register_forward_hook(keep)
-    try:
-        logits = model(input_ids=inputs, use_cache=False).logits
-    finally:
-        handle.remove()
-    return logits[0] if logits.shape[:2] == (1, len(row)) else model(input_ids=inputs, use_cache=False).logits[row, place]
 
 # %% ../nbs/10_benchmarks.ipynb #e7d86ade
 def _opened(model, tokenizer, device):

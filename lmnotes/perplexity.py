@@ -317,19 +317,16 @@ def _masked_values(model, batch, before, after, mask):
         hidden |= (words == words[each, at][:, None]) & (columns > at[:, None])
     rows[hidden] = mask
     inputs = np.hstack([np.tile(np.array(before, np.int64), (len(batch), 1)), rows, np.tile(np.array(after, np.int64), (len(batch), 1))])
-    run = partial(_logits_at, model, torch.from_numpy(inputs).to(model.device), torch.from_numpy(at + len(before)).to(model.device))
+    run = partial(_logits_at, model, torch.from_numpy(inputs).to(model.device), torch.from_numpy(each * inputs.shape[1] + at + len(before)).to(model.device))
     values = None if model.base_model is model else _tiled(model, run, targets)
     return _log_probs(run(), targets.to(model.device)) if values is None else values
 
 
-def _logits_at(model, inputs, at):
-    "Logits at one place of each row: only these places go through the last block after its attention, and through the head."
-    rows = torch.arange(len(at), device=at.device)
-    if model.base_model is model:
-        return model(input_ids=inputs).logits[rows, at]
-    with _only(model, rows * inputs.shape[1] + at) as seen:
-        logits = model(input_ids=inputs).logits
-    return logits[0] if seen else logits[rows, at]
+def _logits_at(model, inputs, chosen, **more):
+    "Logits at some places, counted through all rows: where it is possible only these go through the last block after its attention, and through the head."
+    with _only(model, chosen) as seen:
+        logits = model(input_ids=inputs, **more).logits
+    return logits[0] if seen else logits.flatten(0, 1)[chosen]
 
 
 def _specials(tokenizer):

@@ -464,9 +464,9 @@ def _only(model, chosen):
     pick = lambda hidden: hidden.flatten(0, 1)[chosen][None]
 
     def keep(module, inputs, output):
-        if not seen:
+        if hasattr(output, "last_hidden_state") and not seen:
             output.last_hidden_state = pick(output.last_hidden_state)
-        seen.append("head")
+            seen.append("head")
         return output
     part = _after_attention(model) if getattr(base, "pooler", None) is None else None
     handles = [base.register_forward_hook(keep)]

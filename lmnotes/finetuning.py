@@ -927,7 +927,8 @@ class _Trainer(engine._Trainer):
         return parts, self.items
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss = _loss(self.task, model, inputs, self.weights) / self.items.clamp(min=1)
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
+            loss = _loss(self.task, model, inputs, self.weights) / self.items.clamp(min=1)
         self.losses[-1] += loss.detach()
         return loss * world_size()                       # gradients are averaged over processes
 
@@ -1460,7 +1461,11 @@ def _train(task, model, tokenizer, rows, splits, arguments, output_dir, options,
     "Run the trainer; give it."
     clock, held = engine._Clock(run["steps"], None), splits.get("validation")
     arguments.max_steps, arguments.learning_rate = run["steps"], run["learning_rate"]
-    measure, run["metric"], run["sign"] = _validation(task, model, tokenizer, held, options)
+    examine, run["metric"], run["sign"] = _validation(task, model, tokenizer, held, options)
+
+    def measure():
+        with torch.autocast(arguments.device.type, torch.bfloat16, enabled=run["bf16"]):
+            return examine()
     if held is None:
         run["evaluated"] = 10**9                                                # nothing to validate on
     if options.compile:
@@ -1529,7 +1534,9 @@ def _class_weights(task, train, options, device):
 
 # %% ../nbs/09_finetuning.ipynb #a526f18a
 def _finish(task, trainer, adapter, model, tokenizer, splits, output_dir, options, run, parent):
-    "Thresholds, scores on the test split, the folder."
+    "Thresholds, scores on the test split, the folder; scored is what is saved, in its own type."
+    for block in engine._blocks(model):
+        block._compiled_call_impl = None                                        # compiled for the type and the lengths of training
     choices = {"learning_rate": run["learning_rate"], "batch_tokens": run["budget"], **_thresholds(task, model, tokenizer, splits, options)}
     test, names = splits["test"], _names(task, splits["train"])
     predictions, references = _answers(task, model, tokenizer, test, options), _truths(task, test)

@@ -445,16 +445,47 @@ def language_model_loss(model, input_ids, labels, causal=False, items=None, docu
     if documents is not None:
         inputs.update(inside_documents(model, documents, causal))
     if causal:
-        logits, targets = model(input_ids=input_ids, **inputs).logits[:, :-1], labels[:, 1:].flatten()
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum") / (targets.ne(-100).sum().clamp(min=1) if items is None else items)
+        logits, targets = model(input_ids=input_ids, **inputs).logits, F.pad(labels[:, 1:], (0, 1), value=-100).flatten()
+        return _cross_entropy(logits.flatten(0, 1), targets, targets.ne(-100).sum().clamp(min=1) if items is None else items)
     chosen = (labels != -100).flatten().nonzero().squeeze(1)
     with _only(getattr(model, "module", model), chosen):
         output = model(input_ids=input_ids, **inputs)
     logits = output.logits if "logits" in output else output.prediction_logits
-    loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten()[chosen], reduction="sum") / (max(1, len(chosen)) if items is None else items)
+    loss = _cross_entropy(logits.flatten(0, 1), labels.flatten()[chosen], max(1, len(chosen)) if items is None else items)
     if next_sentence_label is None or "seq_relationship_logits" not in output:
         return loss
     return loss + share * F.cross_entropy(output.seq_relationship_logits.float(), next_sentence_label)
+
+
+_LOGITS = 2**23                 # more than these are worth a part at a time; a part holds an eighth of them
+
+
+def _cross_entropy(logits, targets, items):
+    "Sum of the targets' surprisals, divided by `items`; -100 is left out."
+    if logits.device.type == "cpu" and logits.requires_grad and logits.numel() > _LOGITS:
+        return _CrossEntropy.apply(logits, targets, 1 / float(items))
+    return F.cross_entropy(logits.float(), targets, reduction="sum") / items
+
+
+class _CrossEntropy(torch.autograd.Function):
+    "The same for many logits: a part of them at a time is turned into its loss and at once into its gradient, while it is in the cache."
+
+    @staticmethod
+    def forward(ctx, logits, targets, share):
+        rows, loss, gradient = max(1, _LOGITS // 8 // logits.shape[1]), torch.zeros(()), torch.empty_like(logits)
+        for part, target, out in zip(logits.split(rows), targets.split(rows), gradient.split(rows)):
+            kept, at, part = share * (target != -100)[:, None], target.clamp(min=0)[:, None], part.float()
+            total = part.logsumexp(1, keepdim=True)
+            loss += ((total - part.gather(1, at)) * kept).sum()
+            p = (part - total).exp_()
+            out.copy_(p.scatter_add_(1, at, torch.full_like(total, -1)).mul_(kept))
+        ctx.save_for_backward(gradient)
+        return loss
+
+    @staticmethod
+    def backward(ctx, above):
+        gradient, = ctx.saved_tensors
+        return gradient if above == 1 else gradient * above.to(gradient.dtype), None, None
 
 
 @contextmanager
@@ -1112,6 +1143,7 @@ class _Trainer(Trainer):
         super().__init__(**kwargs)
         self.options, self.causal, self.clock, self.losses, self.items, self.grad_norm = options, causal, clock, [], 1, None
         self.model_accepts_loss_kwargs = True            # our loss is divided by the tokens of the whole step already
+        self.accelerator.native_amp = False              # it would turn all logits into float32; compute_loss chooses the type by itself
         self.sharded = getattr(options, "sharded", False)
         if self.sharded:
             self.accelerator.prepare_model = lambda model, *_, **__: model          # the model talks to the other processes itself
@@ -1130,7 +1162,8 @@ class _Trainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         part = 1 / (world_size() * self.options.accumulation)
-        loss = language_model_loss(model, **inputs, causal=self.causal, items=self.items.clamp(min=1), share=part)
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
+            loss = language_model_loss(model, **inputs, causal=self.causal, items=self.items.clamp(min=1), share=part)
         self.losses[-1] += loss.detach()
         return loss * world_size()                       # gradients are averaged over processes
 

@@ -223,6 +223,28 @@ def test_masked_only_loss_is_the_dense_loss(preset, vocab_size):
     assert empty.item() == 0
 
 
+@pytest.mark.parametrize("family", ["causal", "masked"])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_many_logits_in_parts_have_the_same_gradients(family, bf16, monkeypatch):
+    torch.manual_seed(1)
+    model = AutoModelForMaskedLM.from_config(model_config("bert-tiny", 97, 64)) if family == "masked" else AutoModelForCausalLM.from_config(fast_config(97, layers=2, hidden=32, heads=2, block_size=64))
+    ids = torch.randint(0, 97, (4, 32))
+    labels = torch.where(torch.rand(4, 32) < 0.5, ids, -100)
+
+    def gradients(logits, items=None):
+        monkeypatch.setattr(pretraining, "_LOGITS", logits)
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = 3 * language_model_loss(model, ids, labels, causal=family == "causal", items=items)
+        loss.backward()
+        return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    for items in (None, torch.tensor(7)):
+        (ours, some), (theirs, others) = gradients(800, items), gradients(10**9, items)
+        assert ours == pytest.approx(theirs, rel=1e-5) and (some - others).norm() <= (1e-2 if bf16 else 1e-6) * others.norm()
+    with torch.no_grad():
+        assert language_model_loss(model, ids, labels, causal=family == "causal").item() == pytest.approx(theirs / 3 * 7 / float((labels[:, 1:] if family == "causal" else labels).ne(-100).sum()), rel=2e-2)
+
+
 SMALL = dict(vocab_size=99, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, max_position_embeddings=40, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 
 

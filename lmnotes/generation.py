@@ -26,6 +26,7 @@ from transformers import (AutoConfig, AutoModel, AutoModelForCausalLM, AutoModel
                           TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
 
 from .checkpoints import model_tokenizer, new_layer_expected, task_of
+from .pretraining import _cross_entropy
 from .transformer import evaluating, position_limit
 
 logger = logging.getLogger(__name__)
@@ -336,7 +337,7 @@ def generation_loss(model, input_ids, labels, items=None, **inputs):
     else:
         wanted, targets = F.pad(labels[:, 1:] != IGNORED, (0, 1)), labels[:, 1:][labels[:, 1:] != IGNORED]
     logits = _logits_at(model, wanted, input_ids=input_ids, use_cache=False, **inputs)
-    return F.cross_entropy(logits.float(), targets, reduction="sum") / (max(1, len(targets)) if items is None else items)
+    return _cross_entropy(logits, targets, max(1, len(targets)) if items is None else items)
 
 
 def _logits_at(model, wanted, **inputs):

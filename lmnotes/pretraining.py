@@ -582,10 +582,13 @@ class Muon(torch.optim.Optimizer):
         Parameters with two dimensions.
     lr, weight_decay, momentum : float
         Step size on AdamW's scale, decoupled decay, and momentum (Nesterov's).
+    precision : str
+        `fp32`, or `auto`: the iteration in bf16 where the machine computes in it.
     """
 
-    def __init__(self, matrices, lr=2e-3, weight_decay=0.01, momentum=0.95):
+    def __init__(self, matrices, lr=2e-3, weight_decay=0.01, momentum=0.95, precision="auto"):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.precision = precision
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -601,7 +604,7 @@ class Muon(torch.optim.Optimizer):
                     stacks.setdefault((p.shape, p.device), []).append(p)
             for (shape, device), alike in stacks.items():
                 for some in [[p] for p in alike] if isinstance(alike[0], DTensor) else [alike]:      # sharded ones whole, but one at a time
-                    self._move(some, 0.2 * math.sqrt(max(shape)), use_bf16("auto", device), **group)
+                    self._move(some, 0.2 * math.sqrt(max(shape)), self.precision != "fp32" and use_bf16("auto", device), **group)
 
     def _move(self, alike, scale, bf16, lr, weight_decay, momentum, **_):
         updates = torch.stack([_whole(p.grad.lerp(self.state[p]["momentum_buffer"], momentum)) for p in alike])
@@ -685,16 +688,18 @@ class MuonAdamW(torch.optim.Optimizer):
         Step size, on AdamW's scale for both.
     weight_decay : float
         Decoupled decay of matrices; embeddings, biases and normalisations have none.
+    precision : str
+        Of Muon's iteration: `fp32`, or `auto` for bf16 where the machine computes in it.
     """
 
-    def __init__(self, model, learning_rate, weight_decay):
+    def __init__(self, model, learning_rate, weight_decay, precision="auto"):
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         hidden = [p for n, p in named if p.ndim == 2 and ".layer" in n.replace(".h.", ".layer.") and "embed" not in n]
         inside = {id(p) for p in hidden}
         rest = [p for n, p in named if id(p) not in inside]
         self.parts = [torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
         if hidden:
-            self.parts.append(Muon(hidden, lr=learning_rate, weight_decay=weight_decay))
+            self.parts.append(Muon(hidden, lr=learning_rate, weight_decay=weight_decay, precision=precision))
         super().__init__(rest + hidden, {"lr": learning_rate})
         self.param_groups = [g for part in self.parts for g in part.param_groups]
 
@@ -722,7 +727,7 @@ class MuonAdamW(torch.optim.Optimizer):
 def _make_optimizer(model, options):
     "The optimizer that the options name."
     if options.optimizer == "muon":
-        return MuonAdamW(model, options.learning_rate, options.weight_decay)
+        return MuonAdamW(model, options.learning_rate, options.weight_decay, options.precision)
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
     rest = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": rest, "weight_decay": 0.0}]
@@ -1882,9 +1887,9 @@ def _new_run(identity, model, options, device, causal, steps):
     try:
         predicted = 1.0 if causal else (options.mask_rate + (options.mask_rate_end or options.mask_rate)) / 2
         flops, peak = flops_per_token(model.config, options.block_size, predicted), peak_flops(device, bf16)
-        if not causal and not options.next_sentence and _after_attention(model) is not None:      # of the last block's matrices all but query, key and value see the predicted places only
-            block = model.base_model.encoder.layer[-1]
-            flops -= 6 * (1 - predicted) * sum(p.numel() for part in (block.attention.output, block.intermediate, block.output) for p in part.parameters() if p.ndim == 2)
+        if not (causal or options.next_sentence or options.compile) and _after_attention(model) is not None:       # only query, key and value of the last block see all places
+            matrices = {n: p for n, p in model.base_model.encoder.layer[-1].named_parameters() if p.ndim == 2}
+            flops -= 6 * (1 - predicted) * sum(p.numel() for n, p in matrices.items() if ".self." not in n)
     except (AttributeError, TypeError):                                          # an architecture that cannot be counted
         flops, peak = None, None
     return {"history": [], "identity": identity, "evaluated": 0, "best": None, "waited": 0, "loss_before": None, "steps": steps, "bf16": bf16, "flops": flops,

@@ -69,7 +69,7 @@ notebooks: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	@rm -rf _proc
-	@PYTHONPATH="$(CURDIR)" $(BIN)/nbdev_proc_nbs
+	@PYTHONPATH="$(CURDIR)" $(BIN)/python tools/prepare_pages.py
 	@if command -v quarto >/dev/null; then rm -rf _docs && (cd _proc && quarto render --no-cache) && mv _proc/_docs _docs && $(WITHOUT_CDN) _docs/*.html _docs/*/*.html && rm _docs/*.bak _docs/*/*.bak && echo "The site is in _docs/."; else echo "The pages are prepared in _proc/. Rendering was skipped: Quarto is not installed (https://quarto.org)."; fi
 
 lab: $(VENV)/.dev

@@ -1436,9 +1436,9 @@ def _arguments(output_dir, options, device):
     arguments = TrainingArguments(output_dir=folder, per_device_train_batch_size=1, gradient_accumulation_steps=options.accumulation, learning_rate=options.learning_rate or 1e-4,
                                   weight_decay=options.weight_decay, max_grad_norm=options.clip, bf16=use_bf16(options.precision, device), use_cpu=device.type == "cpu",
                                   seed=options.seed, data_seed=options.seed, save_strategy="no", logging_strategy="no", eval_strategy="no", report_to=options.report_to, disable_tqdm=True,
-                                  remove_unused_columns=False, dataloader_pin_memory=device.type == "cuda", average_tokens_across_devices=False, ddp_find_unused_parameters=False)
-    arguments._n_gpu = min(1, arguments.n_gpu)                                  # one process, one device: more of them under torchrun
-    return arguments
+                                  remove_unused_columns=False, dataloader_pin_memory=device.type == "cuda", average_tokens_across_devices=False, ddp_find_unused_parameters=False,
+                                  logging_nan_inf_filter=False)
+    return engine._one_device(arguments, device)
 
 
 def _new_run(task, rows, model, parameters, options, identity, device):

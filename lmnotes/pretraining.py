@@ -446,12 +446,12 @@ def language_model_loss(model, input_ids, labels, causal=False, items=None, docu
         inputs.update(inside_documents(model, documents, causal))
     if causal:
         logits, targets = model(input_ids=input_ids, **inputs).logits, F.pad(labels[:, 1:], (0, 1), value=-100).flatten()
-        return _cross_entropy(logits.flatten(0, 1), targets, targets.ne(-100).sum().clamp(min=1) if items is None else items)
+        return _cross_entropy(logits.flatten(0, 1), targets, targets.ne(-100).sum().clamp(min=1) if items is None else items, _compiled(model))
     chosen = (labels != -100).flatten().nonzero().squeeze(1)
     with _only(getattr(model, "module", model), chosen):
         output = model(input_ids=input_ids, **inputs)
     logits = output.logits if "logits" in output else output.prediction_logits
-    loss = _cross_entropy(logits.flatten(0, 1), labels.flatten()[chosen], max(1, len(chosen)) if items is None else items)
+    loss = _cross_entropy(logits.flatten(0, 1), labels.flatten()[chosen], max(1, len(chosen)) if items is None else items, _compiled(model))
     if next_sentence_label is None or "seq_relationship_logits" not in output:
         return loss
     return loss + share * F.cross_entropy(output.seq_relationship_logits.float(), next_sentence_label)
@@ -460,32 +460,59 @@ def language_model_loss(model, input_ids, labels, causal=False, items=None, docu
 _LOGITS = 2**23                 # more than these are worth a part at a time; a part holds an eighth of them
 
 
-def _cross_entropy(logits, targets, items):
+def _cross_entropy(logits, targets, items, compiled=False):
     "Sum of the targets' surprisals, divided by `items`; -100 is left out."
-    if logits.device.type == "cpu" and logits.requires_grad and logits.numel() > _LOGITS:
-        return _CrossEntropy.apply(logits, targets, 1 / float(items))
+    if logits.requires_grad and logits.numel() > _LOGITS and (compiled or logits.device.type == "cpu"):
+        return _CrossEntropy.apply(logits, targets, 1 / torch.as_tensor(items, device=logits.device), compiled)
     return F.cross_entropy(logits.float(), targets, reduction="sum") / items
 
 
 class _CrossEntropy(torch.autograd.Function):
-    "The same for many logits: a part of them at a time is turned into its loss and at once into its gradient, while it is in the cache."
+    "The same for many logits, which become their gradient while the loss is computed: on a CPU a part of them at a time, in the cache; compiled, in one pass."
 
     @staticmethod
-    def forward(ctx, logits, targets, share):
-        rows, loss, gradient = max(1, _LOGITS // 8 // logits.shape[1]), torch.zeros(()), torch.empty_like(logits)
-        for part, target, out in zip(logits.split(rows), targets.split(rows), gradient.split(rows)):
-            kept, at, part = share * (target != -100)[:, None], target.clamp(min=0)[:, None], part.float()
-            total = part.logsumexp(1, keepdim=True)
-            loss += ((total - part.gather(1, at)) * kept).sum()
-            p = (part - total).exp_()
-            out.copy_(p.scatter_add_(1, at, torch.full_like(total, -1)).mul_(kept))
+    def forward(ctx, logits, targets, share, compiled):
+        if compiled:
+            loss, gradient = _compiled_gradient()(logits, targets, share)
+        else:
+            rows, loss, gradient = max(1, _LOGITS // 8 // logits.shape[1]), torch.zeros(()), torch.empty_like(logits)
+            for part, target, out in zip(logits.split(rows), targets.split(rows), gradient.split(rows)):
+                loss += _gradient_part(part.float(), target, share, out)
         ctx.save_for_backward(gradient)
         return loss
 
     @staticmethod
     def backward(ctx, above):
         gradient, = ctx.saved_tensors
-        return gradient if above == 1 else gradient * above.to(gradient.dtype), None, None
+        return gradient if above == 1 else gradient * above.to(gradient.dtype), None, None, None
+
+
+def _gradient_part(logits, targets, share, out):
+    "Loss of some of the logits; writes their gradient to `out`."
+    kept, at = share * (targets != -100)[:, None], targets.clamp(min=0)[:, None]
+    total = logits.logsumexp(1, keepdim=True)
+    loss = ((total - logits.gather(1, at)) * kept).sum()
+    p = (logits - total).exp_()
+    out.copy_(p.scatter_add_(1, at, torch.full_like(total, -1)).mul_(kept))
+    return loss
+
+
+def _loss_and_gradient(logits, targets, share):
+    "Loss of all logits, and its gradient in their type, in a form that a compiler fuses."
+    z, kept, at = logits.float(), share * (targets != -100)[:, None], targets.clamp(min=0)[:, None]
+    total = z.logsumexp(1, keepdim=True)
+    p = (z - total).exp() - (torch.arange(z.shape[1], device=z.device) == at).float()
+    return ((total - z.gather(1, at)) * kept).sum(), (p * kept).to(logits.dtype)
+
+
+@functools.cache
+def _compiled_gradient():
+    return torch.compile(_loss_and_gradient)
+
+
+def _compiled(model):
+    "Whether the blocks of a model are compiled."
+    return any(block._compiled_call_impl for block in _blocks(getattr(model, "module", model)))
 
 
 @contextmanager
@@ -972,7 +999,7 @@ class _Clock:
         return min(1.0, (step + 1) / self.steps if self.steps else self.used / self.seconds)
 
 # %% ../nbs/05_pretraining.ipynb #03140eef
-_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10": 125e12, "RTX 4090": 165e12, "V100": 125e12, "T4": 65e12}    # dense, 16 bit, data sheets
+_PEAKS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10": 125e12, "RTX 4090": 165e12, "V100": 125e12, "T4": 65e12}    # dense, 16 bit, data sheets
 
 
 @functools.lru_cache
@@ -1905,10 +1932,21 @@ def _arguments(output_dir, options, device):
         raise ValueError("sharded=True deals a model out to several processes, and this is the only one: start them with torchrun --nproc-per-node N, or leave it out")
     folder = f"{output_dir}-logs" if options.report_to != "none" else str(Path(tempfile.gettempdir()) / f"lmnotes-{os.getpid()}")
     world = int(os.environ.get("WORLD_SIZE", 1))
-    return TrainingArguments(output_dir=folder, per_device_train_batch_size=options.batch_size // (world * options.accumulation), gradient_accumulation_steps=options.accumulation,
-                             learning_rate=options.learning_rate, max_grad_norm=options.clip, bf16=use_bf16(options.precision, device), use_cpu=device.type == "cpu",
-                             seed=options.seed, data_seed=options.seed, save_strategy="no", logging_strategy="no", eval_strategy="no", report_to=options.report_to, disable_tqdm=True,
-                             remove_unused_columns=False, dataloader_pin_memory=device.type == "cuda", average_tokens_across_devices=False, ddp_find_unused_parameters=False)
+    arguments = TrainingArguments(output_dir=folder, per_device_train_batch_size=options.batch_size // (world * options.accumulation), gradient_accumulation_steps=options.accumulation,
+                                  learning_rate=options.learning_rate, max_grad_norm=options.clip, bf16=use_bf16(options.precision, device), use_cpu=device.type == "cpu",
+                                  seed=options.seed, data_seed=options.seed, save_strategy="no", logging_strategy="no", eval_strategy="no", report_to=options.report_to, disable_tqdm=True,
+                                  remove_unused_columns=False, dataloader_pin_memory=device.type == "cuda", average_tokens_across_devices=False, ddp_find_unused_parameters=False,
+                                  logging_nan_inf_filter=False)                     # it would wait for the device in each step; _Watch looks at the losses
+    return _one_device(arguments, device)
+
+
+def _one_device(arguments, device):
+    "The arguments for one process and one device: Trainer alone would take the first GPU, and deal batches out to all that are there (under torchrun each process has its own)."
+    if device.type == "cuda" and world_size() == 1:
+        torch.cuda.set_device(device)
+        arguments.__dict__["_setup_devices"] = torch.device("cuda", torch.cuda.current_device())
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _forget(arguments):

@@ -245,6 +245,32 @@ def test_many_logits_in_parts_have_the_same_gradients(family, bf16, monkeypatch)
         assert language_model_loss(model, ids, labels, causal=family == "causal").item() == pytest.approx(theirs / 3 * 7 / float((labels[:, 1:] if family == "causal" else labels).ne(-100).sum()), rel=2e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_compiled_loss_of_many_logits_has_the_same_gradient(dtype, monkeypatch):
+    monkeypatch.setattr(pretraining, "_LOGITS", 100)
+    monkeypatch.setattr(pretraining, "_compiled_gradient", lambda: torch.compile(pretraining._loss_and_gradient, backend="aot_eager"))
+    torch.manual_seed(1)
+    logits, targets = torch.randn(40, 31).to(dtype).requires_grad_(), torch.randint(0, 31, (40,))
+    targets[::3] = -100
+    expected = torch.nn.functional.cross_entropy(logits.float(), targets)
+    theirs, = torch.autograd.grad(2 * expected, logits)
+    for items in (int((targets != -100).sum()), (targets != -100).sum()):
+        loss = pretraining._cross_entropy(logits, targets, items, compiled=True)
+        ours, = torch.autograd.grad(2 * loss, logits)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-6) and (ours - theirs).norm() <= (1e-2 if dtype == torch.bfloat16 else 1e-6) * theirs.norm()
+
+
+def test_a_gpu_that_was_asked_for_is_used_alone(monkeypatch):
+    from transformers import TrainingArguments
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(torch.device(device).index))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: chosen[-1])
+    arguments = TrainingArguments(output_dir="unused", use_cpu=True, report_to="none", per_device_train_batch_size=8)
+    arguments._n_gpu = 4
+    arguments = pretraining._one_device(arguments, torch.device("cuda:2"))
+    assert arguments.device == torch.device("cuda:2") and arguments.n_gpu == 1 and arguments.train_batch_size == 8
+
+
 SMALL = dict(vocab_size=99, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, max_position_embeddings=40, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 
 

@@ -88,7 +88,7 @@ def ours(model, blocks, tokenizer, timer, device, size, steps, **changes):
     if options.compile:
         pretraining._compile_layers(model)
     data = Batches(blocks, tokenizer, size["causal"], 0.15, 0, steps * size["batch"])
-    with fused_gelu(model):
+    with fused_gelu(model), pretraining._bf16_between(model, options.precision == "bf16"):
         trainer = pretraining._Trainer(options, size["causal"], pretraining._Clock(steps, None), model=model, args=arguments, train_dataset=data, data_collator=Batches.collate, callbacks=[timer])
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)

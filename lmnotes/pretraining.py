@@ -510,6 +510,11 @@ def _compiled_gradient():
     return torch.compile(_loss_and_gradient)
 
 
+def _blocks(model):
+    "The blocks of a model: the longest list of modules in it."
+    return max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=lambda m: sum(p.numel() for p in m.parameters()), default=[])
+
+
 def _compiled(model):
     "Whether the blocks of a model are compiled."
     return any(block._compiled_call_impl for block in _blocks(getattr(model, "module", model)))
@@ -1137,11 +1142,6 @@ def shard(model, device):
     for block in _blocks(model):
         fully_shard(block, mesh=mesh)
     return fully_shard(model, mesh=mesh, reshard_after_forward=True)               # else an examination would leave whole parameters behind
-
-
-def _blocks(model):
-    "The blocks of a model: the longest list of modules in it."
-    return max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=lambda m: sum(p.numel() for p in m.parameters()), default=[])
 
 
 def _gathered(model):
@@ -1877,7 +1877,7 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     run = _new_run(identity, model, options, device, causal, budget or _epochs(options, blocks))
     model = shard(model, arguments.device) if options.sharded else model.to(arguments.device)
     try:
-        with fused_gelu(model), _plain_attention(model, options, run["bf16"]):
+        with fused_gelu(model), _plain_attention(model, options, run["bf16"]), _bf16_between(model, run["bf16"]):
             trainer, loss_after = _train(model, tokenizer, blocks, held, causal, arguments, Path(output_dir), options, checkpoint, saved, run)
     finally:
         _forget(arguments)
@@ -1895,6 +1895,19 @@ def _plain_attention(model, options, bf16):
     finally:
         if plain:
             model.set_attn_implementation("sdpa")
+
+
+@contextmanager
+def _bf16_between(model, bf16):
+    "While inside, a GPU that computes in bf16 also carries in bf16 what flows between the parts of a model: autocast would give it on in fp32, twice the memory to read and write."
+    on = bf16 and next(model.parameters()).device.type == "cuda"
+    cast = lambda module, inputs, output: output.bfloat16()
+    handles = [m.register_forward_hook(cast) for m in model.modules() if on and isinstance(m, torch.nn.LayerNorm | torch.nn.Embedding)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _budget(options):
@@ -1943,8 +1956,9 @@ def _arguments(output_dir, options, device):
 def _one_device(arguments, device):
     "The arguments for one process and one device: Trainer alone would take the first GPU, and deal batches out to all that are there (under torchrun each process has its own)."
     if device.type == "cuda" and world_size() == 1:
-        torch.cuda.set_device(device)
-        arguments.__dict__["_setup_devices"] = torch.device("cuda", torch.cuda.current_device())
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.set_device(index)
+        arguments.__dict__["_setup_devices"] = torch.device("cuda", index)
         arguments._n_gpu = 1
     return arguments
 

@@ -117,3 +117,15 @@ def test_finetuning(folders, tmp_path, task, method):
     assert json.loads((tmp_path / "there" / "lmnotes.json").read_text())["hardware"]["device"].startswith("cuda")
     assert there.steps == here.steps and set(there.scores) == set(here.scores)
     assert there.history[0]["loss"] == pytest.approx(here.history[0]["loss"], rel=5e-2)
+
+
+def test_what_flows_between_the_parts_is_bf16_and_the_rest_stays(folders):
+    model = BertForMaskedLM.from_pretrained(folders["masked"]).cuda()
+    kinds = []
+    watch = model.bert.encoder.layer[1].register_forward_pre_hook(lambda module, inputs: kinds.append(inputs[0].dtype))
+    with torch.autocast("cuda", torch.bfloat16):
+        with pretraining._bf16_between(model, True):
+            model(input_ids=torch.ones(2, 8, dtype=torch.long, device="cuda"))
+        model(input_ids=torch.ones(2, 8, dtype=torch.long, device="cuda"))
+    watch.remove()
+    assert kinds == [torch.bfloat16, torch.float32] and {p.dtype for p in model.parameters()} == {torch.float32}

@@ -263,12 +263,13 @@ def test_the_compiled_loss_of_many_logits_has_the_same_gradient(dtype, monkeypat
 def test_a_gpu_that_was_asked_for_is_used_alone(monkeypatch):
     from transformers import TrainingArguments
     chosen = []
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(torch.device(device).index))
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: chosen[-1])
-    arguments = TrainingArguments(output_dir="unused", use_cpu=True, report_to="none", per_device_train_batch_size=8)
-    arguments._n_gpu = 4
-    arguments = pretraining._one_device(arguments, torch.device("cuda:2"))
-    assert arguments.device == torch.device("cuda:2") and arguments.n_gpu == 1 and arguments.train_batch_size == 8
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    for asked, index in (("cuda:2", 2), ("cuda", 1)):
+        arguments = TrainingArguments(output_dir="unused", use_cpu=True, report_to="none", per_device_train_batch_size=8)
+        arguments._n_gpu = 4
+        arguments = pretraining._one_device(arguments, torch.device(asked))
+        assert arguments.device == torch.device("cuda", index) and chosen.pop() == index and arguments.n_gpu == 1 and arguments.train_batch_size == 8
 
 
 SMALL = dict(vocab_size=99, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, max_position_embeddings=40, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)

@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py                                     both parts
     python benchmarks/gpu.py --only throughput                   BERT-base (block 512) and GPT-2 small (block 1,024) in bf16: tokens a second, share of peak
-    python benchmarks/gpu.py --only run --minutes 10 --text T    GPT-2 small on the text files of a folder T, with validation losses on the way
+    python benchmarks/gpu.py --only run --minutes 10 --text T    GPT-2 small on T/train.jsonl, examined on T/validation.jsonl (a column `text`)
 
 The recipe is that of run_mlm.py and run_clm.py: Trainer with bf16=True, its collator, its fused AdamW, logits and loss for
 all tokens, the same batch; once as it is and once with torch_compile=True. Ours is the engine behind `pretrain`, with the
@@ -42,7 +42,7 @@ WORK = tempfile.TemporaryDirectory(prefix="lmnotes-gpu-")
 SIZES = {"bert-base": dict(vocabulary=30522, block=512, batch=64, causal=False), "gpt-small": dict(vocabulary=50257, block=1024, batch=32, causal=True)}
 QUICK = {"bert-tiny": dict(vocabulary=3052, block=64, batch=4, causal=False), "gpt-tiny": dict(vocabulary=5025, block=64, batch=4, causal=True)}
 RECIPES = {"Trainer": dict(), "Trainer, torch_compile": dict(torch_compile=True)}
-OURS = {"ours": dict(), "ours, compiled": dict(compile=True), "ours, compiled, Muon": dict(compile=True, optimizer="muon")}
+OURS = {"ours": dict(), "ours, compiled": dict(compile=True), "ours, compiled, Muon": dict(compile=True, optimizer="muon"), "ours, compiled, twice the batch": dict(compile=True)}
 
 
 class Timer(TrainerCallback):
@@ -89,7 +89,7 @@ def ours(model, blocks, tokenizer, timer, device, size, steps, **changes):
         pretraining._compile_layers(model)
     data = Batches(blocks, tokenizer, size["causal"], 0.15, 0, steps * size["batch"])
     with fused_gelu(model), pretraining._bf16_between(model, options.precision == "bf16"):
-        trainer = pretraining._Trainer(options, size["causal"], pretraining._Clock(steps, None), model=model, args=arguments, train_dataset=data, data_collator=Batches.collate, callbacks=[timer])
+        trainer = pretraining._Trainer(options, size["causal"], pretraining._Clock(steps, None), model=model, args=arguments, train_dataset=data, data_collator=Batches.collate if size["causal"] else pretraining._collate_masked, callbacks=[timer])
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
         trainer.train()
@@ -128,28 +128,29 @@ def throughput(args, add):
     device, steps, skip = resolve_device("auto"), (6 if args.quick else args.steps), (3 if args.quick else args.skip)
     for name, size in (QUICK if args.quick else SIZES).items():
         best = 0
-        for label, changes in {**RECIPES, **OURS}.items():
+        for label in args.rows or [*RECIPES, *OURS]:
+            this = {**size, "batch": 2 * size["batch"]} if label.endswith("twice the batch") else size
             try:
-                found = rate(name, size, ours if label in OURS else recipe, steps, skip, device, **changes)
+                found = rate(name, this, ours if label in OURS else recipe, steps, skip, device, **{**RECIPES, **OURS}[label])
             except Exception as error:                                                            # the other rows still come
                 add(model=name, run=label, error=f"{type(error).__name__}: {str(error)[:300]}")
                 continue
             finally:
                 torch._dynamo.reset()
             best = best if label in OURS else max(best, found["tokens/s"])
-            add(model=name, block=size["block"], batch=size["batch"], run=label, **found, **({"times the faster recipe": round(found["tokens/s"] / best, 2)} if label in OURS and best else {}))
+            add(model=name, block=size["block"], batch=this["batch"], run=label, **found, **({"times the faster recipe": round(found["tokens/s"] / best, 2)} if label in OURS and best else {}))
 
 
 def run(args, add):
     "GPT-2 small on text, for so many minutes, with its curve."
     text = Path(args.text)
-    corpus = load_corpus(str(text), validation_fraction=0.01)
+    corpus = {split: load_corpus(str(text / f"{split}.jsonl"), validation_fraction=0)["train"] for split in ("train", "validation")}
     start = time.perf_counter()
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(args.tokenizer) if args.tokenizer else train_tokenizer(corpus, kind="bpe", vocab_size=1000 if args.quick else 32000)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(args.tokenizer) if args.tokenizer else train_tokenizer(corpus, kind="bpe", vocab_size=1000 if args.quick else 50257)
     print(f"tokenizer of {len(tokenizer)} tokens after {time.perf_counter() - start:.0f} s", flush=True)
     size = dict(block_size=64, batch_size=4) if args.quick else dict(block_size=1024, batch_size=32)
     result = pretrain(corpus, tokenizer, "gpt-tiny" if args.quick else "gpt-small", f"{WORK.name}/run", minutes=args.minutes, recipe=args.recipe, compile=not args.quick, learning_rate=args.learning_rate,
-                      schedule="wsd", decay=0.3, warmup=0.02, weight_decay=0.1, evaluations=20, validation_blocks=64, checkpoint_minutes=1e6, **size)
+                      schedule="wsd", decay=0.4, warmup=0.05, weight_decay=0.1, evaluations=20, validation_blocks=64, checkpoint_minutes=1e6, **size)
     print(result, flush=True)
     for row in [r for r in result.history if "validation_loss" in r]:
         add(**{"tokens": row["tokens"], "seconds": round(row["seconds"], 1), "training loss": round(row["loss"], 4), "validation loss": round(row["validation_loss"], 4), "tokens/s": row["tokens_per_second"],
@@ -172,20 +173,21 @@ def machine():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run")
+    parser.add_argument("--rows", nargs="+", choices=[*RECIPES, *OURS], help="rows of throughput, by default all")
     parser.add_argument("--steps", type=int, default=40, help="steps of a throughput row")
     parser.add_argument("--skip", type=int, default=10, help="of these, steps that are not timed")
     parser.add_argument("--minutes", type=float, default=10, help="length of the run")
-    parser.add_argument("--text", help="folder of text files for the run")
+    parser.add_argument("--text", help="folder with train.jsonl and validation.jsonl for the run")
     parser.add_argument("--tokenizer", help="folder of a tokenizer for the run; trained where none is given")
-    parser.add_argument("--recipe", default="fast", help="recipe of the run")
-    parser.add_argument("--learning-rate", type=float, default=4e-3, help="of the run")
+    parser.add_argument("--recipe", default="standard", help="recipe of the run: standard is GPT-2 as published, fast a modern decoder of its size")
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="of the run")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder for what is measured")
     parser.add_argument("--quick", action="store_true", help="a few steps of a small size")
     args = parser.parse_args()
     if not torch.cuda.is_available() and not args.quick:
         sys.exit("this benchmark needs a CUDA device; --quick checks it on a CPU")
     logging.disable(logging.WARNING)
-    os.environ["LMNOTES_CACHE"] = f"{WORK.name}/cache"
+    os.environ.setdefault("LMNOTES_CACHE", f"{WORK.name}/cache")
     args.results.mkdir(parents=True, exist_ok=True)
     path = args.results / "gpu.json"
     held = json.loads(path.read_text()) if path.exists() else {}

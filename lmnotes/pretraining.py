@@ -400,6 +400,12 @@ class Batches:
         return {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
 
 
+def _collate_masked(rows):
+    "The same, with the places that must be predicted: found here, they cost a GPU no wait."
+    batch = Batches.collate(rows)
+    return {**batch, "chosen": _places(batch["labels"])}
+
+
 def _boundaries(tokenizer):
     "The id with which a document begins, and the one with which it ends; None where there is none."
     memory = WordMemory(tokenizer)
@@ -415,7 +421,7 @@ def _labels_inside(ids, documents):
     return np.where(np.concatenate(([False], np.diff(documents) > 0)), -100, ids)
 
 # %% ../nbs/05_pretraining.ipynb #1062a426
-def language_model_loss(model, input_ids, labels, causal=False, items=None, documents=None, next_sentence_label=None, share=1.0, **inputs):
+def language_model_loss(model, input_ids, labels, causal=False, items=None, documents=None, next_sentence_label=None, share=1.0, chosen=None, **inputs):
     """Mean cross-entropy of masked or causal language modelling.
 
     Parameters
@@ -434,6 +440,8 @@ def language_model_loss(model, input_ids, labels, causal=False, items=None, docu
         1 where the second segment is from elsewhere: the loss of next-sentence prediction is added (Devlin et al. 2019, section 3.1).
     share : float
         Share of these rows in the larger batch, by which that loss counts.
+    chosen : torch.Tensor of int, shape (predicted tokens,), optional
+        Places of the labels that are not -100 in the flattened batch; looked up where they are not given, for which a GPU must be waited for.
     **inputs
         Further inputs of the model.
 
@@ -447,7 +455,7 @@ def language_model_loss(model, input_ids, labels, causal=False, items=None, docu
     if causal:
         logits, targets = model(input_ids=input_ids, **inputs).logits, F.pad(labels[:, 1:], (0, 1), value=-100).flatten()
         return _cross_entropy(logits.flatten(0, 1), targets, targets.ne(-100).sum().clamp(min=1) if items is None else items, _compiled(model))
-    chosen = (labels != -100).flatten().nonzero().squeeze(1)
+    chosen = _places(labels) if chosen is None else chosen
     with _only(getattr(model, "module", model), chosen):
         output = model(input_ids=input_ids, **inputs)
     logits = output.logits if "logits" in output else output.prediction_logits
@@ -457,57 +465,73 @@ def language_model_loss(model, input_ids, labels, causal=False, items=None, docu
     return loss + share * F.cross_entropy(output.seq_relationship_logits.float(), next_sentence_label)
 
 
+def _places(labels):
+    "Places of the labels that are not -100."
+    return (labels != -100).flatten().nonzero().squeeze(1)
+
+
 _LOGITS = 2**23                 # more than these are worth a part at a time; a part holds an eighth of them
 
 
 def _cross_entropy(logits, targets, items, compiled=False):
     "Sum of the targets' surprisals, divided by `items`; -100 is left out."
-    if logits.requires_grad and logits.numel() > _LOGITS and (compiled or logits.device.type == "cpu"):
-        return _CrossEntropy.apply(logits, targets, 1 / torch.as_tensor(items, device=logits.device), compiled)
+    if logits.requires_grad and logits.numel() > _LOGITS and compiled:
+        return _CompiledCrossEntropy.apply(logits, targets, 1 / torch.as_tensor(items, device=logits.device))
+    if logits.requires_grad and logits.numel() > _LOGITS and logits.device.type == "cpu":
+        return _CrossEntropy.apply(logits, targets, 1 / float(items))
     return F.cross_entropy(logits.float(), targets, reduction="sum") / items
 
 
 class _CrossEntropy(torch.autograd.Function):
-    "The same for many logits, which become their gradient while the loss is computed: on a CPU a part of them at a time, in the cache; compiled, in one pass."
+    "The same for many logits: a part of them at a time is turned into its loss and at once into its gradient, while it is in the cache."
 
     @staticmethod
-    def forward(ctx, logits, targets, share, compiled):
-        if compiled:
-            loss, gradient = _compiled_gradient()(logits, targets, share)
-        else:
-            rows, loss, gradient = max(1, _LOGITS // 8 // logits.shape[1]), torch.zeros(()), torch.empty_like(logits)
-            for part, target, out in zip(logits.split(rows), targets.split(rows), gradient.split(rows)):
-                loss += _gradient_part(part.float(), target, share, out)
+    def forward(ctx, logits, targets, share):
+        rows, loss, gradient = max(1, _LOGITS // 8 // logits.shape[1]), torch.zeros(()), torch.empty_like(logits)
+        for part, target, out in zip(logits.split(rows), targets.split(rows), gradient.split(rows)):
+            kept, at, part = share * (target != -100)[:, None], target.clamp(min=0)[:, None], part.float()
+            total = part.logsumexp(1, keepdim=True)
+            loss += ((total - part.gather(1, at)) * kept).sum()
+            p = (part - total).exp_()
+            out.copy_(p.scatter_add_(1, at, torch.full_like(total, -1)).mul_(kept))
         ctx.save_for_backward(gradient)
         return loss
 
     @staticmethod
     def backward(ctx, above):
         gradient, = ctx.saved_tensors
-        return gradient if above == 1 else gradient * above.to(gradient.dtype), None, None, None
+        return gradient if above == 1 else gradient * above.to(gradient.dtype), None, None
 
 
-def _gradient_part(logits, targets, share, out):
-    "Loss of some of the logits; writes their gradient to `out`."
-    kept, at = share * (targets != -100)[:, None], targets.clamp(min=0)[:, None]
-    total = logits.logsumexp(1, keepdim=True)
-    loss = ((total - logits.gather(1, at)) * kept).sum()
-    p = (logits - total).exp_()
-    out.copy_(p.scatter_add_(1, at, torch.full_like(total, -1)).mul_(kept))
-    return loss
+class _CompiledCrossEntropy(torch.autograd.Function):
+    "The same for many logits in two compiled passes, which read them as they are: no copy of them in fp32."
+
+    @staticmethod
+    def forward(ctx, logits, targets, share):
+        loss, total = _compile(_loss_and_total)(logits, targets, share)
+        ctx.save_for_backward(logits, total, targets, share)
+        return loss
+
+    @staticmethod
+    def backward(ctx, above):
+        logits, total, targets, share = ctx.saved_tensors
+        return _compile(_gradient)(logits, total, targets, share * above), None, None
 
 
-def _loss_and_gradient(logits, targets, share):
-    "Loss of all logits, and its gradient in their type, in a form that a compiler fuses."
-    z, kept, at = logits.float(), share * (targets != -100)[:, None], targets.clamp(min=0)[:, None]
-    total = z.logsumexp(1, keepdim=True)
-    p = (z - total).exp() - (torch.arange(z.shape[1], device=z.device) == at).float()
-    return ((total - z.gather(1, at)) * kept).sum(), (p * kept).to(logits.dtype)
+def _loss_and_total(logits, targets, share):
+    "The loss, and the logarithm of each row's sum of exponentials."
+    z, kept = logits.float(), targets != -100
+    total = z.logsumexp(1)
+    return share * ((total - z.gather(1, targets.clamp(min=0)[:, None])[:, 0]) * kept).sum(), total
 
 
-@functools.cache
-def _compiled_gradient():
-    return torch.compile(_loss_and_gradient)
+def _gradient(logits, total, targets, share):
+    "Its gradient."
+    p = (logits.float() - total[:, None]).exp() - (torch.arange(logits.shape[1], device=logits.device) == targets[:, None]).float()
+    return (p * (share * (targets != -100))[:, None]).to(logits.dtype)
+
+
+_compile = functools.cache(torch.compile)
 
 
 def _blocks(model):
@@ -1949,7 +1973,7 @@ def _arguments(output_dir, options, device):
                                   learning_rate=options.learning_rate, max_grad_norm=options.clip, bf16=use_bf16(options.precision, device), use_cpu=device.type == "cpu",
                                   seed=options.seed, data_seed=options.seed, save_strategy="no", logging_strategy="no", eval_strategy="no", report_to=options.report_to, disable_tqdm=True,
                                   remove_unused_columns=False, dataloader_pin_memory=device.type == "cuda", average_tokens_across_devices=False, ddp_find_unused_parameters=False,
-                                  logging_nan_inf_filter=False)                     # it would wait for the device in each step; _Watch looks at the losses
+                                  logging_nan_inf_filter=False, accelerator_config={"non_blocking": device.type == "cuda"})          # nothing waits for a GPU in a step; _Watch looks at the losses
     return _one_device(arguments, device)
 
 
@@ -1980,7 +2004,7 @@ def _train(model, tokenizer, blocks, held, causal, arguments, output_dir, option
     measure = lambda: validation_loss(model, examination, options.batch_size, run["bf16"])
     if options.compile:
         _compile_layers(model)
-    trainer = _Trainer(options, causal, clock, model=model, args=arguments, train_dataset=data, data_collator=Batches.collate)
+    trainer = _Trainer(options, causal, clock, model=model, args=arguments, train_dataset=data, data_collator=Batches.collate if causal else _collate_masked)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     watch = _Watch(trainer, run, measure, output_dir / "checkpoints")

@@ -248,7 +248,7 @@ def test_many_logits_in_parts_have_the_same_gradients(family, bf16, monkeypatch)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_compiled_loss_of_many_logits_has_the_same_gradient(dtype, monkeypatch):
     monkeypatch.setattr(pretraining, "_LOGITS", 100)
-    monkeypatch.setattr(pretraining, "_compiled_gradient", lambda: torch.compile(pretraining._loss_and_gradient, backend="aot_eager"))
+    monkeypatch.setattr(pretraining, "_compile", lambda function: torch.compile(function, backend="aot_eager"))
     torch.manual_seed(1)
     logits, targets = torch.randn(40, 31).to(dtype).requires_grad_(), torch.randint(0, 31, (40,))
     targets[::3] = -100

@@ -454,12 +454,12 @@ def language_model_loss(model, input_ids, labels, causal=False, items=None, docu
         inputs.update(inside_documents(model, documents, causal))
     if causal:
         logits, targets = model(input_ids=input_ids, **inputs).logits, F.pad(labels[:, 1:], (0, 1), value=-100).flatten()
-        return _cross_entropy(logits.flatten(0, 1), targets, targets.ne(-100).sum().clamp(min=1) if items is None else items, _compiled(model))
+        return _cross_entropy(logits.flatten(0, 1), targets, targets.ne(-100).sum().clamp(min=1) if items is None else items, model)
     chosen = _places(labels) if chosen is None else chosen
     with _only(getattr(model, "module", model), chosen):
         output = model(input_ids=input_ids, **inputs)
     logits = output.logits if "logits" in output else output.prediction_logits
-    loss = _cross_entropy(logits.flatten(0, 1), labels.flatten()[chosen], max(1, len(chosen)) if items is None else items, _compiled(model))
+    loss = _cross_entropy(logits.flatten(0, 1), labels.flatten()[chosen], max(1, len(chosen)) if items is None else items, model)
     if next_sentence_label is None or "seq_relationship_logits" not in output:
         return loss
     return loss + share * F.cross_entropy(output.seq_relationship_logits.float(), next_sentence_label)
@@ -473,9 +473,9 @@ def _places(labels):
 _LOGITS = 2**23                 # more than these are worth a part at a time; a part holds an eighth of them
 
 
-def _cross_entropy(logits, targets, items, compiled=False):
+def _cross_entropy(logits, targets, items, model=None):
     "Sum of the targets' surprisals, divided by `items`; -100 is left out."
-    if logits.requires_grad and logits.numel() > _LOGITS and compiled:
+    if logits.requires_grad and logits.numel() > _LOGITS and model is not None and any(m._compiled_call_impl for m in model.modules()):
         return _CompiledCrossEntropy.apply(logits, targets, 1 / torch.as_tensor(items, device=logits.device))
     if logits.requires_grad and logits.numel() > _LOGITS and logits.device.type == "cpu":
         return _CrossEntropy.apply(logits, targets, 1 / float(items))
@@ -532,16 +532,6 @@ def _gradient(logits, total, targets, share):
 
 
 _compile = functools.cache(torch.compile)
-
-
-def _blocks(model):
-    "The blocks of a model: the longest list of modules in it."
-    return max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=lambda m: sum(p.numel() for p in m.parameters()), default=[])
-
-
-def _compiled(model):
-    "Whether the blocks of a model are compiled."
-    return any(block._compiled_call_impl for block in _blocks(getattr(model, "module", model)))
 
 
 @contextmanager
@@ -1166,6 +1156,11 @@ def shard(model, device):
     for block in _blocks(model):
         fully_shard(block, mesh=mesh)
     return fully_shard(model, mesh=mesh, reshard_after_forward=True)               # else an examination would leave whole parameters behind
+
+
+def _blocks(model):
+    "The blocks of a model: the longest list of modules in it."
+    return max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=lambda m: sum(p.numel() for p in m.parameters()), default=[])
 
 
 def _gathered(model):

@@ -63,7 +63,7 @@ def measure(preset, optimizer_name, batch, steps):
     train(model, optimizer, batch, VOCABULARY, 1)                                      # the first step also allocates
     machine, sizes = this_machine(), model_sizes(config)
     micro = train(model, optimizer, batch, VOCABULARY, MICRO)
-    share = MICRO * batch * BLOCK * sizes.flops_per_token(BLOCK) / micro / (machine.half or machine.single)
+    share = MICRO * batch * BLOCK * sizes.flops_per_token(BLOCK) / micro / machine.single
     options = PlanOptions(block_size=BLOCK, batch_size=batch, optimizer=optimizer_name, precision="fp32", spare=0, utilization=min(1.0, share))
     predicted = plan(config, tokens=steps * batch * BLOCK, hardware=machine, options=options).hours * 3600 * max(1.0, share)
     measured = train(model, optimizer, batch, VOCABULARY, steps)

@@ -143,7 +143,7 @@ def agreement_pairs(texts, count=None, seed=0):
     Returns
     -------
     Dataset
-        Columns `paradigm` (`is` or `are` is right), `good`, `bad`; no sentence twice.
+        Columns `paradigm` (`'is' is right` or `'are' is right`), `good`, `bad`; no sentence twice.
     """
     found = {}
     for text in texts:
@@ -157,7 +157,7 @@ def agreement_pairs(texts, count=None, seed=0):
     for verb in ("is", "are"):
         chosen = sorted(good for good, (right, _) in found.items() if right == verb)
         chosen = [chosen[i] for i in draw.permutation(len(chosen))[:count]]
-        rows += [{"paradigm": f"{verb} is right", "good": good, "bad": found[good][1]} for good in chosen]
+        rows += [{"paradigm": f"'{verb}' is right", "good": good, "bad": found[good][1]} for good in chosen]
     if not rows:
         raise ValueError("texts: no sentence of the form 'The values are ...' was found; give more text, or pairs of your own")
     return Dataset.from_list(rows)

@@ -390,7 +390,7 @@ def _saved(folder, since):
     "What is in an output folder after an interruption: one clause for the message."
     if folder is None:
         return "nothing was written"
-    checkpoints = [path for path in Path(folder).glob("checkpoint-*") if path.is_dir()]
+    checkpoints = [path for path in (Path(folder) / "checkpoints").glob("step-*") if path.is_dir()]
     newest = max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
     if newest is not None:
         return f"{newest} is the last checkpoint"

@@ -542,7 +542,7 @@ def load_corpus(source="docstrings", *, text_column=None, config=None, validatio
     encoding : str
         Encoding of text files.
     deduplicate : bool or str
-        Remove exact and near duplicates from the training split; `exact` for exact ones only.
+        Remove exact and near duplicates from the training split (of `docstrings`, before the split); `exact` for exact ones only.
     streaming : bool
         Read while it is used, holding nothing in memory (no duplicates are removed).
     max_documents : int, optional

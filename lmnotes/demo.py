@@ -135,7 +135,7 @@ class DemoResult:
     Parameters
     ----------
     output_dir : str
-        Folder with `tokenizer/`, `pretrained/`, `finetuned/`, `metrics.json`, `report.html`.
+        Folder with `tokenizer/`, `pretrained/`, `finetuned/`, `choices.json`, `metrics.json`, `report.html`.
     metrics : dict
         The content of `metrics.json`.
     """

@@ -279,8 +279,8 @@ def word_windows(tokenizer, rows, max_length, stride):
     Returns
     -------
     tuple
-        Windows (dictionaries with `input_ids`), and three arrays over all words: its row times words, given as `(row, word)` of shape
-        (words, 2), its window, and the place of its first token there.
+        Windows (dictionaries with `input_ids`), and three arrays over all words: row and number of the word in it, shape (words, 2);
+        its window; and the place of its first token there.
     """
     special = tokenizer.num_special_tokens_to_add()
     if max_length - special < 2:
@@ -563,7 +563,7 @@ class FinetuningOptions:
     schedule : str
         How the learning rate falls: `linear`, `cosine` or `constant`.
     bias_correction : bool
-        Whether AdamW corrects its means for their start at zero; without it its first steps are about three times as long.
+        Whether AdamW corrects its means for their start at zero; without it its first hundred steps are three to more than six times as long.
     accumulation : int
         Parts in which a step is computed one after the other, for less memory.
     train_examples : int, optional
@@ -949,12 +949,12 @@ def _draw(ax, history, metric=None):
     "Training loss over the epochs, and the validation score on an axis of its own."
     ax.plot([h["epoch"] for h in history], [h["loss"] for h in history], color="#0072B2", label="training loss")
     ax.set(xlabel="epochs", ylabel="training loss (nats)")
-    ax.spines[["top"]].set_visible(False)
+    ax.yaxis.label.set_color("#0072B2"), ax.spines[["top"]].set_visible(False)
     measured = [(h["epoch"], h["validation"][metric]) for h in history if metric in h.get("validation", {})]
     if measured:
         other = ax.twinx()
         other.plot(*zip(*measured), "o-", color="#D55E00", label=f"validation {metric}")
-        other.set(ylabel=f"validation {metric}"), other.spines[["top"]].set_visible(False)
+        other.set(ylabel=f"validation {metric}"), other.yaxis.label.set_color("#D55E00"), other.spines[["top"]].set_visible(False)
 
 
 class _Curve(engine._Curve):

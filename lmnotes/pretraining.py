@@ -224,6 +224,9 @@ class Blocks:
         return f"{len(self):,} blocks of {self.width} tokens from {self.facts['documents']:,} documents ({self.facts['bytes']:,} bytes, {self.facts['tokens']:,} tokens, {lost:,} left over)"
 
 # %% ../nbs/05_pretraining.ipynb #8e7015e6
+_SPANS = np.cumsum(0.8 ** np.arange(10)) / np.sum(0.8 ** np.arange(10))       # of spans of 1 to 10 words, how many are so long or shorter
+
+
 def choose_tokens(ids, special, starts, rate, generator, masking="tokens"):
     """Choose the tokens of a block that must be predicted.
 
@@ -253,7 +256,8 @@ def choose_tokens(ids, special, starts, rate, generator, masking="tokens"):
         return (generator.random(word[-1] + 1) < rate)[word] & free
     chosen = np.zeros(len(ids), dtype=bool)
     for first in generator.integers(0, word[-1] + 1, 4 * len(ids)):
-        span = (word >= first) & (word < first + min(10, generator.geometric(0.2))) & free & ~chosen
+        length = 1 + np.searchsorted(_SPANS, generator.random())
+        span = (word >= first) & (word < first + length) & free & ~chosen
         missing = rate * free.sum() - chosen.sum()
         if missing <= 0 or generator.random() * span.sum() > missing:             # the last span is taken so often that the mean is right
             break
@@ -1198,6 +1202,7 @@ class _Trainer(Trainer):
         self.sharded = getattr(options, "sharded", False)
         if self.sharded:
             self.accelerator.prepare_model = lambda model, *_, **__: model          # the model talks to the other processes itself
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
 
     def _get_train_sampler(self, train_dataset=None):
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
@@ -1218,8 +1223,21 @@ class _Trainer(Trainer):
         self.losses[-1] += loss.detach()
         return loss * world_size()                       # gradients are averaged over processes
 
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        if not model.training:                           # Trainer would walk through all modules in each step
+            model.train()
+        loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def floating_point_ops(self, inputs):
+        return 0                                         # Trainer would count the parameters in each step; flops_per_token counts once
+
     def _clip_grad_norm(self, model):
-        self.grad_norm = _whole(super()._clip_grad_norm(model))
+        if self.sharded:
+            self.grad_norm = _whole(super()._clip_grad_norm(model))
+        else:
+            self.grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
         return self.grad_norm
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
@@ -1921,7 +1939,7 @@ def _bf16_between(model, bf16):
     "While inside, a GPU that computes in bf16 also carries in bf16 what flows between the parts of a model: autocast would give it on in fp32, twice the memory to read and write."
     on = bf16 and next(model.parameters()).device.type == "cuda"
     cast = lambda module, inputs, output: output.bfloat16()
-    handles = [m.register_forward_hook(cast) for m in model.modules() if on and isinstance(m, torch.nn.LayerNorm | torch.nn.Embedding)]
+    handles = [m.register_forward_hook(cast) for m in model.modules() if on and (isinstance(m, torch.nn.LayerNorm | torch.nn.Embedding) or type(m).__name__.endswith("RMSNorm"))]
     try:
         yield
     finally:

@@ -495,7 +495,7 @@ def model_config(preset, vocab_size, block_size=None, **overrides):
         raise ValueError(f"model {preset!r} is not a preset: there are {', '.join(PRESETS)}")
     sizes = PRESETS[preset]
     if vocab_size < 1 or (block_size is not None and block_size < 1):
-        raise ValueError(f"vocab_size {vocab_size} and block_size {block_size} must be at least 1")
+        raise ValueError(f"vocab_size {vocab_size} must be at least 1" if vocab_size < 1 else f"block_size {block_size} must be at least 1")
     config = _CONFIGS[sizes.family](sizes, vocab_size, block_size or sizes.block_size, overrides)
     heads, hidden = config.num_attention_heads, config.hidden_size
     if hidden % heads:
@@ -565,8 +565,8 @@ def flops_per_token(config, block_size, predicted=1.0):
     Returns
     -------
     float
-        Floating point operations, forward and backward: six for each weight that multiplies, and twelve for
-        each layer, position and unit of width for the attention scores (Kaplan et al. 2020, section 2.1).
+        Floating point operations, forward and backward: six for each weight that multiplies (Kaplan et al. 2020, section 2.1), and
+        twelve for each layer, position and unit of width for the attention scores (Chowdhery et al. 2022, appendix B).
     """
     h, layers, heads = config.hidden_size, config.num_hidden_layers, config.num_attention_heads
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * h

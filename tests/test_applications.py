@@ -320,7 +320,7 @@ def test_bad_rows_are_reported(folder, tmp_path):
     report = predict_file(folder, tmp_path / "a.csv", tmp_path / "a.out", progress=False)
     errors = {r["row"]: r["error"] for r in read(tmp_path / "a.out") if "error" in r}
     assert report.rows - report.errors == 4 and report.errors == len(errors) and report.error_rows == (2, 3, 4) and "2, 3, 4" in repr(report)
-    assert "empty" in errors[2] and "1 fields, and the header 2" in errors[3] and "UTF-8" in errors[4]
+    assert "empty" in errors[2] and "1 field, and the header 2" in errors[3] and "UTF-8" in errors[4]
     (tmp_path / "b.jsonl").write_text('{"text": "soup"}\n{"text": 3}\nnot json\n\n[1]\n{"other": 1}\n{"text": null}\n' + "[" * 100_000 + '\n{"text": "bread"}')
     report = predict_file(folder, tmp_path / "b.jsonl", tmp_path / "b.out", progress=False)
     assert (report.rows, report.errors) == (9, 7) and "label" in read(tmp_path / "b.out")[-1]

@@ -264,10 +264,10 @@ def test_interrupt_says_what_was_saved(call, capsys, tmp_path):
     assert call(f"fails stop --output-dir {tmp_path / 'none'}") == 130
     assert capsys.readouterr().err == "lmnotes: interrupted; nothing was saved\n"
     for step in (5, 10):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        os.utime(tmp_path / f"checkpoint-{step}", (step, step))
+        (tmp_path / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+        os.utime(tmp_path / "checkpoints" / f"step-{step:08d}", (step, step))
     assert call(f"fails stop --output-dir {tmp_path}") == 130
-    assert capsys.readouterr().err == f"lmnotes: interrupted; {tmp_path / 'checkpoint-10'} is the last checkpoint\n"
+    assert capsys.readouterr().err == f"lmnotes: interrupted; {tmp_path / 'checkpoints' / 'step-00000010'} is the last checkpoint\n"
 
 
 def test_other_processes_are_silent(call, capsys, monkeypatch):

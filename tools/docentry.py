@@ -10,7 +10,7 @@ from fastcore.docscrape import NumpyDocString
 from nbdev.showdoc import BasicMarkdownRenderer
 
 WIDTH = 88
-ENTRIES = ("Parameters", "Returns", "Yields", "Raises")
+ENTRIES = ("Parameters", "Attributes", "Returns", "Yields", "Raises")
 TEXTS = ("Notes", "Warnings", "References", "Examples")
 
 
@@ -49,18 +49,21 @@ def text_of(parsed, title):
     return parsed[title] if isinstance(parsed[title], str) else "\n".join(parsed[title])
 
 
+class Sections(NumpyDocString):
+    "The parser, which would turn all lists but those of Parameters and Returns into nothing: they are kept before."
+
+    def _parse(self):
+        super()._parse()
+        self.items = {title: self[title] for title in ENTRIES}
+
+
 def sections(docstring):
     "Markdown of a numpydoc docstring."
-    docstring = inspect.cleandoc(docstring)
-    attributes = "\nAttributes\n----------\n" in docstring and "\nParameters\n-" not in docstring      # the parser would drop what they mean
-    parsed = NumpyDocString(docstring.replace("\nAttributes\n", "\nParameters\n") if attributes else docstring)
+    parsed = Sections(inspect.cleandoc(docstring))
     parts = [text_of(parsed, "Summary"), text_of(parsed, "Extended")]
-    for title in ENTRIES:
-        if title in parsed and parsed[title]:
-            items = parsed[title].values() if isinstance(parsed[title], dict) else parsed[title]
-            items = [items] if hasattr(items, "desc") else list(items)
-            shown = "Attributes" if attributes and title == "Parameters" else title
-            parts += [f"**{shown}**", "\n".join(entry(p.name, p.type, p.desc) for p in items)]
+    for title, items in parsed.items.items():
+        if items:
+            parts += [f"**{title}**", "\n".join(entry(p.name, p.type, p.desc) for p in items)]
     for title in TEXTS:
         if title in parsed and parsed[title]:
             parts += [f"**{title}**", text_of(parsed, title)]

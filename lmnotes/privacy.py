@@ -472,7 +472,7 @@ def membership_inference(model, tokenizer, members, non_members, reference=None,
     Returns
     -------
     MembershipResult
-        Scores, area, and true-positive rates (Carlini et al. 2021, section 4.2; Carlini et al. 2022).
+        Scores, area, and true-positive rates (Carlini et al. 2021, sections 4.2 and 5.2; Carlini et al. 2022).
 
     Raises
     ------

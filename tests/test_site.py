@@ -209,7 +209,7 @@ def test_no_internal_link_is_broken(notebooks, processed, name):
             target = os.path.normpath(Path(name).parent / path) if path else f"{name}.ipynb"
             page = names.get(target) or target.removesuffix(".ipynb")
             if page in notebooks:
-                if anchor and not anchor.startswith("_") and anchor not in anchors(notebooks[page]):      # private names are linked to their page
+                if anchor and anchor not in anchors(notebooks[page]):
                     broken.append(f"{link}: no such anchor")
             elif not (processed / target).is_file() and not (processed / target).with_suffix(".qmd").is_file():
                 broken.append(f"{link}: no such file")
@@ -255,12 +255,13 @@ def test_rendered_page(browser, rendered, name):
     assert page.evaluate("() => [...document.querySelectorAll('main img')].filter(i => !i.alt.trim()).map(i => i.src)") == []
     assert page.evaluate("() => document.querySelectorAll('main mjx-container, main .math:not(:has(math))').length") == 0
     links = page.evaluate("origin => [...document.querySelectorAll('a[href]')].map(a => a.href).filter(h => h.startsWith(origin))", rendered)
+    links += [link.replace(SITE, f"{rendered}/") for link in page.evaluate("() => [...document.querySelectorAll('main a[href]')].map(a => a.href)") if link.startswith(SITE)]
     for link in set(links):
         at = urlsplit(link)
         target = ROOT / "_docs" / (unquote(at.path).lstrip("/") or "index.html")
         target = target / "index.html" if target.is_dir() else target
         assert target.is_file(), f"{name} leads to {link}"
-        if at.fragment and not at.fragment.startswith("_") and target.suffix == ".html":
+        if at.fragment and target.suffix == ".html":
             assert re.search(rf"""(?:id|name)=["']{re.escape(unquote(at.fragment))}["']""", target.read_text(encoding="utf-8")), f"{name} leads to {link}"
     page.set_viewport_size({"width": 380, "height": 800})
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 380, page.evaluate(WIDE)

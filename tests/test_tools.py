@@ -158,3 +158,17 @@ def test_runner_takes_the_package_from_its_wheel(tmp_path):
     page.write_text(json.dumps(notebook({**code(source), "id": "cell0000"})), encoding="utf-8")
     done = subprocess.run([sys.executable, ROOT / "tools" / "run_notebooks.py", "--check", "--wheel", page], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "1 of 1 notebooks" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_reference_shows_every_section_of_a_docstring():
+    docstring = "Do it.\n\nParameters\n----------\nx : int\n    A number.\n\nAttributes\n----------\ny : str\n    A word.\n\nYields\n------\nfloat\n    A share.\n\nRaises\n------\nValueError\n    If not.\n"
+    text = tool("docentry").sections(docstring)
+    for title, entry in (("Parameters", "**x** : *int*\n:   A number."), ("Attributes", "**y** : *str*\n:   A word."), ("Yields", "*float*\n:   A share."), ("Raises", "*ValueError*\n:   If not.")):
+        assert f"**{title}**\n\n{entry}" in text, title
+
+
+def test_links_to_private_names_are_taken_out_of_prepared_pages(tmp_path):
+    link = "[`{0}`](https://lmnotes.github.io/lmnotes/pretraining.html#{0})"
+    (tmp_path / "page.ipynb").write_text(json.dumps({"cells": [prose(f"{link.format('_gradient')} and {link.format('pretrain')}")]}), encoding="utf-8")
+    tool("prepare_pages").without_private_links(tmp_path)
+    assert json.loads((tmp_path / "page.ipynb").read_text(encoding="utf-8"))["cells"][0]["source"] == f"`_gradient` and {link.format('pretrain')}"

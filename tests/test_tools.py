@@ -169,6 +169,6 @@ def test_the_reference_shows_every_section_of_a_docstring():
 
 def test_links_to_private_names_are_taken_out_of_prepared_pages(tmp_path):
     link = "[`{0}`](https://lmnotes.github.io/lmnotes/pretraining.html#{0})"
-    (tmp_path / "page.ipynb").write_text(json.dumps({"cells": [prose(f"{link.format('_gradient')} and {link.format('pretrain')}")]}), encoding="utf-8")
+    (tmp_path / "page.ipynb").write_text(json.dumps({"cells": [prose(f"{link.format('_gradient')}\nand {link.format('pretrain')}")]}), encoding="utf-8")
     tool("prepare_pages").without_private_links(tmp_path)
-    assert json.loads((tmp_path / "page.ipynb").read_text(encoding="utf-8"))["cells"][0]["source"] == f"`_gradient` and {link.format('pretrain')}"
+    assert json.loads((tmp_path / "page.ipynb").read_text(encoding="utf-8"))["cells"][0]["source"] == ["`_gradient`\n", f"and {link.format('pretrain')}"]

@@ -21,7 +21,7 @@ def without_private_links(folder):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
-                cell["source"] = PRIVATE.sub(r"\1", "".join(cell["source"]))
+                cell["source"] = PRIVATE.sub(r"\1", "".join(cell["source"])).splitlines(keepends=True)         # Quarto wants lines
         path.write_text(json.dumps(notebook, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1202,7 +1202,7 @@ class _Trainer(Trainer):
         self.sharded = getattr(options, "sharded", False)
         if self.sharded:
             self.accelerator.prepare_model = lambda model, *_, **__: model          # the model talks to the other processes itself
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.clipped = None, []
 
     def _get_train_sampler(self, train_dataset=None):
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
@@ -1237,7 +1237,9 @@ class _Trainer(Trainer):
         if self.sharded:
             self.grad_norm = _whole(super()._clip_grad_norm(model))
         else:
-            self.grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
+            if self.clipped[0] is not self.model:         # a search makes a new model for each trial
+                self.clipped = self.model, [p for p in self.model.parameters() if p.requires_grad]
+            self.grad_norm = torch.nn.utils.clip_grad_norm_(self.clipped[1], self.args.max_grad_norm)
         return self.grad_norm
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):

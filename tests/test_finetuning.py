@@ -395,12 +395,15 @@ def test_patience_keeps_the_best_epoch(encoder, tmp_path, monkeypatch):
     assert all(torch.equal(kept[1][k], after[k]) for k in after)
 
 
-def test_search_gives_choices_that_can_be_used(encoder, tmp_path):
+def test_search_gives_choices_that_can_be_used(encoder, tmp_path, monkeypatch):
     pytest.importorskip("optuna")
+    clip, seen = torch.nn.utils.clip_grad_norm_, []
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, *rest, **named: (seen.append([p.grad is not None for p in parameters]), clip(parameters, *rest, **named))[1])
     found = search(encoder, classes(), trials=3, **{**TINY, "learning_rate": None, "epochs": 1})
     assert len(found.trials) == 3 and found.score == max(t["score"] for t in found.trials) and set(found.best) == {"learning_rate", "weight_decay"}
     assert found.trials[0]["learning_rate"] == pytest.approx(5e-4) and len({t["learning_rate"] for t in found.trials}) == 3
     assert "best of 3" in repr(found) and "<table>" in found._repr_html_()
+    assert len(seen) >= 3 and all(sum(step) > 10 for step in seen)                  # each trial's own gradients are clipped
     finetune(encoder, classes(), tmp_path / "f", **{**TINY, "epochs": 1, **found.best})
     for bad, words in ((dict(trials=0), "trials 0"), (dict(space={"dropout": (0, 1)}), "dropout"), (dict(space={"learning_rate": (2, 1)}), "learning_rate")):
         with pytest.raises(ValueError, match=words):

@@ -13,11 +13,9 @@ import argparse
 import datetime
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path

@@ -27,16 +27,13 @@ ROOT = Path(__file__).resolve().parent.parent
 import numpy as np
 import torch
 import transformers
-from datasets import Dataset
-from tokenizers import Tokenizer, models
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, DataCollatorForLanguageModeling, PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast, TrainerCallback
 
-from lmnotes import pretraining
 from lmnotes.corpora import load_corpus
-from lmnotes.pretraining import Batches, PretrainingOptions, peak_flops, pretrain, resolve_device
+from lmnotes.pretraining import peak_flops, pretrain, resolve_device
 from lmnotes.tokenization import train_tokenizer
-from lmnotes.transformer import flops_per_token, fused_gelu, model_config
+from lmnotes.transformer import flops_per_token, model_config
+from pretraining import hf_trainer, train_ours, words_tokenizer                                   # the script beside this one
 
 WORK = tempfile.TemporaryDirectory(prefix="lmnotes-gpu-")
 SIZES = {"bert-base": dict(vocabulary=30522, block=512, batch=64, causal=False), "gpt-small": dict(vocabulary=50257, block=1024, batch=32, causal=True)}
@@ -61,38 +58,15 @@ class Timer(TrainerCallback):
             self.seconds = time.perf_counter() - self.start
 
 
-def words_tokenizer(size):
-    "A tokenizer of that many made-up tokens."
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    words = Tokenizer(models.WordLevel({**{t: i for i, t in enumerate(special)}, **{f"w{i}": i for i in range(5, size)}}, unk_token="[UNK]"))
-    return PreTrainedTokenizerFast(tokenizer_object=words, **dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special)))
-
-
 def recipe(model, blocks, tokenizer, timer, device, size, steps, **changes):
     "Trainer as run_mlm.py and run_clm.py set it up."
-    arguments = TrainingArguments(output_dir=f"{WORK.name}/trainer", max_steps=steps, per_device_train_batch_size=size["batch"], bf16=True, use_cpu=device.type == "cpu",
-                                  save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, learning_rate=1e-4, seed=0, **changes)
-    collator = DataCollatorForLanguageModeling(tokenizer, mlm=not size["causal"], **({} if size["causal"] else {"mlm_probability": 0.15}))
-    trainer = Trainer(model=model, args=arguments, train_dataset=Dataset.from_dict({"input_ids": blocks.tolist()}), data_collator=collator, callbacks=[timer])
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
-    trainer.train()
+    hf_trainer(model, blocks, tokenizer, timer, size["causal"], max_steps=steps, per_device_train_batch_size=size["batch"], bf16=True, use_cpu=device.type == "cpu",
+               dataloader_pin_memory=True, learning_rate=1e-4, **changes).train()
 
 
 def ours(model, blocks, tokenizer, timer, device, size, steps, **changes):
-    "The engine of `pretrain`, without folders."
-    options = PretrainingOptions(**{**dict(steps=steps, device=str(device), batch_size=size["batch"], block_size=size["block"], optimizer="adamw", precision="bf16", learning_rate=1e-4), **changes}).check()
-    arguments = pretraining._arguments(Path(WORK.name) / "ours", options, device)
-    arguments.max_steps = steps
-    model.to(device)
-    if options.compile:
-        pretraining._compile_layers(model)
-    data = Batches(blocks, tokenizer, size["causal"], 0.15, 0, steps * size["batch"])
-    with fused_gelu(model), pretraining._bf16_between(model, options.precision == "bf16"):
-        trainer = pretraining._Trainer(options, size["causal"], pretraining._Clock(steps, None), model=model, args=arguments, train_dataset=data, data_collator=Batches.collate if size["causal"] else pretraining._collate_masked, callbacks=[timer])
-        for callback in (PrinterCallback, ProgressCallback):
-            trainer.remove_callback(callback)
-        trainer.train()
+    "The engine of `pretrain`, with the same AdamW where no other optimizer is named."
+    train_ours(model, blocks, tokenizer, timer, size["causal"], **{**dict(steps=steps, device=str(device), batch_size=size["batch"], block_size=size["block"], precision="bf16", learning_rate=1e-4), **changes})
 
 
 def fresh(name, size, ours_):
@@ -115,12 +89,8 @@ def rate(name, size, run, steps, skip, device, **changes):
     tokens = (steps - skip) * size["batch"] * size["block"] / timer.seconds
     peak = peak_flops(device, True)
     memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0
-    return {"tokens/s": round(tokens), "share of peak": round(tokens * flops_per_token(fresh_config(name, size), size["block"], 1.0 if size["causal"] else 0.15) / peak, 4) if peak else None,
+    return {"tokens/s": round(tokens), "share of peak": round(tokens * flops_per_token(model_config(name, size["vocabulary"]), size["block"], 1.0 if size["causal"] else 0.15) / peak, 4) if peak else None,
             "peak memory (GiB)": round(memory, 1), "seconds with start": round(time.perf_counter() - start, 1)}
-
-
-def fresh_config(name, size):
-    return model_config(name, size["vocabulary"])
 
 
 def throughput(args, add):

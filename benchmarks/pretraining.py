@@ -113,31 +113,30 @@ def hf_arguments(**changes):
                                        dataloader_pin_memory=False, seed=0), **changes})
 
 
-def hf_trainer(model, blocks, tokenizer, timer, **changes):
-    "The run_mlm recipe: grouped texts, dynamic masks by the library's collator, the dense loss, AdamW."
-    data = Dataset.from_dict({"input_ids": [b.tolist() for b in blocks]})
-    trainer = Trainer(model=model, args=hf_arguments(**changes), train_dataset=data, data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15), callbacks=[timer])
+def hf_trainer(model, blocks, tokenizer, timer, causal=False, **changes):
+    "The run_mlm (or run_clm) recipe: grouped texts, dynamic masks by the library's collator, the dense loss, AdamW."
+    data = Dataset.from_dict({"input_ids": blocks.tolist()})
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm=not causal, **({} if causal else {"mlm_probability": 0.15}))
+    trainer = Trainer(model=model, args=hf_arguments(**changes), train_dataset=data, data_collator=collator, callbacks=[timer])
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     return trainer
 
 
-def engine(model, blocks, tokenizer, timer, **changes):
-    "Our engine, without folders."
+def train_ours(model, blocks, tokenizer, timer, causal=False, **changes):
+    "Train with our engine, without folders."
     options = PretrainingOptions(**{**dict(device="cpu", batch_size=32, block_size=128, optimizer="adamw"), **changes}).check()
-    clock = pretraining._Clock(options.steps, None)
-    arguments = pretraining._arguments(Path(WORK.name) / "ours", options, CPU)
+    arguments = pretraining._arguments(Path(WORK.name) / "ours", options, pretraining.resolve_device(options.device))
     arguments.max_steps = options.steps
+    model.to(arguments.device)
     if options.compile:
         pretraining._compile_layers(model)
-    attention = pretraining._plain_attention(model, options, arguments.bf16)                        # as pretrain does; kept with the trainer, or it would end here
-    attention.__enter__()
-    trainer = pretraining._Trainer(options, False, clock, model=model, args=arguments, train_dataset=Batches(blocks, tokenizer, False, 0.15, 0, options.steps * options.batch_size),
-                                   data_collator=Batches.collate, callbacks=[timer])
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
-    trainer.attention = attention
-    return trainer
+    data, collate = Batches(blocks, tokenizer, causal, 0.15, 0, options.steps * options.batch_size), Batches.collate if causal else pretraining._collate_masked
+    with pretraining._for_the_machine(model, options, arguments.bf16):
+        trainer = pretraining._Trainer(options, causal, pretraining._Clock(options.steps, None), model=model, args=arguments, train_dataset=data, data_collator=collate, callbacks=[timer])
+        for callback in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(callback)
+        trainer.train()
 
 
 # ---- throughput, and the loss at equal tokens
@@ -159,7 +158,7 @@ def throughput(minutes, rows):
                 peers[name].append(timer.rate(tokens))
             for name, precision, compiled in variants:
                 timer = Timer()
-                engine(fresh(), blocks, tokenizer, timer, steps=2 * steps, precision=precision, compile=compiled).train()
+                train_ours(fresh(), blocks, tokenizer, timer, steps=2 * steps, precision=precision, compile=compiled)
                 ours[f"ours {name}"].append(timer.rate(tokens, skip=6))
             print(f"  turn {repeat + 1} of 2 at vocabulary {vocab_size}: " + ", ".join(f"{k} {v[-1]:,.0f}" for k, v in {**peers, **ours}.items()), flush=True)
         for name, rates in {**peers, **ours}.items():
@@ -184,10 +183,9 @@ def equal(minutes, rows):
         torch.manual_seed(0)
         model, timer = AutoModelForMaskedLM.from_config(model_config("bert-mini", 8192)), Timer()
         if name.startswith("run"):
-            trainer = hf_trainer(model, blocks[order], tokenizer, timer, max_steps=steps, learning_rate=1e-3, warmup_steps=steps // 20, weight_decay=0.01, adam_beta2=0.98)
+            hf_trainer(model, blocks[order], tokenizer, timer, max_steps=steps, learning_rate=1e-3, warmup_steps=steps // 20, weight_decay=0.01, adam_beta2=0.98).train()
         else:
-            trainer = engine(model, blocks, tokenizer, timer, steps=steps, learning_rate=1e-3, precision="fp32")
-        trainer.train()
+            train_ours(model, blocks, tokenizer, timer, steps=steps, learning_rate=1e-3, precision="fp32")
         loss = validation_loss(model, Batches(held, tokenizer, False, 0.15, 1, min(512, len(held))))
         rows.add(recipe=name, steps=steps, tokens=steps * 4096, seconds=round(timer.times[-1] - timer.times[0], 1), **{"validation loss (nats)": round(loss, 4)})
     a, b = (r["validation loss (nats)"] for r in rows.rows[-2:])

@@ -479,9 +479,10 @@ _LOGITS = 2**23                 # more than these are worth a part at a time; a 
 
 def _cross_entropy(logits, targets, items, model=None):
     "Sum of the targets' surprisals, divided by `items`; -100 is left out."
-    if logits.requires_grad and logits.numel() > _LOGITS and model is not None and any(m._compiled_call_impl for m in model.modules()):
+    many = logits.requires_grad and logits.numel() > _LOGITS
+    if many and model is not None and any(m._compiled_call_impl for m in model.modules()):
         return _CompiledCrossEntropy.apply(logits, targets, 1 / torch.as_tensor(items, device=logits.device))
-    if logits.requires_grad and logits.numel() > _LOGITS and logits.device.type == "cpu":
+    if many and logits.device.type == "cpu":
         return _CrossEntropy.apply(logits, targets, 1 / float(items))
     return F.cross_entropy(logits.float(), targets, reduction="sum") / items
 
@@ -1916,11 +1917,18 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     run = _new_run(identity, model, options, device, causal, budget or _epochs(options, blocks))
     model = shard(model, arguments.device) if options.sharded else model.to(arguments.device)
     try:
-        with fused_gelu(model), _plain_attention(model, options, run["bf16"]), _bf16_between(model, run["bf16"]):
+        with _for_the_machine(model, options, run["bf16"]):
             trainer, loss_after = _train(model, tokenizer, blocks, held, causal, arguments, Path(output_dir), options, checkpoint, saved, run)
     finally:
         _forget(arguments)
     return _finish_run(trainer, tokenizer, Path(output_dir), options, run, causal, loss_after, blocks)
+
+
+@contextmanager
+def _for_the_machine(model, options, bf16):
+    "While inside, a model is computed in the way that is fast on the machine where it is, with the same results but for rounding."
+    with fused_gelu(model), _plain_attention(model, options, bf16), _bf16_between(model, bf16):
+        yield
 
 
 @contextmanager

@@ -12,6 +12,7 @@ __all__ = ['logger', 'PORTION', 'pack', 'write_blocks', 'Blocks', 'choose_tokens
 # %% ../nbs/05_pretraining.ipynb #e89f67a1
 import functools
 import hashlib
+import importlib
 import itertools
 import json
 import logging
@@ -28,6 +29,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +46,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import SequentialSampler
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining, NanoChatConfig, PretrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining, NanoChatConfig, PretrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, masking_utils
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .corpora import cache_folder, check_output_dir, write_aside
@@ -480,6 +482,8 @@ _LOGITS = 2**23                 # more than these are worth a part at a time; a 
 def _cross_entropy(logits, targets, items, model=None):
     "Sum of the targets' surprisals, divided by `items`; -100 is left out."
     many = logits.requires_grad and logits.numel() > _LOGITS
+    if many and triton and logits.device.type == "cuda":
+        return _FusedCrossEntropy.apply(logits, targets, 1 / torch.as_tensor(items, dtype=torch.float32, device=logits.device))
     if many and model is not None and any(m._compiled_call_impl for m in model.modules()):
         return _CompiledCrossEntropy.apply(logits, targets, 1 / torch.as_tensor(items, device=logits.device))
     if many and logits.device.type == "cpu":
@@ -570,6 +574,59 @@ def _after_attention(model):
     if block._compiled_call_impl or getattr(block, "gradient_checkpointing", False):        # compiled code would be made anew for each number of places
         return None
     return block.attention.output
+
+# %% ../nbs/05_pretraining.ipynb #62fda09c
+triton = importlib.import_module("triton") if importlib.util.find_spec("triton") else None
+tl = importlib.import_module("triton.language") if triton else SimpleNamespace(constexpr=int)
+_kernel = triton.jit if triton else lambda function: function
+
+# %% ../nbs/05_pretraining.ipynb #78b90274
+@_kernel
+def _row_loss(logits, targets, share, losses, gradient, columns, WIDTH: tl.constexpr):
+    "One row of logits: its part of the loss, and of the gradient."
+    row = tl.program_id(0).to(tl.int64)
+    target, share = tl.load(targets + row), tl.load(share)
+    share = tl.where(target == -100, 0.0, share)
+    logits, gradient, where = logits + row * columns, gradient + row * columns, tl.arange(0, WIDTH)
+    top, total = float("-inf"), 0.0
+    for start in range(0, columns, WIDTH):
+        z = tl.load(logits + start + where, mask=start + where < columns, other=float("-inf")).to(tl.float32)
+        higher = tl.maximum(top, tl.max(z, 0))
+        total = total * tl.exp(top - higher) + tl.sum(tl.exp(z - higher), 0)
+        top = higher
+    total = top + tl.log(total)
+    tl.store(losses + row, share * (total - tl.load(logits + tl.maximum(target, 0)).to(tl.float32)))
+    for start in range(0, columns, WIDTH):
+        z = tl.load(logits + start + where, mask=start + where < columns, other=0.0).to(tl.float32)
+        tl.store(gradient + start + where, share * (tl.exp(z - total) - tl.where(start + where == target, 1.0, 0.0)), mask=start + where < columns)
+
+
+@_kernel
+def _scale(gradient, above, count, WIDTH: tl.constexpr):
+    "Multiply by a number that the GPU knows; where it is one, nothing is read."
+    by = tl.load(above)
+    if by != 1.0:
+        for start in range(tl.program_id(0).to(tl.int64) * WIDTH, count, tl.num_programs(0) * WIDTH):
+            where = start + tl.arange(0, WIDTH)
+            tl.store(gradient + where, tl.load(gradient + where, mask=where < count, other=0.0) * by, mask=where < count)
+
+
+class _FusedCrossEntropy(torch.autograd.Function):
+    "The same for many logits on a GPU: loss and gradient in one pass."
+
+    @staticmethod
+    def forward(ctx, logits, targets, share):
+        logits, losses = logits.contiguous(), torch.empty(len(logits), device=logits.device)
+        gradient = torch.empty_like(logits)
+        _row_loss[len(logits),](logits, targets, share, losses, gradient, logits.shape[1], WIDTH=4096, num_warps=8)
+        ctx.save_for_backward(gradient)
+        return losses.sum()
+
+    @staticmethod
+    def backward(ctx, above):
+        gradient, = ctx.saved_tensors
+        _scale[1024,](gradient, above, gradient.numel(), WIDTH=4096)
+        return gradient, None, None
 
 # %% ../nbs/05_pretraining.ipynb #208204d7
 def inside_documents(model, documents, causal):
@@ -1927,8 +1984,19 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
 @contextmanager
 def _for_the_machine(model, options, bf16):
     "While inside, a model is computed in the way that is fast on the machine where it is, with the same results but for rounding."
-    with fused_gelu(model), _plain_attention(model, options, bf16), _bf16_between(model, bf16):
+    with fused_gelu(model), _plain_attention(model, options, bf16), _bf16_between(model, bf16), _no_search_for_documents():
         yield
+
+
+@contextmanager
+def _no_search_for_documents():
+    "While inside, positions are not searched for the beginnings of documents in each step, for which a GPU must be waited for: where attention stays inside documents, `inside_documents` gives the mask."
+    found = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = found
 
 
 @contextmanager

@@ -88,6 +88,36 @@ def test_the_compiled_loss_of_many_logits_is_that_of_the_plain_one(folders, fami
     assert fused == pytest.approx(plain, rel=2e-3) and (one - other).norm() < 0.05 * one.norm()
 
 
+@pytest.mark.skipif(not pretraining.triton, reason="no Triton here")
+@pytest.mark.parametrize("dtype, close", [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("rows, columns", [(300, 50257), (5, 2**21 + 3)])
+def test_the_kernel_of_the_loss_is_the_librarys(dtype, close, rows, columns):
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(rows, columns, device="cuda")).to(dtype).requires_grad_()
+    targets = torch.randint(columns, (rows,), device="cuda")
+    targets[1::3] = -100
+    expected = torch.nn.functional.cross_entropy(logits.float(), targets)
+    for by in (1, 2.5):                                                     # the second one must be multiplied in
+        theirs, = torch.autograd.grad(by * expected, logits, retain_graph=True)
+        loss = pretraining._cross_entropy(logits, targets, (targets != -100).sum())
+        ours, = torch.autograd.grad(by * loss, logits)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5) and (ours - theirs).float().norm() <= close * theirs.float().norm() and not ours[1].any()
+
+
+def test_no_step_waits_for_the_device(tokenizer, bpe, tmp_path):  # noqa: F811
+    import warnings
+    for its, model in ((tokenizer, "bert-tiny"), (bpe, "gpt-tiny")):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                pretrain(TEXTS, its, model, tmp_path / model, log_steps=20, **{**RUN, "steps": 20, "evaluations": 0})
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        waits = [w for w in caught if "called a synchronizing CUDA operation" in str(w.message)]
+        assert len(waits) < 15, sorted({f"{w.filename}:{w.lineno}" for w in waits})              # before and after the run, not in each of its steps
+
+
 def test_a_run_goes_on_where_it_stopped(tokenizer, tmp_path, monkeypatch):  # noqa: F811
     options = {**RUN, "checkpoint_steps": 4}
     pretrain(TEXTS, tokenizer, "bert-tiny", tmp_path / "whole", **options)

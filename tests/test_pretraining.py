@@ -261,6 +261,33 @@ def test_the_compiled_loss_of_many_logits_has_the_same_gradient(dtype, monkeypat
         assert loss.item() == pytest.approx(expected.item(), rel=1e-6) and (ours - theirs).norm() <= (1e-2 if dtype == torch.bfloat16 else 1e-6) * theirs.norm()
 
 
+@pytest.mark.skipif(not pretraining.triton, reason="no Triton here")
+def test_the_kernel_of_the_loss_in_its_interpreter():
+    code = """if True:
+        import torch, torch.nn.functional as F
+        from lmnotes.pretraining import _FusedCrossEntropy
+        for dtype, close in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
+            torch.manual_seed(0)
+            logits, targets = (3 * torch.randn(12, 5000)).to(dtype).requires_grad_(), torch.randint(5000, (12,))
+            targets[1::3] = -100
+            expected, loss = F.cross_entropy(logits.float(), targets), _FusedCrossEntropy.apply(logits, targets, 1 / (targets != -100).sum().float())
+            (theirs,), (ours,) = torch.autograd.grad(2.5 * expected, logits), torch.autograd.grad(2.5 * loss, logits)
+            assert abs(loss - expected) < 1e-4 and (ours - theirs).float().norm() <= close * theirs.float().norm() and not ours[1].any()
+        """
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""})
+
+
+def test_positions_are_not_searched_while_training(corpus, byte_tokenizer, tmp_path, monkeypatch):
+    from transformers import masking_utils
+    calls, found = [], masking_utils.find_packed_sequence_indices
+    counted = lambda positions: calls.append(1) or found(positions)
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", counted)
+    result = pretrain(corpus, byte_tokenizer, "gpt-tiny", tmp_path / "run", steps=2, **TINY)
+    assert not calls and masking_utils.find_packed_sequence_indices is counted
+    AutoModelForCausalLM.from_pretrained(result.output_dir)(input_ids=torch.arange(8)[None])
+    assert calls                                                            # the library still asks by that name
+
+
 def test_a_gpu_that_was_asked_for_is_used_alone(monkeypatch):
     from transformers import TrainingArguments
     chosen = []

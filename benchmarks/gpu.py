@@ -118,8 +118,8 @@ def run(args, add):
     start = time.perf_counter()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(args.tokenizer) if args.tokenizer else train_tokenizer(corpus, kind="bpe", vocab_size=1000 if args.quick else 50257)
     print(f"tokenizer of {len(tokenizer)} tokens after {time.perf_counter() - start:.0f} s", flush=True)
-    size = dict(block_size=64, batch_size=4) if args.quick else dict(block_size=1024, batch_size=32)
-    result = pretrain(corpus, tokenizer, "gpt-tiny" if args.quick else "gpt-small", f"{WORK.name}/run", minutes=args.minutes, recipe=args.recipe, compile=not args.quick, learning_rate=args.learning_rate,
+    size = dict(block_size=64, batch_size=4) if args.quick else dict(block_size=1024, batch_size=64)
+    result = pretrain(corpus, tokenizer, "gpt-tiny" if args.quick else "gpt-small", args.folder or f"{WORK.name}/run", resume=bool(args.folder), minutes=args.minutes, recipe=args.recipe, compile=not args.quick, learning_rate=args.learning_rate,
                       schedule="wsd", decay=0.4, warmup=0.05, weight_decay=0.1, evaluations=20, validation_blocks=64, checkpoint_minutes=1e6, **size)
     print(result, flush=True)
     for row in [r for r in result.history if "validation_loss" in r]:
@@ -149,8 +149,9 @@ def main():
     parser.add_argument("--minutes", type=float, default=10, help="length of the run")
     parser.add_argument("--text", help="folder with train.jsonl and validation.jsonl for the run")
     parser.add_argument("--tokenizer", help="folder of a tokenizer for the run; trained where none is given")
+    parser.add_argument("--folder", help="folder of the run, which goes on there if it was stopped")
     parser.add_argument("--recipe", default="standard", help="recipe of the run: standard is GPT-2 as published, fast a modern decoder of its size")
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="of the run")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="of the run")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder for what is measured")
     parser.add_argument("--quick", action="store_true", help="a few steps of a small size")
     args = parser.parse_args()

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['logger', 'PORTION', 'pack', 'write_blocks', 'Blocks', 'choose_tokens', 'word_starts', 'mask_block', 'Batches',
            'language_model_loss', 'inside_documents', 'orthogonalize', 'Muon', 'resolve_device', 'use_bf16',
-           'MuonAdamW', 'fast_config', 'zero_projections', 'PretrainingOptions', 'learning_rate_factor', 'peak_flops',
-           'write_checksums', 'damaged_files', 'save_folder', 'shard', 'world_size', 'last_checkpoint',
+           'MuonAdamW', 'fast_config', 'zero_projections', 'unigram_bias', 'PretrainingOptions', 'learning_rate_factor',
+           'peak_flops', 'write_checksums', 'damaged_files', 'save_folder', 'shard', 'world_size', 'last_checkpoint',
            'validation_loss', 'PretrainingResult', 'pretrain']
 
 # %% ../nbs/05_pretraining.ipynb #e89f67a1
@@ -618,7 +618,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
     def forward(ctx, logits, targets, share):
         logits, losses = logits.contiguous(), torch.empty(len(logits), device=logits.device)
         gradient = torch.empty_like(logits)
-        _row_loss[len(logits),](logits, targets, share, losses, gradient, logits.shape[1], WIDTH=4096, num_warps=8)
+        _row_loss[len(logits),](logits, targets, share, losses, gradient, logits.shape[1], WIDTH=8192, num_warps=16)
         ctx.save_for_backward(gradient)
         return losses.sum()
 
@@ -879,6 +879,30 @@ def zero_projections(model):
         if name.endswith(_PROJECTIONS) and ".layer" in name.replace(".h.", ".layer."):
             parameter.zero_()
 
+
+@torch.no_grad()
+def unigram_bias(model, blocks, left_out=()):
+    """Set the bias of the output layer to the logarithm of how often each token occurs, so that training begins at the loss of a unigram model.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A fresh model; changed in place. One whose output layer has no bias stays as it is.
+    blocks : numpy.ndarray of int, shape (blocks, block_size), or Blocks
+        The corpus; of a large one about 16,000 blocks are counted, evenly spread.
+    left_out : iterable of int
+        Ids that are never predicted, such as those of special tokens in masked language modelling.
+    """
+    bias = getattr(model.get_output_embeddings(), "bias", None)
+    if bias is None:
+        return
+    counts = np.zeros(len(bias))
+    chosen = range(0, len(blocks), max(1, len(blocks) // 16384))
+    for start in range(0, len(chosen), 256):
+        counts += np.bincount(np.concatenate([blocks[i] for i in chosen[start : start + 256]]), minlength=len(bias))
+    counts[list(left_out)] = 0
+    bias.copy_(torch.from_numpy(np.log((counts + 1) / (counts + 1).sum())))
+
 # %% ../nbs/05_pretraining.ipynb #6a9e56b8
 @dataclass(frozen=True)
 class PretrainingOptions:
@@ -901,7 +925,7 @@ class PretrainingOptions:
     accumulation : int
         Parts in which the blocks of a step are computed one after the other, for less memory.
     recipe : str
-        `standard`, or `fast`: causal presets in a modern architecture, output projections that begin at zero.
+        `standard`, or `fast`: causal presets in a modern architecture, output projections that begin at zero, an output bias that begins with the tokens' frequencies.
     learning_rate : float
         Highest learning rate, after the warm-up.
     warmup : float
@@ -1707,6 +1731,11 @@ def _open_model(model, tokenizer, options):
     return opened
 
 
+def _is_fresh(model):
+    "Whether a model is named by a preset or a configuration, so that its weights are made here."
+    return isinstance(model, PretrainedConfig) or (isinstance(model, str) and model in PRESETS)
+
+
 def _open_folder(model, options):
     "A model to go on with, from a folder that is whole or from the hub."
     if (Path(model) / "SHA256SUMS").is_file() and (problems := damaged_files(model)):
@@ -1957,7 +1986,7 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     options = replace(options or PretrainingOptions(), **changes).check()
     device = resolve_device(options.device)
     check_output_dir(output_dir, options.overwrite or options.resume)
-    model = _open_model(model, tokenizer, options)
+    fresh, model = _is_fresh(model), _open_model(model, tokenizer, options)
     causal = _is_causal(model.config)
     _check_fit(model, tokenizer, options, causal)
     arguments = _arguments(Path(output_dir), options, device)                    # also joins the other processes, where there are some
@@ -1972,6 +2001,8 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
         logger.warning("the run in %s is complete (%d steps): its result is given back", output_dir, saved.steps)
         return saved
     run = _new_run(identity, model, options, device, causal, budget or _epochs(options, blocks))
+    if fresh and options.recipe == "fast":
+        unigram_bias(model, blocks, () if causal else tokenizer.all_special_ids)
     model = shard(model, arguments.device) if options.sharded else model.to(arguments.device)
     try:
         with _for_the_machine(model, options, run["bf16"]):

@@ -391,6 +391,29 @@ def test_the_fast_recipe_opens_with_the_library(corpus, byte_tokenizer, tmp_path
     assert abs(result.loss_before - math.log(len(byte_tokenizer))) < 0.3 and result.loss_after < result.loss_before
 
 
+@pytest.mark.parametrize("preset, changes", [("bert-tiny", {}), ("modernbert-mini", {}), ("bert-tiny", {"next_sentence": True})])
+def test_a_fast_masked_model_begins_at_the_loss_of_a_unigram_model(corpus, tokenizer, tmp_path, preset, changes):
+    options = {**TINY, "block_size": 23, "validation_blocks": 200, "steps": 1, "learning_rate": 1e-9, **changes}
+    blocks = pack(corpus["train"]["text"], tokenizer, 20)
+    free = blocks[~np.isin(blocks, tokenizer.all_special_ids)]
+    share = np.bincount(free, minlength=len(tokenizer)) / len(free)
+    entropy = -(share[share > 0] * np.log(share[share > 0])).sum()
+    plain, fast = (pretrain(corpus, tokenizer, preset, tmp_path / recipe, recipe=recipe, **options) for recipe in ("standard", "fast"))
+    assert plain.loss_before > entropy + 0.3 and fast.loss_before == pytest.approx(entropy, abs=0.15)
+    again = pretrain(corpus, tokenizer, fast.output_dir, tmp_path / "again", recipe="fast", **options)
+    assert again.loss_before == pytest.approx(fast.loss_after, abs=1e-4)            # a model that was trained keeps its bias
+
+
+def test_a_unigram_bias_counts_and_leaves_alone_what_has_none():
+    model = AutoModelForMaskedLM.from_config(model_config("bert-tiny", 8))
+    pretraining.unigram_bias(model, np.array([[0, 1, 1, 3], [3, 3, 3, 0]]), left_out=[0])
+    assert torch.allclose(model.get_output_embeddings().bias.exp(), torch.tensor([1, 3, 1, 5, 1, 1, 1, 1.]) / 14)
+    causal = AutoModelForCausalLM.from_config(model_config("gpt-tiny", 8))
+    before = copy.deepcopy(causal.state_dict())
+    pretraining.unigram_bias(causal, np.zeros((2, 4), int))
+    assert all(torch.equal(v, before[k]) for k, v in causal.state_dict().items())
+
+
 def test_zero_projections_touch_the_blocks_only():
     model = AutoModelForMaskedLM.from_config(model_config("bert-tiny", 90))
     zero_projections(model)

@@ -231,7 +231,7 @@ def thucnews(folder, args):
     headlines = data("thucnews")["train"]["text"][:]
     corpus = load_corpus(Dataset.from_dict({"text": [*data("chinese_novel")["train"]["text"], *headlines]}), deduplicate=False)
     tokenizer = train_tokenizer(corpus, vocab_size=1000 if args.quick else 8192)
-    pretrained = pretrain(corpus, tokenizer, "bert-tiny" if args.quick else "bert-mini", Path(folder) / "chinese", block_size=64, mask_rate=0.3, learning_rate=4e-3, overwrite=True,
+    pretrained = pretrain(corpus, tokenizer, "bert-tiny" if args.quick else "bert-mini", Path(folder) / "chinese", block_size=64, recipe="fast", mask_rate=0.3, learning_rate=4e-3, overwrite=True,
                           **({"steps": 5} if args.quick else {"minutes": args.pretraining_minutes}))
     rows = []
     for count in (64,) if args.quick else (500, 2000, 10_000):
@@ -259,7 +259,7 @@ def value(folder, args):
     from lmnotes.tokenization import train_tokenizer
     corpus = load_corpus("docstrings")
     tokenizer = train_tokenizer(corpus, vocab_size=8192)
-    pretrained = pretrain(corpus, tokenizer, "bert-tiny" if args.quick else "bert-mini", Path(folder) / "own", block_size=128, batch_size=16, mask_rate=0.3, learning_rate=4e-3, overwrite=True,
+    pretrained = pretrain(corpus, tokenizer, "bert-tiny" if args.quick else "bert-mini", Path(folder) / "own", block_size=128, batch_size=16, recipe="fast", mask_rate=0.3, learning_rate=4e-3, overwrite=True,
                           **({"steps": 5} if args.quick else {"minutes": args.pretraining_minutes}))
     save_folder(Path(folder) / "writer", *warm_start(pretrained.output_dir), overwrite=True)
     rows = []

@@ -293,7 +293,7 @@ def _pretrained(corpus, tokenizer, folder, seed, device, budget):
         facts = json.loads((folder / "lmnotes.json").read_text(encoding="utf-8"))
         return PretrainingResult(**{f.name: facts[f.name] for f in fields(PretrainingResult)})
     going_on = (folder / "checkpoints").is_dir()
-    return pretrain(corpus, tokenizer, "bert-mini", folder, mask_rate=0.3, learning_rate=4e-3, batch_size=16, seed=seed, device=device, evaluations=3, checkpoint_minutes=1,
+    return pretrain(corpus, tokenizer, "bert-mini", folder, recipe="fast", mask_rate=0.3, learning_rate=4e-3, batch_size=16, seed=seed, device=device, evaluations=3, checkpoint_minutes=1,
                     resume=going_on, overwrite=not going_on, **budget)
 
 

@@ -15,6 +15,7 @@ import gzip
 import hashlib
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -161,7 +162,7 @@ def exact_duplicates(texts):
     return np.array(repeats, dtype=bool)
 
 # %% ../nbs/02_corpora.ipynb #f6894f60
-_RANKINGS, _BANDS, _SHINGLE = 64, 16, 3
+_RANKINGS, _BANDS, _SHINGLE, _PART = 64, 16, 3, 2**22           # so many characters at a time: memory does not grow with the corpus
 _RANDOM = np.random.default_rng(20).integers(1, 2**62, size=(_RANKINGS, 2), dtype=np.uint64)
 
 
@@ -178,9 +179,31 @@ def minhash(texts):
     numpy.ndarray of uint64, shape (documents, 64)
         The share of equal places of two rows estimates the Jaccard similarity of their shingles (Broder 1997).
     """
+    codes, parts, part, size = _Codes(), [], [], 0
+    for text in texts:
+        part.append(text)
+        size += len(text)
+        if size > _PART:
+            parts.append(_signatures(part, codes))
+            part, size = [], 0
+    return np.concatenate([*parts, *([_signatures(part, codes)] if part else []), np.zeros((0, _RANKINGS), np.uint64)])
+
+
+class _Codes(dict):
+    "A number for each word, computed once."
+
+    def __missing__(self, word):
+        if len(self) > 2**20:
+            self.clear()
+        code = self[word] = zlib.crc32(word.encode("utf-8", "replace"))
+        return code
+
+
+def _signatures(texts, codes):
+    "MinHash signatures of a part of the texts."
     words = [re.findall(r"\w+", text.lower()) or [""] for text in texts]
-    codes = np.array([zlib.crc32(w.encode("utf-8", "replace")) for document in words for w in document], dtype=np.uint64)
     lengths = np.array([len(document) for document in words])
+    codes = np.fromiter(map(codes.__getitem__, itertools.chain.from_iterable(words)), np.uint64, lengths.sum())
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
     ends = np.repeat(starts + lengths - 1, lengths)                    # last word of the document of each word
     here, shingles = np.arange(len(codes)), np.zeros(len(codes), np.uint64)

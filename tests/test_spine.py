@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDatasetDict
@@ -123,6 +124,15 @@ def test_a_damaged_gzip_file_is_named(tmp_path, damage):
     (tmp_path / "a.txt.gz").write_bytes(damage(gzip.compress("\n\n".join(TEXTS).encode())))
     with pytest.raises(ValueError, match="a.txt.gz is damaged or no gzip file"):
         load_corpus(str(tmp_path / "a.txt.gz"), cache_dir=tmp_path / "cache")
+
+
+def test_signatures_do_not_depend_on_the_parts_in_which_a_corpus_is_read(monkeypatch):
+    words = [f"word{i}" for i in range(1000)]
+    texts = [" ".join(words[(i * k) % 1000] for k in range(1, 2 + 40 * (i % 7))) for i in range(60)] + ["", "one two"]
+    whole = corpora.minhash(texts)
+    assert whole.shape == (62, 64) and corpora.minhash([]).shape == (0, 64)
+    monkeypatch.setattr(corpora, "_PART", 1000)
+    assert np.array_equal(corpora.minhash(texts), whole) and np.array_equal(np.concatenate([corpora.minhash([t]) for t in texts]), whole)
 
 
 def test_near_duplicates_of_a_held_out_text_leave_training():

@@ -215,13 +215,13 @@ def masked(minutes, rows, trainer_rate=None):
     sweep = {lr: trainer_run(lr, minutes / 4)[0] for lr in (5e-4, 1e-3, 2e-3)} if trainer_rate is None else {trainer_rate: 0}
     best, seconds = trainer_run(min(sweep, key=sweep.get), minutes)
     corpus = {s: data[s] for s in ("train", "validation")}
-    for share in (1 / 8, 1 / 5, 1 / 3):
+    for share in (0.125, 0.198, 0.33):
         result = pretrain(corpus, tokenizer, "bert-mini", f"{WORK.name}/masked", minutes=seconds * share / 60, learning_rate=4e-3, recipe="fast", mask_rate=0.4, mask_rate_end=0.15, evaluations=0,
                           warmup=0.08, validation_blocks=32, checkpoint_minutes=1e6, device="cpu", overwrite=True)
         loss = validation_loss(AutoModelForMaskedLM.from_pretrained(result.output_dir), examination)
         rows.add(recipe="ours", seconds=round(result.seconds, 1), tokens=result.tokens,
                  **{"validation loss (nats)": round(loss, 4), "share of Trainer's time": round(result.seconds / seconds, 3), "reached": "yes" if loss <= best else "no"})
-        if loss <= best and share >= 1 / 5:
+        if loss <= best and share >= 0.198:
             break
 
 
@@ -283,11 +283,11 @@ def causal(minutes, rows):
     model, seconds = nanogpt(data, tokenizer, steps)
     best = whole_validation(model, data, tokenizer, 64)
     rows.add(recipe=f"nanoGPT's CPU recipe, {steps} steps", seconds=round(seconds, 1), parameters=sum(p.numel() for p in model.parameters()), **{"validation loss (nats)": round(best, 4)})
-    for share in (1 / 10, 1 / 6, 1 / 4, 1 / 2):
+    for share in (0.1, 0.16, 0.25, 0.5):
         result, loss = fast_run(data, tokenizer, SMALL, minutes=seconds * share / 60, batch_size=12, learning_rate=1.5e-2)
         rows.add(recipe="ours, same size", seconds=round(result.seconds, 1), parameters=result.parameters, steps=result.steps,
                  **{"validation loss (nats)": round(loss, 4), "share of its time": round(result.seconds / seconds, 3), "reached": "yes" if loss <= best else "no"})
-        if loss <= best and share >= 1 / 6:
+        if loss <= best and share >= 0.16:
             break
 
 

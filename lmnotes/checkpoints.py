@@ -121,7 +121,7 @@ def _table(facts, tokenizer):
     return [f"| {label} | {written[key]} |" for key, label in _LABELS.items() if key in written]
 
 
-def model_card(model, facts, tokenizer=None, name=None, license=None, watts=65.0):
+def model_card(model, facts, tokenizer=None, name=None, license=None, watts=None):
     """A model card from the facts of a run.
 
     Parameters
@@ -136,8 +136,8 @@ def model_card(model, facts, tokenizer=None, name=None, license=None, watts=65.0
         The model's name; by default that of its class.
     license : str, optional
         The hub's short name of a licence, such as `apache-2.0`; yours to choose, left out by default.
-    watts : float
-        Power that the estimate of energy assumes.
+    watts : float, optional
+        Power that the estimate of energy assumes; by default the board power of the GPUs that the facts name, else 65 W for each machine.
 
     Returns
     -------
@@ -153,6 +153,7 @@ def model_card(model, facts, tokenizer=None, name=None, license=None, watts=65.0
     lines = [f"# {name}", "", f"A {type(model).__name__} of {count:,} parameters, trained with lmnotes. Open it with `transformers` alone: "
              f"`{_AUTO.get(task, 'AutoModel')}.from_pretrained(\"this folder\")`.", "", "| fact | value |", "|---|---|", *_table(facts, tokenizer), ""]
     if facts.get("seconds"):
+        watts = _assumed_watts(facts.get("hardware") or {}) if watts is None else watts
         lines += [f"Energy: about {energy(facts['seconds'], watts):.2g} kWh, estimated as {facts['seconds']:,} s at an assumed {watts:g} W; nothing was measured, and other parts of the run are not counted.", ""]
     versions = ", ".join(f"{key} {value}" for key, value in (facts.get("versions") or {}).items())
     lines += [f"Versions: {versions}.", ""] if versions else []
@@ -160,12 +161,22 @@ def model_card(model, facts, tokenizer=None, name=None, license=None, watts=65.0
     return f"---\n{data.to_yaml()}\n---\n" + "\n".join(lines) + "\n"
 
 
+def _assumed_watts(hardware):
+    "Board power of the GPUs of a run by their data sheets (300 W for one that is not known), or 65 W for each machine."
+    from lmnotes.compute import DEVICES
+    if not str(hardware.get("device", "")).startswith("cuda"):
+        return 65.0 * hardware.get("machines", 1)
+    words = hardware.get("name", "").upper().replace("-", " ").split()
+    found = [d.watts for d in DEVICES.values() if set(d.name.upper().split("-")[: 2 if d.name.startswith("rtx") else 1]) <= set(words)]
+    return (found or [300.0])[0] * hardware.get("processes", 1)
+
+
 def _hub_name(parent):
     "The name of the model that training started from, where it has the form of a hub name."
     return parent if isinstance(parent, str) and parent.count("/") == 1 and not Path(parent).exists() and not parent.startswith((".", "/")) else None
 
 # %% ../nbs/06_checkpoints.ipynb #bff4029a
-def save(model, tokenizer, output_dir, facts=None, overwrite=False, max_shard_size=None):
+def save(model, tokenizer, output_dir, facts=None, overwrite=False, max_shard_size=None, watts=None):
     """Save a model with its tokenizer, a model card and checksums.
 
     Parameters
@@ -182,6 +193,8 @@ def save(model, tokenizer, output_dir, facts=None, overwrite=False, max_shard_si
         Replace what is there.
     max_shard_size : str or int, optional
         Largest file of weights, such as `2GB`, or in bytes; by default the library's limit.
+    watts : float, optional
+        Power that the card's estimate of energy assumes; see `model_card`.
 
     Returns
     -------
@@ -206,7 +219,7 @@ def save(model, tokenizer, output_dir, facts=None, overwrite=False, max_shard_si
             raise OSError(f"output_dir {str(output_dir)!r} cannot be written: {error}") from error
         tokenizer.save_pretrained(aside)
         (aside / "lmnotes.json").write_text(json.dumps(facts or {}, indent=1, default=str), encoding="utf-8")
-        (aside / "README.md").write_text(model_card(model, facts or {}, tokenizer), encoding="utf-8")
+        (aside / "README.md").write_text(model_card(model, facts or {}, tokenizer, watts=watts), encoding="utf-8")
         write_checksums(aside)
     return Path(output_dir)
 

@@ -10,6 +10,7 @@ __all__ = ['logger', 'PORTION', 'pack', 'write_blocks', 'Blocks', 'choose_tokens
            'validation_loss', 'PretrainingResult', 'pretrain']
 
 # %% ../nbs/05_pretraining.ipynb #e89f67a1
+import copy
 import functools
 import hashlib
 import importlib
@@ -376,7 +377,7 @@ class Batches:
         generator = np.random.default_rng((self.seed, 2, position))
         ids, row = self.blocks[int(self.order[place])].astype(np.int64), {}
         if self.pairs:
-            ids, row = self._pair(ids, generator)
+            ids, row = self._pair(ids, int(self.order[place]), generator)
         if self.documents:
             row["documents"] = self._documents(ids)
         if self.causal:
@@ -390,12 +391,12 @@ class Batches:
         new = ids == self.first_id if self.first_id is not None else np.concatenate(([False], ids[:-1] == self.after_id))
         return np.cumsum(new)
 
-    def _pair(self, ids, generator):
+    def _pair(self, ids, own, generator):
         "[CLS] A [SEP] B [SEP], B from elsewhere in half of the cases."
         a, b = np.split(ids, 2)
-        other = generator.random() < 0.5
+        other = generator.random() < 0.5 and len(self.blocks) > 1
         if other:
-            b = np.split(self.blocks[int(generator.integers(len(self.blocks)))].astype(np.int64), 2)[1]
+            b = np.split(self.blocks[(own + int(generator.integers(1, len(self.blocks)))) % len(self.blocks)].astype(np.int64), 2)[1]
         cls, sep = [self.tokenizer.cls_token_id], [self.tokenizer.sep_token_id]
         types = np.repeat([0, 1], [len(a) + 2, len(b) + 1])
         return np.concatenate((cls, a, sep, b, sep)).astype(np.int64), {"token_type_ids": types, "next_sentence_label": np.int64(other)}
@@ -915,7 +916,7 @@ class PretrainingOptions:
     tokens : float, optional
         Budget in tokens.
     minutes : float, optional
-        Budget in minutes of training.
+        Budget in minutes of training; of a stream, 34 million tokens are read for each.
     epochs : float, optional
         Budget in passes over the corpus; 1 where no budget is given.
     block_size : int
@@ -1519,6 +1520,7 @@ class _Watch(TrainerCallback):
     def __init__(self, trainer, run, evaluate, folder):
         self.trainer, self.run, self.evaluate, self.folder, self.curve = trainer, run, evaluate, folder, _Curve()
         self.interrupted, self.bar, self.saved, self.since, self.seen = threading.Event(), None, time.perf_counter(), time.perf_counter(), 0
+        self.last_saved = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.clock.tick()
@@ -1554,7 +1556,9 @@ class _Watch(TrainerCallback):
     def _save(self):
         self._check_losses()
         self.trainer.clock.tick(running=False)
-        path = _save_checkpoint(self.trainer, self.folder, self.run)
+        path = self.folder / f"step-{self.trainer.state.global_step:08d}"
+        if self.last_saved != path:                              # an evaluation may have saved this step already
+            self.last_saved = _save_checkpoint(self.trainer, self.folder, self.run)
         self.saved = self.since = time.perf_counter()
         self.seen = self.trainer.state.global_step
         self.trainer.clock.tick()
@@ -1581,10 +1585,15 @@ class _Watch(TrainerCallback):
         run["history"].append(row)
         self._show(row, share)
         if not math.isfinite(loss) or loss > run["too_much"]:
-            self._close()
-            last = last_checkpoint(self.folder.parent)
-            raise FloatingPointError(f"the loss is {loss:.4g} at step {step} with learning rate {row['learning_rate']:.2g}: "
-                                     f"lower the learning rate; {f'the last good checkpoint is {last}' if last else 'no checkpoint was saved before'}")
+            self._broken(f"the loss is {loss:.4g}")
+        if not math.isfinite(row.get("gradient_norm", 0.0)):      # the weights are no numbers any more, though the loss before them was
+            self._broken(f"the norm of the gradient is {row['gradient_norm']}")
+
+    def _broken(self, what):
+        self._close()
+        last = last_checkpoint(self.folder.parent)
+        raise FloatingPointError(f"{what} at step {self.trainer.state.global_step} with learning rate {self.trainer.optimizer.param_groups[0]['lr']:.2g}: "
+                                 f"lower the learning rate; {f'the last good checkpoint is {last}' if last else 'no checkpoint was saved before'}")
 
     def _show(self, row, share):
         peak, norm = (f", {100 * row['share_of_peak']:.0f} % of peak" if "share_of_peak" in row else ""), f", gradient {row.get('gradient_norm', math.nan):.2f}"
@@ -1600,6 +1609,8 @@ class _Watch(TrainerCallback):
         options, run = self.trainer.options, self.run
         self.trainer.clock.tick(running=False)
         loss, = _agree([self.evaluate() if state.is_world_process_zero or self.trainer.sharded else -math.inf], self.trainer.args.device)
+        if not math.isfinite(loss):
+            self._broken(f"the validation loss is {loss}")
         if run["history"]:
             run["history"][-1]["validation_loss"] = loss
         if options.report_to != "none":
@@ -1607,7 +1618,7 @@ class _Watch(TrainerCallback):
         if run["best"] is None or loss < run["best"]["loss"]:
             run["best"], run["waited"] = {"loss": loss, "checkpoint": f"step-{state.global_step:08d}"}, 0
             if options.best or options.patience:
-                _save_checkpoint(self.trainer, self.folder, run)
+                self._save()
         else:
             run["waited"] += 1
         self.since, self.seen = time.perf_counter(), state.global_step
@@ -1720,7 +1731,7 @@ def _open_model(model, tokenizer, options):
         raise ValueError(f"model {model!r} is no preset ({', '.join(PRESETS)}), no folder, and no hub name (those have a slash)")
     if not isinstance(model, PretrainedConfig) and model not in PRESETS:
         return _open_folder(model, options)
-    config = model if isinstance(model, PretrainedConfig) else _preset_config(model, tokenizer, options)
+    config = copy.deepcopy(model) if isinstance(model, PretrainedConfig) else _preset_config(model, tokenizer, options)
     kind = _kind(config, options)
     torch.manual_seed(options.seed)
     for name in ("pad", "bos", "eos"):
@@ -1736,13 +1747,20 @@ def _is_fresh(model):
     return isinstance(model, PretrainedConfig) or (isinstance(model, str) and model in PRESETS)
 
 
+def _parent(model):
+    "The folder or hub name that training starts from; None for a fresh model."
+    if _is_fresh(model):
+        return None
+    return getattr(model, "name_or_path", str(model)) or None
+
+
 def _open_folder(model, options):
     "A model to go on with, from a folder that is whole or from the hub."
     if (Path(model) / "SHA256SUMS").is_file() and (problems := damaged_files(model)):
         raise ValueError(f"checkpoint {model!r} is not whole: {'; '.join(problems)}; copy or train it again")
     try:
         config = AutoConfig.from_pretrained(model)
-        return _kind(config, options).from_pretrained(model, dtype=torch.float32)
+        return _kind(config, options).from_pretrained(model, dtype=torch.float32, use_safetensors=True)
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         if Path(model).is_dir():
             raise ValueError(f"checkpoint {model!r} cannot be opened: {str(error).splitlines()[0]}; copy or train it again") from error
@@ -1785,7 +1803,7 @@ def _check_fit(model, tokenizer, options, causal):
         raise ValueError(f"the tokenizer has {len(tokenizer)} tokens and the model's embedding {rows} rows: use the model's own tokenizer, or a model with vocab_size {len(tokenizer)}")
     if not causal and tokenizer.mask_token_id is None:
         raise ValueError("the tokenizer has no mask token, which masked language modelling needs: train one of kind 'wordpiece', or choose a causal model such as 'gpt-mini'")
-    positions = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
+    positions = _positions(model)
     if positions and options.block_size > positions:
         raise ValueError(f"block_size {options.block_size} is over the {positions} positions of the model: choose a smaller block")
     if options.next_sentence and (None in (tokenizer.cls_token_id, tokenizer.sep_token_id) or options.block_size < 5):
@@ -1795,6 +1813,13 @@ def _check_fit(model, tokenizer, options, causal):
             raise ValueError("document_attention needs a tokenizer that marks where a document begins or ends: give it an end-of-text token")
         if getattr(model.config, "_attn_implementation", "sdpa") != "sdpa":
             raise ValueError(f"document_attention needs PyTorch's attention, not {model.config._attn_implementation!r}: open the model with attn_implementation='sdpa'")
+
+
+def _positions(model):
+    "Tokens for which a model has positions; RoBERTa and its kin leave the first ones unused."
+    positions = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
+    unused = [m.padding_idx + 1 for name, m in model.named_modules() if name.endswith("position_embeddings") and getattr(m, "padding_idx", None) is not None]
+    return positions and positions - (unused or [0])[0]
 
 
 def _texts(corpus, split):
@@ -1821,9 +1846,14 @@ def _packed(corpus, split, tokenizer, options, limit=None):
     key = [1, known, _rules(tokenizer), tokenizer.eos_token_id, options.block_size, options.next_sentence]
     path = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.arrow" if known else folder
     if int(os.environ.get("LOCAL_RANK", 0)) == 0 and not (path.suffix and path.exists() and path.with_suffix(".json").exists()):
-        path = write_blocks(_texts(corpus, split), tokenizer, options.block_size, path, None if known else limit, options.next_sentence).path
+        path = write_blocks(_watched(_texts(corpus, split)), tokenizer, options.block_size, path, None if known else limit, options.next_sentence).path
     _barrier()
     return Blocks(folder / f"{_told(path.stem if path.suffix else '')}.arrow")
+
+
+def _watched(texts):
+    "The texts, with a bar once packing takes longer than a few seconds."
+    return tqdm(texts, desc="packing", unit=" documents", total=len(texts) if hasattr(texts, "__len__") else None, delay=5, mininterval=0.1 if sys.stderr.isatty() else 30)
 
 
 def _rules(tokenizer):
@@ -1931,22 +1961,23 @@ def _earlier(output_dir, identity):
 # %% ../nbs/05_pretraining.ipynb #b253cd8d
 @contextmanager
 def _interruptible(event):
-    "While inside, Ctrl-C sets the event; a second one stops at once. Only in the main thread."
+    "While inside, Ctrl-C sets the event, and so does the SIGTERM of a cluster's scheduler to a process alone; a second one stops at once. Only in the main thread."
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    old = signal.getsignal(signal.SIGINT)
+    old = {number: signal.getsignal(number) for number in (signal.SIGINT, *([signal.SIGTERM] if world_size() == 1 else []))}      # torchrun ends its processes by SIGTERM, at once
 
     def note(number, frame):
         if event.is_set():
-            signal.signal(signal.SIGINT, old)
             raise KeyboardInterrupt
         event.set()
-    signal.signal(signal.SIGINT, note)
+    for number in old:
+        signal.signal(number, note)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, old)
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 # %% ../nbs/05_pretraining.ipynb #f8353ce3
 def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained", options=None, **changes):
@@ -1986,12 +2017,12 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     options = replace(options or PretrainingOptions(), **changes).check()
     device = resolve_device(options.device)
     check_output_dir(output_dir, options.overwrite or options.resume)
-    fresh, model = _is_fresh(model), _open_model(model, tokenizer, options)
+    fresh, parent, model = _is_fresh(model), _parent(model), _open_model(model, tokenizer, options)
     causal = _is_causal(model.config)
     _check_fit(model, tokenizer, options, causal)
     arguments = _arguments(Path(output_dir), options, device)                    # also joins the other processes, where there are some
     budget = _budget(options)
-    blocks, held = _split_blocks(corpus, tokenizer, options, budget and budget * options.batch_size)
+    blocks, held = _split_blocks(corpus, tokenizer, options, _blocks_needed(budget, options))
     identity = _identity(blocks, held, tokenizer, model, options)
     _prepare_folder(output_dir, options)
     checkpoint, saved = _earlier(output_dir, identity) if options.resume else (None, None)
@@ -2009,7 +2040,8 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
             trainer, loss_after = _train(model, tokenizer, blocks, held, causal, arguments, Path(output_dir), options, checkpoint, saved, run)
     finally:
         _forget(arguments)
-    return _finish_run(trainer, tokenizer, Path(output_dir), options, run, causal, loss_after, blocks)
+    with _interruptible(threading.Event()):                                     # what is learned gets saved; a second Ctrl-C stops at once
+        return _finish_run(trainer, tokenizer, Path(output_dir), options, run, causal, loss_after, blocks, parent)
 
 
 @contextmanager
@@ -2060,6 +2092,14 @@ def _budget(options):
     "Steps of the budget where they are known without the corpus."
     per_step = options.batch_size * options.block_size
     return options.steps if options.tokens is None else max(1, math.ceil(options.tokens / per_step))
+
+
+_STREAMED = 2**25              # tokens of a stream that are read for each minute of a budget
+
+
+def _blocks_needed(budget, options):
+    "Blocks that the budget can take, so that no more of a stream is read; None where all are wanted."
+    return budget * options.batch_size if budget else math.ceil(options.minutes * _STREAMED / options.block_size) if options.minutes else None
 
 
 def _epochs(options, blocks):
@@ -2140,7 +2180,10 @@ def _train(model, tokenizer, blocks, held, causal, arguments, output_dir, option
     run["too_much"] = 1.5 * max(run["loss_before"], math.log(len(tokenizer))) + 2 + options.next_sentence
     with _interruptible(watch.interrupted):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return trainer, _best_or_last(model, measure(), output_dir, options, run, measure)
+        loss = _best_or_last(model, measure(), output_dir, options, run, measure)
+    if not math.isfinite(loss):
+        watch._broken(f"the validation loss is {loss}")
+    return trainer, loss
 
 
 def _data(blocks, held, tokenizer, causal, options, steps, progress):
@@ -2168,16 +2211,17 @@ def _best_or_last(model, loss, output_dir, options, run, measure):
     return loss
 
 # %% ../nbs/05_pretraining.ipynb #edec1ae4
-def _finish_run(trainer, tokenizer, output_dir, options, run, causal, loss_after, blocks):
-    "Save the model and the facts of the run; remove its checkpoints."
+def _finish_run(trainer, tokenizer, output_dir, options, run, causal, loss_after, blocks, parent):
+    "Save the model, the facts of the run and a card made of them; remove its checkpoints."
+    from lmnotes.checkpoints import save
     model, steps = trainer.accelerator.unwrap_model(trainer.model), trainer.state.global_step
     parameters, model = sum(p.numel() for p in model.parameters()), _gathered(model)
     data = {k: v for k, v in blocks.facts.items() if k not in ("digest", "block_size")}
     result = PretrainingResult(str(output_dir), "causal" if causal else "masked", steps, steps * run["tokens_per_step"], round(trainer.clock.used, 3), run["loss_before"], loss_after,
                                tuple(run["history"]), parameters, data)
-    facts = {"made_by": "lmnotes.pretraining", "options": asdict(options), "identity": run["identity"], **asdict(result), "versions": _versions(), "hardware": _hardware(trainer.args.device)}
+    facts = {"made_by": "lmnotes.pretraining", "parent": parent, "options": asdict(options), "identity": run["identity"], **asdict(result), "versions": _versions(), "hardware": _hardware(trainer.args.device)}
     if trainer.is_world_process_zero():
-        save_folder(output_dir, model, tokenizer, facts, overwrite=True)
+        save(model, tokenizer, output_dir, facts, overwrite=True)
     _barrier()
     return result
 
@@ -2185,4 +2229,4 @@ def _finish_run(trainer, tokenizer, output_dir, options, run, causal, loss_after
 def _hardware(device):
     "What the run was computed on."
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {"device": str(device), "name": name, "processes": world_size(), "threads": torch.get_num_threads()}
+    return {"device": str(device), "name": name, "processes": world_size(), "machines": int(os.environ.get("GROUP_WORLD_SIZE", 1)), "threads": torch.get_num_threads()}

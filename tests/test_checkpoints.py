@@ -18,7 +18,7 @@ from transformers import (AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelF
 
 from lmnotes.checkpoints import convert, energy, export, info, load, model_card, push, save, task_of, verify
 from lmnotes.cli import COMMANDS, execute
-from lmnotes.pretraining import save_folder
+from lmnotes.pretraining import pretrain, save_folder
 from lmnotes.tokenization import train_tokenizer
 
 TEXTS = ["the cat sat on the mat", "a dog ran over the log", "a bird flew under the tree"] * 20
@@ -174,6 +174,8 @@ def test_a_pickle_is_never_read(bert, tokenizer, tmp_path, monkeypatch):
     (tmp_path / "m" / "model.safetensors").unlink(), (tmp_path / "m" / "SHA256SUMS").unlink()
     with pytest.raises(ValueError, match="model.safetensors is missing"):
         load(tmp_path / "m", device="cpu")
+    with pytest.raises(ValueError, match="cannot be opened"):
+        pretrain({"train": [{"text": "some words to learn from " * 40}] * 20}, tokenizer, tmp_path / "m", tmp_path / "n", steps=1, block_size=8, device="cpu")
     assert not (tmp_path / "exploded").exists()
 
 
@@ -277,6 +279,13 @@ def test_the_card_says_the_facts_in_the_hub_s_form(bert, tokenizer, tmp_path):
                   "| tokenizer | WordPiece |", "0.13 kWh", "assumed 65 W", "torch 2.13.0"):
         assert words in card.content, words
     assert energy(7200.0) == pytest.approx(0.13)
+
+
+@pytest.mark.parametrize("hardware, watts", [({}, 65), ({"device": "cpu", "machines": 3}, 195), ({"device": "cuda:0", "name": "NVIDIA H100 80GB HBM3", "processes": 2}, 1400),
+                                             ({"device": "cuda:0", "name": "NVIDIA A100-SXM4-80GB"}, 400), ({"device": "cuda", "name": "NVIDIA GeForce RTX 4090"}, 450), ({"device": "cuda", "name": "other"}, 300)])
+def test_the_power_that_is_assumed_is_that_of_the_hardware(model, hardware, watts):
+    assert f"assumed {watts} W" in model_card(model, {"seconds": 10.0, "hardware": hardware}) or f"assumed {watts:g} W" in model_card(model, {"seconds": 10.0, "hardware": hardware})
+    assert "assumed 5 W" in model_card(model, {"seconds": 10.0, "hardware": hardware}, watts=5)
 
 
 def test_what_is_not_known_is_not_said(model):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -82,7 +83,9 @@ def test_a_second_run_does_not_tokenize_again(corpus, tokenizer, tmp_path, monke
     assert len(set((tmp_path / "cache" / "packed").iterdir()) - before) == 4                     # another block size: two files of two splits
 
 
-def test_a_stream_is_read_no_further_than_the_budget(tokenizer, tmp_path):
+@pytest.mark.parametrize("budget", [{"steps": 3}, {"minutes": 0.01}])
+def test_a_stream_is_read_no_further_than_the_budget(tokenizer, tmp_path, monkeypatch, budget):
+    monkeypatch.setattr(pretraining, "_STREAMED", 6000)                      # tokens for a minute
     seen = []
 
     def endless():
@@ -94,10 +97,10 @@ def test_a_stream_is_read_no_further_than_the_budget(tokenizer, tmp_path):
     corpus = IterableDatasetDict(train=IterableDataset.from_generator(endless))
     pretraining_portion, pretraining.PORTION = pretraining.PORTION, 20_000
     try:
-        result = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "s", steps=3, **TINY)
+        result = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "s", **budget, **TINY)
     finally:
         pretraining.PORTION = pretraining_portion
-    assert result.steps == 3 and len(seen) < 2000
+    assert result.steps == budget.get("steps", result.steps) > 0 and len(seen) < 2000
 
 
 def test_an_interrupted_packing_leaves_nothing(tokenizer, tmp_path):
@@ -486,6 +489,96 @@ def test_an_exploding_run_names_its_last_good_checkpoint(corpus, tokenizer, tmp_
     from lmnotes.pretraining import last_checkpoint
     saved = load_file(last_checkpoint(tmp_path / "x") / "model.safetensors")
     assert all(torch.isfinite(v).all() for v in saved.values())
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_broken_gradient_ends_the_run_before_anything_broken_is_saved(corpus, tokenizer, tmp_path, monkeypatch, step):
+    clip = pretraining._Trainer._clip_grad_norm
+
+    def broken(self, model):
+        if self.state.global_step == step - 1:
+            self.model.get_input_embeddings().weight.grad[5, 0] = math.inf
+        return clip(self, model)
+    monkeypatch.setattr(pretraining._Trainer, "_clip_grad_norm", broken)
+    with pytest.raises(FloatingPointError, match=rf"norm of the gradient is (inf|nan) at step {step} .*step-0000000{step - 1}"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=6, checkpoint_steps=1, keep=1, log_steps=100, **TINY | {"evaluations": 0})
+    saved = load_file(pretraining.last_checkpoint(tmp_path / "x") / "model.safetensors")
+    assert all(torch.isfinite(v).all() for v in saved.values()) and not (tmp_path / "x" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("at, best", [(1, True), (1, False), (2, False)])               # in the middle, at the end
+def test_a_validation_loss_that_is_no_number_ends_the_run(corpus, tokenizer, tmp_path, monkeypatch, at, best):
+    measured, calls = pretraining.validation_loss, []
+    monkeypatch.setattr(pretraining, "validation_loss", lambda *a, **k: calls.append(1) or (math.nan if len(calls) == at + 1 else measured(*a, **k)))
+    with pytest.raises(FloatingPointError, match="the validation loss is nan at step"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=4, best=best, **TINY)
+    assert not (tmp_path / "x" / "model.safetensors").exists()
+
+
+def test_a_step_is_saved_once(corpus, tokenizer, tmp_path, monkeypatch):
+    save, steps = pretraining._save_checkpoint, []
+    monkeypatch.setattr(pretraining, "_save_checkpoint", lambda trainer, *rest: steps.append(trainer.state.global_step) or save(trainer, *rest))
+    pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=6, checkpoint_steps=1, best=True, **TINY | {"evaluations": 5})
+    assert steps == sorted(set(steps)) and set(range(1, 6)) <= set(steps)
+
+
+def test_a_card_stands_in_the_folder_and_says_what_the_run_started_from(corpus, tokenizer, tmp_path):
+    first = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "first", steps=1, **TINY)
+    pretrain(corpus, tokenizer, first.output_dir, tmp_path / "second", steps=1, **TINY)
+    one, two = ((tmp_path / name / "README.md").read_text() for name in ("first", "second"))
+    assert "| steps | 1 |" in one and "started from" not in one and f"| started from | {first.output_dir} |" in two and damaged_files(tmp_path / "second") == []
+
+
+def test_ctrl_c_while_the_last_loss_is_measured_still_saves(corpus, tokenizer, tmp_path, monkeypatch):
+    measured, calls = pretraining.validation_loss, []
+
+    def interrupted(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 2:                                                     # before, and at the end
+            os.kill(os.getpid(), signal.SIGINT)
+        return measured(*arguments, **options)
+    monkeypatch.setattr(pretraining, "validation_loss", interrupted)
+    result = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=2, **TINY | {"evaluations": 0})
+    assert result.steps == 2 and damaged_files(tmp_path / "x") == [] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_scheduler_that_ends_the_process_gets_what_ctrl_c_gets(corpus, tokenizer, tmp_path, monkeypatch):
+    step_end, before = pretraining._Watch.on_step_end, signal.getsignal(signal.SIGTERM)
+
+    def ended(self, args, state, control, **kwargs):
+        if state.global_step == 2 and not self.trainer.options.resume:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step_end(self, args, state, control, **kwargs)
+    monkeypatch.setattr(pretraining._Watch, "on_step_end", ended)
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 2, saved in"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=4, **TINY)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=4, resume=True, **TINY).steps == 4
+
+
+def test_a_configuration_in_hand_stays_as_it_is(corpus, tokenizer, tmp_path):
+    config = model_config("bert-tiny", len(tokenizer))
+    config.pad_token_id = 7
+    pretrain(corpus, tokenizer, config, tmp_path / "x", steps=1, **TINY)
+    assert config.pad_token_id == 7
+
+
+def test_the_positions_that_roberta_leaves_unused_do_not_count(corpus, tokenizer, tmp_path):
+    from transformers import RobertaConfig
+    config = RobertaConfig(vocab_size=96, hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16, max_position_embeddings=18, pad_token_id=tokenizer.pad_token_id)
+    usable = 18 - tokenizer.pad_token_id - 1
+    with pytest.raises(ValueError, match=f"block_size {usable + 1} is over the {usable} positions"):
+        pretrain(corpus, tokenizer, config, tmp_path / "x", steps=1, **TINY | {"block_size": usable + 1})
+    assert pretrain(corpus, tokenizer, config, tmp_path / "x", steps=1, **TINY | {"block_size": usable}).steps == 1
+
+
+def test_a_second_segment_from_elsewhere_is_never_the_next_one(tokenizer):
+    blocks = np.arange(4 * 10).reshape(4, 10) % 80 + 5
+    data = Batches(blocks, tokenizer, False, 0.15, 0, 400, pairs=True)
+    for position in range(200):
+        row = data[position]
+        known = np.where(row["labels"] >= 0, row["labels"], row["input_ids"])
+        assert (known[7:12] == known[1] + np.arange(5, 10)).all() != bool(row["next_sentence_label"])
 
 
 def test_tensorboard_gets_the_rows(corpus, tokenizer, tmp_path):

@@ -317,9 +317,21 @@ def _masked_values(model, batch, before, after, mask):
         hidden |= (words == words[each, at][:, None]) & (columns > at[:, None])
     rows[hidden] = mask
     inputs = np.hstack([np.tile(np.array(before, np.int64), (len(batch), 1)), rows, np.tile(np.array(after, np.int64), (len(batch), 1))])
-    run = partial(_logits_at, model, torch.from_numpy(inputs).to(model.device), torch.from_numpy(each * inputs.shape[1] + at + len(before)).to(model.device))
-    values = None if model.base_model is model else _tiled(model, run, targets)
-    return _log_probs(run(), targets.to(model.device)) if values is None else values
+
+    def run(some):
+        chosen = each[:len(inputs[some])] * inputs.shape[1] + at[some] + len(before)
+        return _logits_at(model, torch.from_numpy(inputs[some]).to(model.device), torch.from_numpy(chosen).to(model.device))
+    values = None if model.base_model is model else _tiled(model, partial(run, slice(None)), targets)
+    if values is None:
+        values = np.concatenate([_log_probs(run(some), targets[some].to(model.device)) for some in _row_parts(len(batch), model)])
+    return values
+
+
+def _row_parts(rows, model, places=1):
+    "Slices of the rows of a batch whose logits, at so many places of each, can be held at a time."
+    held = _HEAD_FLOATS * (1 if model.device.type == "cpu" else 16)              # a GPU takes 512 MiB at a time
+    size = max(1, held // (places * model.get_input_embeddings().weight.shape[0]))
+    return [slice(begin, begin + size) for begin in range(0, rows, size)]
 
 
 def _logits_at(model, inputs, chosen, **more):
@@ -367,17 +379,19 @@ def _pair_values(model, batch):
     sources, seen = padded([p.source for p in batch])
     targets, wanted = padded([p.target for p in batch])
     shifted = torch.cat([torch.full((len(batch), 1), _decoder_start(model), device=model.device), targets[:, :-1]], 1)
-    head, calls = model.get_output_embeddings(), []
-    handle = head.register_forward_pre_hook(lambda _, inputs: calls.append(1) or (inputs[0][wanted][None], *inputs[1:]))     # no padding reaches the head
 
-    def run():
-        logits = model(input_ids=sources, attention_mask=seen.long(), decoder_input_ids=shifted, use_cache=False).logits
-        return logits[0] if calls else logits[wanted]
-    try:
-        values = _tiled(model, run, targets[wanted])
-        return _log_probs(run(), targets[wanted]) if values is None else values
-    finally:
-        handle.remove()
+    def run(some):
+        calls = []
+        handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: calls.append(1) or (inputs[0][wanted[some]][None], *inputs[1:]))     # no padding reaches the head
+        try:
+            logits = model(input_ids=sources[some], attention_mask=seen[some].long(), decoder_input_ids=shifted[some], use_cache=False).logits
+        finally:
+            handle.remove()
+        return logits[0] if calls else logits[wanted[some]]
+    values = _tiled(model, partial(run, slice(None)), targets[wanted])
+    if values is None:
+        values = np.concatenate([_log_probs(run(some), targets[some][wanted[some]]) for some in _row_parts(len(batch), model, targets.shape[1])])
+    return values
 
 
 def _decoder_start(model):

@@ -406,6 +406,22 @@ def test_the_vocabulary_in_tiles(bpe, wordpiece, kind, monkeypatch):
     assert "forward" not in vars(model.get_output_embeddings())
 
 
+@pytest.mark.parametrize("kind", ["BERT", "T5"])
+def test_logits_that_are_not_tiled_are_held_a_part_at_a_time(bpe, wordpiece, kind, monkeypatch):
+    "Where the vocabulary cannot be cut into tiles, a batch goes through the model in parts of rows: their logits are few, and the values the same."
+    model, tokenizer, options = (bert(len(wordpiece)), wordpiece, {}) if kind == "BERT" else (named(t5(len(bpe)).eval()), with_ends(bpe), {"sources": SOURCES})
+    monkeypatch.setattr(room, "_tiled", lambda *_: None)
+    shapes, original = [], room._log_probs
+    monkeypatch.setattr(room, "_log_probs", lambda logits, *more: shapes.append(tuple(logits.shape)) or original(logits, *more))
+    whole, at_once = quiet(model, TEXTS, tokenizer, **options), max(shapes)[0]
+    longest = max(whole.tokens) if kind == "T5" else 2
+    monkeypatch.setattr(room, "_HEAD_FLOATS", 2 * longest * len(tokenizer))
+    shapes.clear()
+    parts = quiet(model, TEXTS, tokenizer, **options)
+    assert np.allclose(parts.log_likelihoods, whole.log_likelihoods, rtol=1e-5)
+    assert max(shapes)[0] <= 2 * longest < at_once and {columns for _, columns in shapes} == {model.config.vocab_size} and sum(rows for rows, _ in shapes) == sum(whole.tokens)
+
+
 @torch.no_grad()
 def test_a_model_without_a_plain_head_is_noticed_once(wordpiece, monkeypatch):
     "What the head's own logits show is kept: the batches that follow run the encoder once each."
@@ -978,3 +994,19 @@ def test_more_bad_input(bpe, wordpiece):
                         (lambda: quiet(gpt(len(bpe)), TEXTS, bpe, window=0), "window 0"), (lambda: quiet(gpt(len(bpe)), ["ab \ud800 c"], bpe), "texts: element 0 holds half")):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def test_the_benchmark_records_its_arguments():
+    "The table says with which command line, and each row of which share of the texts, it was measured; rows of an earlier run keep theirs."
+    import argparse
+    import importlib.util
+    from pathlib import Path
+    spec = importlib.util.spec_from_file_location("benchmark_of_evaluation", Path(__file__).parents[1] / "benchmarks" / "evaluation.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    args = argparse.Namespace(quick=False, only=["metric", "short"], scale=3, repeats=2, minicons=None)
+    line = bench.command(args, narrow=False)
+    assert line == "python benchmarks/evaluation.py --only metric short --scale 3 --repeats 2 --bf16 no"
+    assert bench.command(argparse.Namespace(**{**vars(args), "quick": True, "minicons": "/home/python"}), True).endswith("--scale 10 --repeats 1 --bf16 yes --minicons PYTHON")
+    text = bench.report({**bench.machine(), "command": line, "rows": [{"part": "a", "scale": 3}, {"part": "b"}], "note": ""})
+    assert f"`{line}`" in text and "| a | 3 |" in text and "| b |  |" in text

@@ -531,7 +531,8 @@ def cloze(model, texts, tokenizer=None, *, bos=None, text_column="text", max_tex
     FloatingPointError
         If the model answers with no number.
     """
-    passages = _passages(texts, text_column, max_texts)
+    _check_most(max_texts)
+    passages = _passages(texts, text_column)[:max_texts]
     model, tokenizer, family, name = _opened(model, tokenizer, device)
     if family != "causal":
         raise ValueError(f"model {name!r} is for {family}: the last word is asked of a causal language model")
@@ -548,16 +549,20 @@ def cloze(model, texts, tokenizer=None, *, bos=None, text_column="text", max_tex
     return ClozeResult(name, tuple(w for _, w in split), tuple(totals.tolist()), tuple(best.tolist()), len(passages) - len(split), protocol)
 
 
-def _passages(texts, text_column, max_texts=None):
-    "The first passages from a list of texts, or the column of rows."
+def _check_most(max_texts):
+    "Refuse a number of texts that would leave none, or the last ones, out."
     if max_texts is not None and max_texts < 1:
         raise ValueError(f"max_texts {max_texts} must be at least 1, or None for all")
+
+
+def _passages(texts, text_column):
+    "Passages from a list of texts, or the column of rows."
     if isinstance(texts, (list, tuple)) and texts and all(isinstance(t, str) for t in texts):
-        return list(texts[:max_texts])
+        return list(texts)
     rows = _rows(texts, "texts")
     if text_column not in rows.column_names:
         raise ValueError(f"texts: column {text_column!r} is not there, the columns are {', '.join(rows.column_names)}")
-    return [text or "" for text in rows[text_column][:max_texts]]
+    return [text or "" for text in rows[text_column]]
 
 
 def _cloze_rows(model, tokenizer, split, bos):
@@ -1183,8 +1188,9 @@ def leaderboard(folders, pairs=None, passages=None, texts=None, *, max_pairs=Non
     folders = [folders] if isinstance(folders, (str, os.PathLike)) else list(folders)
     if not folders or (pairs is None and passages is None and texts is None):
         raise ValueError("folders: no model was given" if not folders else "pairs, passages and texts are all missing: give at least one to measure on")
+    _check_most(max_texts)
     pairs = None if pairs is None else _at_most(load_pairs(pairs), max_pairs)
-    passages = None if passages is None else _passages(passages, "text", max_texts)
+    passages = None if passages is None else _passages(passages, "text")[:max_texts]
     rows = [_measured(folder, pairs, passages, texts, max_texts, device, progress) for folder in folders]
     return Leaderboard(tuple(sorted(rows, key=_rank)))
 

@@ -714,7 +714,7 @@ class _Reader:
         for i, ((number, text, _), whole, row, extra) in enumerate(zip(kept, glued, ids, more)):
             _check_ids(row, self.rows)
             if self.headless and len(row) and (self.rule.documents == "each" or not any(self.sizes)):
-                text = whole = whole[self._first_end(encoded, i, row):]
+                text = whole = whole[self._first_alone(encoded, i, row):]
             words = len(text.split()) if len(text) <= _LONG else sum(1 for _ in re.finditer(r"\S+", text))
             self.numbers.append(number), self.words.append(max(1, words)), self.bytes.append(len(whole.encode("utf-8", "surrogatepass"))), self.characters.append(len(whole))
             self.sums.append(0.0), self.squares.append(0.0), self.counts.append(0), self.sizes.append(len(row))
@@ -724,9 +724,12 @@ class _Reader:
         "Tokens of texts, without special ones but for targets."
         return self.tokenizer(**{"text_target" if target else "text": texts}, add_special_tokens=target, return_attention_mask=False, verbose=False)
 
-    def _first_end(self, encoded, i, row):
-        "Characters up to the end of a text's first token."
-        return encoded.token_to_chars(i, 0).end if self.tokenizer.is_fast else len(self.tokenizer.decode(row[:1].tolist()))
+    def _first_alone(self, encoded, i, row):
+        "Characters at the beginning of a text that its first token alone covers."
+        if not self.tokenizer.is_fast:
+            return len(self.tokenizer.decode(row[:1].tolist()))
+        end = encoded.token_to_chars(i, 0).end
+        return min(end, encoded.token_to_chars(i, 1).start) if len(row) > 1 else end
 
     def _more(self, kept, encoded):
         "Numbers of the words for within-word scores; sources for sequence-to-sequence models."
@@ -825,7 +828,7 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
         Tokens by which the window of a causal model moves; by default windows score disjoint stretches.
     bos : bool
         Put the token that begins a text (of the beginning, else of the end, else the special one that the tokenizer puts first)
-        before a causal model's text, so that the first token is scored. Without it neither that token nor what it covers is counted.
+        before a causal model's text, so that the first token is scored. Without it neither that token nor what it alone covers is counted.
     further : {'text', 'bos'}
         What stands first in a further window: the text before it, or the beginning-of-text token in place of that.
     within_word : bool
@@ -930,7 +933,7 @@ def _protocol(model, tokenizer, name, reader, rule, split, max_texts):
             "tokenizer": f"{type(tokenizer).__name__} of {len(tokenizer):,} tokens, {_digest(tokenizer.convert_ids_to_tokens(list(range(0, len(tokenizer), 61))))}",
             "texts": reader.digest.hexdigest(), **({"split": split} if split else {}), **({"max_texts": f"{max_texts:,}"} if max_texts else {}), "window": rule.window if rule.window < sys.maxsize else "whole texts", "documents": "each by itself"}
     if rule.task == "causal":
-        card |= {"stride": rule.stride or "disjoint", "first window": f"begins with {start[0]}" if start else "its first token is not scored, and what that covers of the text not counted",
+        card |= {"stride": rule.stride or "disjoint", "first window": f"begins with {start[0]}" if start else "its first token is not scored, and what that alone covers of the text not counted",
                  "further windows": f"begin with {start[0]}" if start and rule.further == "bos" else "begin with the text before"}
         card |= {"documents": f"joined by {rule.separator!r}"} if rule.documents == "joined" else {}
     elif rule.task == "masked":

@@ -639,7 +639,7 @@ def _opened(model, tokenizer, device, dtype, task):
 
 
 def _own_or_given(name, own, given):
-    "The folder's tokenizer, or one that was given if it says the same; ids that stand for other tokens are refused, others more or fewer named."
+    "The folder's tokenizer, or the one that was given, whose ids must stand for the same tokens; more or fewer of them are warned of."
     if given is None:
         return own
     pieces, vocabulary = {i: piece for piece, i in own.get_vocab().items()}, given.get_vocab()
@@ -729,7 +729,7 @@ class _Reader:
         if not self.tokenizer.is_fast:
             return len(self.tokenizer.decode(row[:1].tolist()))
         end = encoded.token_to_chars(i, 0).end
-        return min(end, encoded.token_to_chars(i, 1).start) if len(row) > 1 else end
+        return min(end, encoded.token_to_chars(i, 1).start) if len(encoded["input_ids"][i]) > 1 else end
 
     def _more(self, kept, encoded):
         "Numbers of the words for within-word scores; sources for sequence-to-sequence models."

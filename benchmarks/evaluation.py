@@ -219,11 +219,17 @@ def machine():
     return {"date": datetime.date.today().isoformat(), "machine": f"{os.cpu_count()} cores, {platform.machine()}, {', '.join(wide)}; {torch.get_num_threads()} threads, {'CPU' if CLOCK is time.process_time else 'wall'} seconds; Python {platform.python_version()}", "versions": versions}
 
 
+def command(args, narrow):
+    "The command line that repeats the run."
+    words = ["python benchmarks/evaluation.py", "--only", *args.only, f"--scale {10 if args.quick else args.scale}", f"--repeats {1 if args.quick else args.repeats}", f"--bf16 {'yes' if narrow else 'no'}"]
+    return " ".join(words + (["--minicons PYTHON"] if args.minicons else []))
+
+
 def report(result):
     "The results as Markdown."
     keys = list(dict.fromkeys(k for r in result["rows"] for k in r))
     table = ["| " + " | ".join(keys) + " |", "|" + "---|" * len(keys)] + ["| " + " | ".join(f"{r[k]:,}" if isinstance(r.get(k), (int, float)) else str(r.get(k, "")) for k in keys) + " |" for r in result["rows"]]
-    return (f"# Evaluation\n\n`python benchmarks/evaluation.py`, {result['date']}, {result['machine']}, {', '.join(f'{k} {v}' for k, v in result['versions'].items())}\n\n"
+    return (f"# Evaluation\n\n`{result['command']}`, {result['date']}, {result['machine']}, {', '.join(f'{k} {v}' for k, v in result['versions'].items())}\n\n"
             + "\n".join(table) + "\n\nSeconds are the best of the runs, which alternate between the two sides. The values are the same (largest relative difference over the documents). "
             "Hugging Face's metric cannot be loaded offline: its computation was done again from its description, in `metric`. GPT-2: 4 layers, 256 wide; random weights, "
             f"vocabularies of 50,257 and 30,522.\n\n{result['note']}\n")
@@ -241,7 +247,8 @@ def main():
     facts = machine()
     able = "avx512_bf16" in facts["machine"] or "amx_bf16" in facts["machine"]
     narrow = args.bf16 == "yes" or args.bf16 == "auto" and able
-    result = {**facts, "rows": run(args.only, 10 if args.quick else args.scale, 1 if args.quick else args.repeats, args.minicons, narrow),
+    scale = 10 if args.quick else args.scale
+    result = {**facts, "command": command(args, narrow), "rows": [{**row, "scale": scale} for row in run(args.only, scale, 1 if args.quick else args.repeats, args.minicons, narrow)],
               "note": "" if narrow else "bfloat16 was not measured: this processor has no instructions for it (avx512_bf16, amx_bf16), and emulates it."}
     text = report(result)
     print(text)

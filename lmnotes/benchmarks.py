@@ -33,10 +33,10 @@ from .checkpoints import info, load, task_of
 from .corpora import check_output_dir
 from .finetuning import FinetuningOptions, finetune, predict_logits
 from .metrics import accuracy, matthews_correlation, mcnemar, paired_bootstrap, pearson, precision_recall_f1, spearman
-from .perplexity import _log_probs, _logits_at, _tiled, perplexity
+from .perplexity import _beginning, _digest, _log_probs, _logits_at, _own_or_given, _specials, _tiled, perplexity
 from .pretraining import damaged_files, resolve_device, write_aside, write_checksums
 from .tasks import _json_rows
-from .transformer import fused_gelu, position_limit
+from .transformer import evaluating, fused_gelu, position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -164,8 +164,8 @@ def agreement_pairs(texts, count=None, seed=0):
 
 # %% ../nbs/10_benchmarks.ipynb #ece9a9fc
 @torch.no_grad()
-def _continuations(model, rows, starts, batch_tokens=8192, greedy=False, progress=True, what="scoring"):
-    "Log-likelihood of each row's tokens from its start on, and whether each of them is the most likely one; rows of one length go together."
+def _continuations(model, rows, starts, batch_tokens=8192, greedy=False, progress=True, what="scoring", name="token {1} of text {0}".format):
+    "Log-likelihood of each row's tokens from its start on, and whether each of them is the most likely one; rows of one length go together. `name(row, place)` is for errors."
     order, totals, best = np.argsort([-len(row) for row in rows], kind="stable"), np.zeros(len(rows)), np.ones(len(rows), bool)
     batches = []
     for i in order[[len(rows[i]) > starts[i] for i in order]]:
@@ -175,7 +175,7 @@ def _continuations(model, rows, starts, batch_tokens=8192, greedy=False, progres
             last.append(i)
         else:
             batches.append([i])
-    with fused_gelu(model):
+    with evaluating(model), fused_gelu(model):
         for batch in tqdm(batches, desc=what, unit="batch", disable=not progress):
             inputs = torch.tensor([rows[i] for i in batch], device=model.device)
             row, place = torch.tensor([(j, p) for j, i in enumerate(batch) for p in range(starts[i], len(rows[i]))], device=model.device).unbind(1)
@@ -185,33 +185,32 @@ def _continuations(model, rows, starts, batch_tokens=8192, greedy=False, progres
             if values is None:
                 logits = run()
                 values = _log_probs(logits, targets)
+            bad = np.flatnonzero(~np.isfinite(values))
+            if len(bad):
+                raise FloatingPointError(f"the model gives no number for {name(int(at[bad[0]]), int(place[bad[0]]))}: its weights are damaged, or their type is too narrow; try float32")
             np.add.at(totals, at, values)
             if greedy:
                 np.logical_and.at(best, at, (logits.argmax(-1) == targets).cpu().numpy())
-    bad = np.flatnonzero(~np.isfinite(totals))
-    if len(bad):
-        raise FloatingPointError(f"the model gives no number for text {bad[0]}: its weights are damaged, or their type is too narrow; try float32")
     return totals, best
 
 # %% ../nbs/10_benchmarks.ipynb #e7d86ade
 def _opened(model, tokenizer, device):
-    "Model and tokenizer in evaluation mode, its family and its name."
+    "Model and tokenizer, its family and its name; a model in hand stays in the mode in which it is."
     name = str(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
     if isinstance(model, (str, os.PathLike)):
         model, own = load(model, device=device)
-        tokenizer = tokenizer or own
+        tokenizer = _own_or_given(name, own, tokenizer)
     elif not isinstance(model, PreTrainedModel):
         raise TypeError(f"model {type(model).__name__} must be a folder, a hub name, or a model of transformers")
     if tokenizer is None:
         raise ValueError("tokenizer is missing: a model in hand needs its tokenizer")
     family = task_of(model)
-    return (model.to(resolve_device(device)) if device != "auto" else model).eval(), tokenizer, family, name
+    return model.to(resolve_device(device)) if device != "auto" else model, tokenizer, family, name
 
 
 def _first(tokenizer, bos):
-    "The token that begins a text, as a list: that of beginning, else that of the end; empty without."
-    ids = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None]
-    return ids[:1] if bos else []
+    "The token that begins a text, as a list, if it is wanted."
+    return _beginning(tokenizer) if bos else []
 
 
 def _check_rows(model, rows, what):
@@ -344,7 +343,7 @@ def minimal_pairs(model, pairs, tokenizer=None, *, bos=True, before="", max_pair
         margins = _causal_margins(model, tokenizer, good, bad, bos, batch_tokens, progress)
     else:
         raise ValueError(f"model {name!r} is for {family}: minimal pairs need a causal or a masked language model")
-    protocol = {"score": "log-likelihood" if family == "causal" else "pseudo-log-likelihood, one token masked", "tie": "one half", "before": repr(before),
+    protocol = {"pairs": _digest(list(zip(data["good"], data["bad"]))), "score": "log-likelihood" if family == "causal" else "pseudo-log-likelihood, one token masked", "tie": "one half", "before": repr(before),
                 "beginning": (_first(tokenizer, bos) or "first token not scored") if family == "causal" else "as the tokenizer puts it",
                 "dtype": str(next(model.parameters()).dtype).removeprefix("torch."), "torch": torch.__version__, "transformers": transformers.__version__}
     return MinimalPairsResult(name, tuple(data["paradigm"]), tuple(map(float, margins)), sum(g == b for g, b in zip(good, bad)), protocol)
@@ -373,7 +372,8 @@ def _causal_margins(model, tokenizer, good, bad, bos, batch_tokens, progress):
     for one, two in zip(rows[:len(good)], rows[len(good):]):
         same = next((d for d, (a, b) in enumerate(zip(one, two)) if a != b), min(len(one), len(two)))
         starts.append(max(1, same))
-    totals, _ = _continuations(model, rows, starts * 2, batch_tokens, progress=progress, what="minimal pairs")
+    name = lambda i, place: f"token {place - len(first)} of the {'good' if i < len(good) else 'bad'} sentence of pair {i % len(good)}"
+    totals, _ = _continuations(model, rows, starts * 2, batch_tokens, progress=progress, what="minimal pairs", name=name)
     return totals[:len(good)] - totals[len(good):]
 
 # %% ../nbs/10_benchmarks.ipynb #e0764a55
@@ -430,8 +430,8 @@ def compare_pairs(a, b, confidence=0.95, samples=1000, seed=0):
     ValueError
         If the pairs are not the same.
     """
-    if a.paradigms != b.paradigms:
-        raise ValueError(f"{len(a.margins):,} pairs and {len(b.margins):,} pairs cannot be compared: score both models on the same pairs, in the same order")
+    if a.paradigms != b.paradigms or a.protocol.get("pairs") != b.protocol.get("pairs"):
+        raise ValueError(f"{len(a.margins):,} pairs and {len(b.margins):,} pairs with other sentences, or in another order, cannot be compared: score both models on the same pairs, in the same order")
     right = [(r.credits == 1).astype(int) for r in (a, b)]
     test = mcnemar(*right, np.ones(len(right[0]), int))
     boot = paired_bootstrap(_mean, a.credits, b.credits, np.ones(len(right[0])), confidence=confidence, samples=samples, seed=seed)
@@ -531,19 +531,28 @@ def cloze(model, texts, tokenizer=None, *, bos=None, text_column="text", max_tex
     FloatingPointError
         If the model answers with no number.
     """
+    _check_most(max_texts)
     passages = _passages(texts, text_column)[:max_texts]
     model, tokenizer, family, name = _opened(model, tokenizer, device)
     if family != "causal":
         raise ValueError(f"model {name!r} is for {family}: the last word is asked of a causal language model")
-    split = [p.rstrip().rsplit(" ", 1) for p in passages if " " in p.strip()]
+    numbers = [i for i, p in enumerate(passages) if " " in p.strip()]
+    split = [passages[i].rstrip().rsplit(" ", 1) for i in numbers]
     if not split:
         raise ValueError(f"texts: none of {len(passages)} passages has a last word after a space")
     rows, starts = _cloze_rows(model, tokenizer, split, bos)
-    totals, best = _continuations(model, rows, starts, batch_tokens, greedy=True, progress=progress, what="cloze")
+    where = lambda i, place: f"token {place - starts[i]} of the last word of passage {numbers[i]}"
+    totals, best = _continuations(model, rows, starts, batch_tokens, greedy=True, progress=progress, what="cloze", name=where)
     protocol = {"word": "what follows the last space, with it", "context": f"cut on the left at {position_limit(model) or 1024} tokens",
                 "beginning": "as the tokenizer puts it" if bos is None else _first(tokenizer, bos) or "none",
                 "dtype": str(next(model.parameters()).dtype).removeprefix("torch."), "torch": torch.__version__, "transformers": transformers.__version__}
     return ClozeResult(name, tuple(w for _, w in split), tuple(totals.tolist()), tuple(best.tolist()), len(passages) - len(split), protocol)
+
+
+def _check_most(max_texts):
+    "Refuse a number of texts that would leave none, or the last ones, out."
+    if max_texts is not None and max_texts < 1:
+        raise ValueError(f"max_texts {max_texts} must be at least 1, or None for all")
 
 
 def _passages(texts, text_column):
@@ -558,10 +567,11 @@ def _passages(texts, text_column):
 
 def _cloze_rows(model, tokenizer, split, bos):
     "Token ids of each passage, cut on the left to what the model takes, and the place at which the last word begins."
-    rows, starts, first = [], [], _first(tokenizer, bos)
+    rows, starts = [], []
+    first = _specials(tokenizer)[0] if bos is None else _first(tokenizer, bos)     # what the tokenizer puts at the end comes after the last word
     for context, word in split:
         moved = context.rstrip()                                                 # spaces at the context's end belong to the word
-        whole, before = ([*first, *tokenizer(text, add_special_tokens=bos is None, verbose=False)["input_ids"]] for text in (f"{context} {word}", moved))
+        whole, before = ([*first, *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]] for text in (f"{context} {word}", moved))
         kept = whole[-((position_limit(model) or 1024) + 1):]
         rows.append(kept)
         starts.append(max(1, len(before) - (len(whole) - len(kept))))
@@ -1117,7 +1127,8 @@ class Leaderboard:
     Parameters
     ----------
     rows : tuple of dict
-        One for each model, best on minimal pairs first (or by bits per byte, where there are no pairs); None where a measure is not for its kind.
+        One for each model, best on minimal pairs first (where there are no pairs: by kind, then by bits per byte, since those of a
+        masked model are another quantity); None where a measure is not for its kind.
     """
 
     rows: tuple
@@ -1177,11 +1188,19 @@ def leaderboard(folders, pairs=None, passages=None, texts=None, *, max_pairs=Non
     folders = [folders] if isinstance(folders, (str, os.PathLike)) else list(folders)
     if not folders or (pairs is None and passages is None and texts is None):
         raise ValueError("folders: no model was given" if not folders else "pairs, passages and texts are all missing: give at least one to measure on")
+    _check_most(max_texts)
     pairs = None if pairs is None else _at_most(load_pairs(pairs), max_pairs)
     passages = None if passages is None else _passages(passages, "text")[:max_texts]
     rows = [_measured(folder, pairs, passages, texts, max_texts, device, progress) for folder in folders]
-    key = (lambda row: -row["minimal pairs"]) if pairs is not None else lambda row: min(v for k, v in row.items() if k.startswith("bits") and v is not None) if texts is not None else -(row["cloze"] or 0)
-    return Leaderboard(tuple(sorted(rows, key=key)))
+    return Leaderboard(tuple(sorted(rows, key=_rank)))
+
+
+def _rank(row):
+    "What a row is sorted by: minimal pairs where there are any, else its kind and its bits per byte, else cloze."
+    if row["minimal pairs"] is not None:
+        return -row["minimal pairs"], 0
+    bits = [v for k, v in row.items() if k.startswith("bits") and v is not None]
+    return (row["kind"], *bits) if bits else (-(row["cloze"] or 0), 0)
 
 
 def _measured(folder, pairs, passages, texts, max_texts, device, progress):

@@ -317,9 +317,21 @@ def _masked_values(model, batch, before, after, mask):
         hidden |= (words == words[each, at][:, None]) & (columns > at[:, None])
     rows[hidden] = mask
     inputs = np.hstack([np.tile(np.array(before, np.int64), (len(batch), 1)), rows, np.tile(np.array(after, np.int64), (len(batch), 1))])
-    run = partial(_logits_at, model, torch.from_numpy(inputs).to(model.device), torch.from_numpy(each * inputs.shape[1] + at + len(before)).to(model.device))
-    values = None if model.base_model is model else _tiled(model, run, targets)
-    return _log_probs(run(), targets.to(model.device)) if values is None else values
+
+    def run(some):
+        chosen = each[:len(inputs[some])] * inputs.shape[1] + at[some] + len(before)
+        return _logits_at(model, torch.from_numpy(inputs[some]).to(model.device), torch.from_numpy(chosen).to(model.device))
+    values = None if model.base_model is model else _tiled(model, partial(run, slice(None)), targets)
+    if values is None:
+        values = np.concatenate([_log_probs(run(some), targets[some].to(model.device)) for some in _row_parts(len(batch), model)])
+    return values
+
+
+def _row_parts(rows, model, places=1):
+    "Slices of the rows of a batch whose logits, at so many places of each, can be held at a time."
+    held = _HEAD_FLOATS * (1 if model.device.type == "cpu" else 16)              # a GPU takes 512 MiB at a time
+    size = max(1, held // (places * model.get_input_embeddings().weight.shape[0]))
+    return [slice(begin, begin + size) for begin in range(0, rows, size)]
 
 
 def _logits_at(model, inputs, chosen, **more):
@@ -367,17 +379,19 @@ def _pair_values(model, batch):
     sources, seen = padded([p.source for p in batch])
     targets, wanted = padded([p.target for p in batch])
     shifted = torch.cat([torch.full((len(batch), 1), _decoder_start(model), device=model.device), targets[:, :-1]], 1)
-    head, calls = model.get_output_embeddings(), []
-    handle = head.register_forward_pre_hook(lambda _, inputs: calls.append(1) or (inputs[0][wanted][None], *inputs[1:]))     # no padding reaches the head
 
-    def run():
-        logits = model(input_ids=sources, attention_mask=seen.long(), decoder_input_ids=shifted, use_cache=False).logits
-        return logits[0] if calls else logits[wanted]
-    try:
-        values = _tiled(model, run, targets[wanted])
-        return _log_probs(run(), targets[wanted]) if values is None else values
-    finally:
-        handle.remove()
+    def run(some):
+        calls = []
+        handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: calls.append(1) or (inputs[0][wanted[some]][None], *inputs[1:]))     # no padding reaches the head
+        try:
+            logits = model(input_ids=sources[some], attention_mask=seen[some].long(), decoder_input_ids=shifted[some], use_cache=False).logits
+        finally:
+            handle.remove()
+        return logits[0] if calls else logits[wanted[some]]
+    values = _tiled(model, partial(run, slice(None)), targets[wanted])
+    if values is None:
+        values = np.concatenate([_log_probs(run(some), targets[some][wanted[some]]) for some in _row_parts(len(batch), model, targets.shape[1])])
+    return values
 
 
 def _decoder_start(model):
@@ -400,7 +414,8 @@ class PerplexityResult:
     log_likelihoods : tuple of float
         Of each document, in nats.
     tokens, words, bytes, characters : tuple of int
-        Scored tokens, and sizes of each document (words are separated by white space, bytes are those of UTF-8).
+        Scored tokens, and sizes of each document (words are separated by white space, bytes are those of UTF-8), without
+        what a first token covers that is not scored.
     skipped : int
         Empty texts left out, and texts with no token to score.
     protocol : dict
@@ -497,36 +512,48 @@ def _bootstrap(sums, sizes, confidence, samples, seed, of=lambda x: x):
 
 # %% ../nbs/07_perplexity.ipynb #15564339
 def _as_texts(texts, text_column=None, name="texts", aligned=False):
-    "An iterator over texts from a list, a file, a data set or a stream; a list is checked at once. Aligned files keep their empty rows."
+    "An iterator over texts from a list, a file, a data set or a stream, and the split if one was chosen; a list is checked at once. Aligned files keep their empty rows."
+    split = None
     if isinstance(texts, (str, os.PathLike)):
         embedded = str(texts).split(":")[0] == "docstrings"
         if not Path(texts).exists() and not embedded:
             raise FileNotFoundError(f"{name} {str(texts)!r} is no file or folder: give a path, 'docstrings', or a list of texts")
         if aligned and not embedded:
-            return _checked(_lines(texts, text_column), name)
+            lines, split = _lines(texts, text_column)
+            return _checked(lines, name), split
         corpus = load_corpus(texts, text_column=text_column, deduplicate=False, validation_fraction=0.05 if embedded else 0, streaming=not embedded)
-        texts, text_column = corpus[next(s for s in ("test", "validation", "train") if s in corpus)], "text"
+        (texts, split), text_column = _chosen(corpus), "text"
     if getattr(texts, "column_names", None) is not None:
         column = text_column or "text"
         if column not in texts.column_names:
             raise ValueError(f"text_column {column!r} is not there: the columns are {', '.join(texts.column_names)}")
-        return _checked((row[column] for row in texts.select_columns([column])), name)
+        return _checked((row[column] for row in texts.select_columns([column])), name), split
     if isinstance(texts, (list, tuple)):
         for _ in _checked(texts, name):
             pass
         if not any(t.strip() for t in texts):
             raise ValueError(f"{name}: nothing to score, {len(texts)} texts given and none has text")
-    return _checked(texts, name, text_column)
+    return _checked(texts, name, text_column), split
+
+
+def _chosen(splits):
+    "The split that is scored, the most held-out one, and its name where there are others."
+    name = next(s for s in ("test", "validation", "train") if s in splits)
+    return splits[name], name if len(splits) > 1 else None
 
 
 def _lines(path, text_column):
-    "Every row of a file of pairs, the empty ones too; of a plain text every line is one."
+    "Every row of a file of pairs, the empty ones too, and the split if one was chosen; of a plain text every line is a row."
     if Path(path).is_file() and _format_of(path) == "text":
-        with (gzip.open if str(path).endswith(".gz") else open)(path, "rt", encoding="utf-8-sig") as lines:
-            yield from (line.rstrip("\n") for line in lines)
-        return
-    splits = read_splits(path, text_column, None, "utf-8", True, None)
-    yield from (row["text"] or "" for row in splits[next(s for s in ("test", "validation", "train") if s in splits)])
+        return _plain_lines(path), None
+    rows, split = _chosen(read_splits(path, text_column, None, "utf-8", True, None))
+    return (row["text"] or "" for row in rows), split
+
+
+def _plain_lines(path):
+    "The lines of a plain text, packed or not."
+    with (gzip.open if str(path).endswith(".gz") else open)(path, "rt", encoding="utf-8-sig") as lines:
+        yield from (line.rstrip("\n") for line in lines)
 
 
 def _checked(texts, name, column=None):
@@ -566,9 +593,9 @@ class _Rule:
     masks: int             # tokens masked in each document; None: all
     seed: int              # of their draw
 
-    def options(self, dtype):
+    def options(self, dtype, max_texts):
         "The arguments of `perplexity` that say so."
-        return {**asdict(self), "dtype": dtype}
+        return {**asdict(self), "dtype": dtype, "max_texts": max_texts}
 
 
 def _checked_rule(model, rule):
@@ -600,7 +627,7 @@ def _opened(model, tokenizer, device, dtype, task):
         raise ValueError(f"task {task!r} is not known: choose causal, masked or seq2seq, or leave it out")
     if isinstance(model, (str, os.PathLike)):
         loaded, its_own = load(model, task=task, device=device, dtype=_DTYPES[dtype])
-        return loaded, tokenizer or its_own, str(model), task or _task(loaded)
+        return loaded, _own_or_given(str(model), its_own, tokenizer), str(model), task or _task(loaded)
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"model is {type(model).__name__}: give a folder, a hub name, or a PreTrainedModel (a model of your own is one by deriving from that class)")
     if tokenizer is None:
@@ -611,6 +638,20 @@ def _opened(model, tokenizer, device, dtype, task):
     return (model if device == "auto" else model.to(resolve_device(device))), tokenizer, name, task
 
 
+def _own_or_given(name, own, given):
+    "The folder's tokenizer, or the one that was given, whose ids must stand for the same tokens; more or fewer of them are warned of."
+    if given is None:
+        return own
+    pieces, vocabulary = {i: piece for piece, i in own.get_vocab().items()}, given.get_vocab()
+    other = sorted((i, piece) for piece, i in vocabulary.items() if pieces.get(i, piece) != piece)
+    if other:
+        raise ValueError(f"tokenizer: {len(other):,} of its {len(vocabulary):,} ids stand for other tokens in {name!r}, id {other[0][0]} for {pieces[other[0][0]]!r} and not {other[0][1]!r}: "
+                         "it is not the model's tokenizer; leave it out, or give the model's own")
+    if len(vocabulary) != len(pieces):
+        logger.warning("the tokenizer has %d tokens and that of %r has %d: those that both have are the same", len(vocabulary), name, len(pieces))
+    return given
+
+
 def _task(model):
     "What the model is for; one that was never saved is known by its class."
     task = task_of(model)
@@ -619,14 +660,15 @@ def _task(model):
     return task
 
 
+def _beginning(tokenizer):
+    "The token that begins a text, in a list: that of beginning, else that of the end, else the special one that the tokenizer itself puts first; empty without."
+    named = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None]
+    return (named or _specials(tokenizer)[0])[:1]
+
+
 def _start(tokenizer, rule):
-    "The beginning-of-text token (end-of-text where there is none), in a list that is empty without one."
-    if rule.task != "causal" or not rule.bos:
-        return []
-    found = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None][:1]
-    if not found:
-        logger.warning("the tokenizer has no beginning-of-text token: the first token of each text is not scored")
-    return found
+    "The token put before a causal model's text, in a list that is empty without one."
+    return _beginning(tokenizer) if rule.task == "causal" and rule.bos else []
 
 # %% ../nbs/07_perplexity.ipynb #09d52423
 _GROUP, _LONG = 256, 2**20      # texts, and characters, that are tokenized at a time
@@ -637,6 +679,7 @@ class _Reader:
 
     def __init__(self, tokenizer, rows, rule):
         self.tokenizer, self.rows, self.rule = tokenizer, rows, rule
+        self.headless = rule.task == "causal" and not _start(tokenizer, rule)      # the first token is not scored
         self.numbers, self.words, self.bytes, self.characters = [], [], [], []
         self.sums, self.squares, self.counts, self.sizes = [], [], [], []
         self.read, self.lost, self.digest = 0, None, hashlib.blake2b(digest_size=6)
@@ -659,24 +702,34 @@ class _Reader:
         long = len(glued) == 1 and len(glued[0]) > _LONG and not target and not self.rule.within_word
         if long:
             parts = _parts(self.tokenizer, glued[0])
-            rows = [self._ids(part) for part in parts]
-            ids, more = [np.concatenate(rows)], [None]
+            encoded = self._encode(parts[:1])
+            rows = [encoded["input_ids"][0], *(self._encode([part])["input_ids"][0] for part in parts[1:])]
+            ids, more = [np.concatenate([np.array(row, np.int64) for row in rows])], [None]
         else:
-            encoded = self.tokenizer(**{"text_target" if target else "text": glued}, add_special_tokens=target, return_attention_mask=False, verbose=False)
+            encoded = self._encode(glued, target)
             parts, rows = glued, encoded["input_ids"]
             ids, more = [np.array(row, np.int64) for row in rows], self._more(kept, encoded)
         if self.lost is None:
             self.lost = _bytes_lost(self.tokenizer, parts[:1] if long else parts, rows)
-        for (number, text, _), whole, row, extra in zip(kept, glued, ids, more):
+        for i, ((number, text, _), whole, row, extra) in enumerate(zip(kept, glued, ids, more)):
             _check_ids(row, self.rows)
+            if self.headless and len(row) and (self.rule.documents == "each" or not any(self.sizes)):
+                text = whole = whole[self._first_alone(encoded, i, row):]
             words = len(text.split()) if len(text) <= _LONG else sum(1 for _ in re.finditer(r"\S+", text))
             self.numbers.append(number), self.words.append(max(1, words)), self.bytes.append(len(whole.encode("utf-8", "surrogatepass"))), self.characters.append(len(whole))
             self.sums.append(0.0), self.squares.append(0.0), self.counts.append(0), self.sizes.append(len(row))
             yield len(self.numbers) - 1, row, extra
 
-    def _ids(self, text):
-        "Tokens of a text, without special ones."
-        return np.array(self.tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"], np.int64)
+    def _encode(self, texts, target=False):
+        "Tokens of texts, without special ones but for targets."
+        return self.tokenizer(**{"text_target" if target else "text": texts}, add_special_tokens=target, return_attention_mask=False, verbose=False)
+
+    def _first_alone(self, encoded, i, row):
+        "Characters at the beginning of a text that its first token alone covers."
+        if not self.tokenizer.is_fast:
+            return len(self.tokenizer.decode(row[:1].tolist()))
+        end = encoded.token_to_chars(i, 0).end
+        return min(end, encoded.token_to_chars(i, 1).start) if len(encoded["input_ids"][i]) > 1 else end
 
     def _more(self, kept, encoded):
         "Numbers of the words for within-word scores; sources for sequence-to-sequence models."
@@ -774,7 +827,8 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
     stride : int, optional
         Tokens by which the window of a causal model moves; by default windows score disjoint stretches.
     bos : bool
-        Put the beginning-of-text token before a causal model's text, so that the first token is scored.
+        Put the token that begins a text (of the beginning, else of the end, else the special one that the tokenizer puts first)
+        before a causal model's text, so that the first token is scored. Without it neither that token nor what it alone covers is counted.
     further : {'text', 'bos'}
         What stands first in a further window: the text before it, or the beginning-of-text token in place of that.
     within_word : bool
@@ -814,24 +868,26 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
     """
     if max_texts is not None and max_texts < 1:
         raise ValueError(f"max_texts {max_texts} must be at least 1, or None for all")
-    texts = _as_texts(texts, text_column, aligned=sources is not None)
+    texts, split = _as_texts(texts, text_column, aligned=sources is not None)
     model, tokenizer, name, task = _opened(model, tokenizer, device, dtype, task)
     rule = _checked_rule(model, _Rule(task, window, stride, bos, further, documents, separator, within_word, masks, seed))
     if (sources is None) == (task == "seq2seq"):
         raise ValueError(f"sources {'are missing: a sequence-to-sequence model scores targets given sources' if sources is None else f'do not go with a {task} model: leave them out'}")
     reader = _Reader(tokenizer, _rows(model), rule)
-    pairs = islice(_paired(texts, None if sources is None else _as_texts(sources, name="sources", aligned=True)), max_texts)
+    pairs = islice(_paired(texts, None if sources is None else _as_texts(sources, name="sources", aligned=True)[0]), max_texts)
     jobs, score = _work(model, tokenizer, name, reader.documents(pairs), rule)
     with evaluating(model), fused_gelu(model), torch.no_grad():
         for batch, values in _run(jobs, score, _budget(batch_tokens, model, rule.task), progress):
             reader.add(batch, values)
-    return _result(reader, _protocol(model, tokenizer, name, reader, rule), rule, dtype)
+    return _result(reader, _protocol(model, tokenizer, name, reader, rule, split, max_texts), rule, dtype, max_texts)
 
 
 def _work(model, tokenizer, name, documents, rule):
     "Jobs of the documents, and the function that scores a batch of them."
     if rule.task == "causal":
         start = _start(tokenizer, rule)
+        if rule.bos and not start:
+            logger.warning("the tokenizer has no token that begins a text: the first token is neither scored nor counted")
         _check_ids(np.array(start), _rows(model))
         return (_joined if rule.documents == "joined" else _spans)(documents, start, rule), partial(_causal_values, model)
     if rule.task == "seq2seq":
@@ -870,14 +926,14 @@ def _budget(batch_tokens, model, task):
 _KINDS = {"causal": "perplexity", "masked": "pseudo-perplexity", "seq2seq": "conditional perplexity"}
 
 
-def _protocol(model, tokenizer, name, reader, rule):
+def _protocol(model, tokenizer, name, reader, rule, split, max_texts):
     "The protocol card: what was done, in words."
     start = [tokenizer.convert_ids_to_tokens(i) for i in _start(tokenizer, rule)] if rule.task == "causal" else []
     card = {"model": name, "class": type(model).__name__, "parameters": f"{sum(p.numel() for p in model.parameters()):,}", "weights": _fingerprint(model),
             "tokenizer": f"{type(tokenizer).__name__} of {len(tokenizer):,} tokens, {_digest(tokenizer.convert_ids_to_tokens(list(range(0, len(tokenizer), 61))))}",
-            "texts": reader.digest.hexdigest(), "window": rule.window if rule.window < sys.maxsize else "whole texts", "documents": "each by itself"}
+            "texts": reader.digest.hexdigest(), **({"split": split} if split else {}), **({"max_texts": f"{max_texts:,}"} if max_texts else {}), "window": rule.window if rule.window < sys.maxsize else "whole texts", "documents": "each by itself"}
     if rule.task == "causal":
-        card |= {"stride": rule.stride or "disjoint", "first window": f"begins with {start[0]}" if start else "its first token is not scored",
+        card |= {"stride": rule.stride or "disjoint", "first window": f"begins with {start[0]}" if start else "its first token is not scored, and what that alone covers of the text not counted",
                  "further windows": f"begin with {start[0]}" if start and rule.further == "bos" else "begin with the text before"}
         card |= {"documents": f"joined by {rule.separator!r}"} if rule.documents == "joined" else {}
     elif rule.task == "masked":
@@ -904,7 +960,7 @@ def _fingerprint(model):
     return digest.hexdigest()
 
 
-def _result(reader, protocol, rule, dtype):
+def _result(reader, protocol, rule, dtype, max_texts):
     "What the reader kept, as a result."
     if not reader.numbers:
         raise ValueError(f"texts: nothing to score, {reader.read} texts given and none has text")
@@ -920,7 +976,7 @@ def _result(reader, protocol, rule, dtype):
         sums, counts = sums * sizes / np.maximum(counts, 1), sizes
     take = lambda column: tuple(np.array(column)[kept].tolist())
     return PerplexityResult(_KINDS[rule.task], take(sums), take(counts.astype(int)), take(reader.words), take(reader.bytes), take(reader.characters),
-                            reader.read - len(kept), protocol, rule.options(dtype), variances)
+                            reader.read - len(kept), protocol, rule.options(dtype, max_texts), variances)
 
 # %% ../nbs/07_perplexity.ipynb #ab31f898
 class _CallableModule(types.ModuleType):
@@ -1078,7 +1134,7 @@ def surprisal(model, text, tokenizer=None, *, window=None, stride=None, bos=True
     ValueError
         If the text is empty, or model and tokenizer do not fit.
     """
-    list(_as_texts([text], name="text"))
+    _as_texts([text], name="text")
     model, tokenizer, name, task = _opened(model, tokenizer, device, dtype, task)
     if task == "seq2seq":
         raise ValueError("surprisal is for causal and masked models: for targets given sources use perplexity(..., sources=...)")
@@ -1123,15 +1179,18 @@ class Comparison:
     ----------
     difference, low, high : float
         Bits per byte of the first less those of the second, and a paired bootstrap interval; nan for a single document.
+    compared : str
+        What was compared: quantity, models, texts.
     """
 
     difference: float
     low: float
     high: float
+    compared: str = ""
 
     def __repr__(self):
         verdict = "the first is better" if self.high < 0 else "the second is better" if self.low > 0 else "undecided"
-        return f"difference {self.difference:+.4f} bits per byte [{self.low:+.4f}, {self.high:+.4f}]: {verdict}"
+        return f"{self.compared}{': ' if self.compared else ''}difference {self.difference:+.4f} bits per byte [{self.low:+.4f}, {self.high:+.4f}]: {verdict}"
 
 
 def compare(a, b, confidence=0.95, samples=2000, seed=0):
@@ -1156,9 +1215,13 @@ def compare(a, b, confidence=0.95, samples=2000, seed=0):
     Raises
     ------
     ValueError
-        If the texts are not the same, or perplexity meets pseudo-perplexity.
+        If the texts, or the parts of them that were scored, are not the same, or perplexity meets pseudo-perplexity.
     """
-    if a.bytes != b.bytes or a.kind != b.kind or a.protocol.get("texts") != b.protocol.get("texts"):
+    if a.kind != b.kind or a.protocol.get("texts") != b.protocol.get("texts"):
         raise ValueError(f"{a.kind} on {sum(a.bytes):,} bytes and {b.kind} on {sum(b.bytes):,} bytes cannot be compared: score the same texts with models of one kind")
+    if a.bytes != b.bytes:
+        raise ValueError(f"{sum(a.bytes):,} and {sum(b.bytes):,} bytes of the same texts were scored, since their first tokens or separators differ: score both with bos=True and the same documents=")
     difference, size = (np.array(b.log_likelihoods) - np.array(a.log_likelihoods)) / np.log(2), np.array(a.bytes)
-    return Comparison(float(difference.sum() / size.sum()), *_bootstrap(difference, size, confidence, samples, seed))
+    names = [f"{r.protocol.get('model')} ({r.protocol.get('weights')})" for r in (a, b)]
+    compared = f"{a.kind} of {names[0]} less that of {names[1]} on {len(size):,} documents, {size.sum():,} bytes"
+    return Comparison(float(difference.sum() / size.sum()), *_bootstrap(difference, size, confidence, samples, seed), compared)

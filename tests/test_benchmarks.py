@@ -148,7 +148,7 @@ def test_bad_pairs_are_refused_in_one_sentence(bpe, tmp_path):
     with pytest.raises(ValueError, match="sentence 0 has"):
         quiet(gpt(len(bpe), positions=4), [("unbelievably loud cats and dogs", "cat")], bpe)
     torch.nn.init.constant_(model.get_output_embeddings().weight, float("nan"))
-    with pytest.raises(FloatingPointError, match="text"):
+    with pytest.raises(FloatingPointError, match="token . of the .* sentence of pair"):
         quiet(model, PAIRS, bpe)
 
 
@@ -160,6 +160,71 @@ def test_two_models_are_compared_pair_by_pair():
     assert found.difference == pytest.approx((10 - 5 - 2.5) / 40) and found.low <= found.difference <= found.high
     with pytest.raises(ValueError, match="same pairs"):
         compare_pairs(a, benchmarks.MinimalPairsResult("m", ("x",), (1.0,), 0, {}))
+
+
+def test_other_sentences_of_the_same_paradigms_are_not_compared(bpe):
+    model = gpt(len(bpe))
+    a = quiet(model, PAIRS, bpe)
+    assert compare_pairs(a, quiet(model, PAIRS, bpe, before=" ")).only_a >= 0 and a.protocol["pairs"] == quiet(model, load_pairs(PAIRS), bpe).protocol["pairs"]
+    for other in (PAIRS[::-1], [(b, g) for g, b in PAIRS]):
+        with pytest.raises(ValueError, match="6 pairs and 6 pairs with other sentences, or in another order"):
+            compare_pairs(a, quiet(model, other, bpe))
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_no_number_names_pair_sentence_and_position(bpe, which, monkeypatch):
+    "One token of one sentence has no number: its place is said, counted without the token that begins the text."
+    pair = ["the cat sits on the mat", "the cat sits on the mat"]
+    pair[which] = "the cat sits on the moon"
+    ids, scored = bpe(pair[which], add_special_tokens=False)["input_ids"], benchmarks._tiled
+    assert ids[-1] not in bpe(pair[1 - which], add_special_tokens=False)["input_ids"]
+
+    def broken(model, run, targets):
+        return np.where(targets.numpy() == ids[-1], np.nan, scored(model, run, targets))
+    monkeypatch.setattr(benchmarks, "_tiled", broken)
+    with pytest.raises(FloatingPointError, match=f"no number for token {len(ids) - 1} of the {('good', 'bad')[which]} sentence of pair 1: its weights are damaged"):
+        quiet(gpt(len(bpe)), [("the cat", "the dogs"), tuple(pair)], bpe)
+
+
+def test_no_number_names_the_passage(bpe):
+    model = gpt(len(bpe))
+    torch.nn.init.constant_(model.get_output_embeddings().weight, float("nan"))
+    with pytest.raises(FloatingPointError, match="no number for token 0 of the last word of passage 2"):
+        cloze(model, ["word", " ", "the cat"], bpe, device="cpu", progress=False)
+
+
+def test_a_model_in_hand_stays_in_its_mode(bpe, wordpiece):
+    "It is scored in evaluation mode, and afterwards each of its parts is in the mode in which it was."
+    for model, tokenizer in ((gpt(len(bpe)), bpe), (bert(len(wordpiece)), wordpiece)):
+        calm = quiet(model, PAIRS, tokenizer).margins
+        model.train()
+        model.get_output_embeddings().eval()
+        modes = [part.training for part in model.modules()]
+        assert quiet(model, PAIRS, tokenizer).margins == calm and [part.training for part in model.modules()] == modes
+    model = gpt(len(bpe)).train()
+    cloze(model, PASSAGES, bpe, device="cpu", progress=False)
+    assert model.training
+
+
+def test_a_causal_model_with_special_tokens_only(wordpiece):
+    "The default tokenizer puts [CLS] before and [SEP] after a text: sentences begin as in pretraining, and the last word ends before [SEP]."
+    model, begin = gpt(len(wordpiece)), [wordpiece.cls_token_id]
+    bare = lambda text: begin + wordpiece(text, add_special_tokens=False)["input_ids"]
+    result = quiet(model, PAIRS, wordpiece)
+    np.testing.assert_allclose(result.margins, [log_likelihood(model, bare(g)) - log_likelihood(model, bare(b)) for g, b in PAIRS], atol=2e-4)
+    assert result.protocol["beginning"] == begin
+    for bos in (None, True):
+        words = cloze(model, PASSAGES, wordpiece, bos=bos, device="cpu", progress=False)
+        wanted = [log_likelihood(model, bare(p), len(bare(p.rsplit(" ", 1)[0]))) for p in PASSAGES]
+        np.testing.assert_allclose(words.log_likelihoods, wanted, atol=2e-4)
+
+
+def test_a_tokenizer_that_is_not_the_folders_is_refused(bpe, tmp_path):
+    folder = save_folder(tmp_path / "model", gpt(len(bpe)), bpe)
+    other = train_tokenizer(["another text with entirely different words"] * 20, kind="bpe", vocab_size=270, progress=False)
+    for call in (lambda: quiet(str(folder), PAIRS, other), lambda: cloze(str(folder), PASSAGES, other, device="cpu", progress=False)):
+        with pytest.raises(ValueError, match="stand for other tokens in .* it is not the model's tokenizer"):
+            call()
 
 
 def test_pairs_and_passages_are_made_by_rule():
@@ -205,6 +270,16 @@ def test_cloze_refuses_what_it_cannot_score(bpe, wordpiece):
                                            (gpt(len(bpe)), [{"passage": "a b"}], bpe, "'text' is not there")):
         with pytest.raises(ValueError, match=words):
             cloze(model, texts, tokenizer, device="cpu", progress=False)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_numbers_of_texts_below_one_are_refused(bpe, count):
+    model = gpt(len(bpe))
+    with pytest.raises(ValueError, match=f"max_texts {count} must be at least 1, or None for all"):
+        cloze(model, PASSAGES, bpe, max_texts=count, device="cpu", progress=False)
+    with pytest.raises(ValueError, match=f"max_texts {count} must be at least 1"):
+        leaderboard("no/such/model", texts=TEXTS, max_texts=count)
+    assert cloze(model, PASSAGES, bpe, max_texts=2, device="cpu", progress=False).words == cloze(model, Dataset.from_dict({"text": PASSAGES}), bpe, max_texts=2, device="cpu", progress=False).words == ("mat", "moon")
 
 
 def test_numbers_equal_those_of_the_harness(bpe, tmp_path):
@@ -308,6 +383,26 @@ def test_diagnostics_with_labels_are_read_too(tmp_path):
     (tmp_path / "AX" / "diagnostic-full.tsv").write_text("\n".join(lines) + "\n")
     (tmp_path / "AX" / "diagnostic.tsv").write_text("index\tsentence1\tsentence2\n0\tx\ty\n")
     assert [(r["premise"], r["label"]) for r in glue_data("ax", tmp_path)["test"]] == [("the cat sits", 0), ("the dog", 1)]
+
+
+def test_glue_of_the_hub_has_all_splits_of_a_task(monkeypatch):
+    "The name of the data set and of the task are asked for, every split is kept, and what cannot be had is named."
+    asked = []
+
+    def hub(*name):
+        asked.append(name)
+        return DatasetDict({split: Dataset.from_list(rows) for split, rows in splits_of(name[1]).items()})
+    monkeypatch.setattr(benchmarks, "load_dataset", hub)
+    for task in ("rte", "mnli", "stsb", "ax"):
+        data = glue_data(task)
+        assert asked[-1] == ("nyu-mll/glue", task) and {name: len(rows) for name, rows in data.items()} == {name: len(rows) for name, rows in splits_of(task).items()}
+        assert [r["label"] for r in next(iter(data.values()))] == [r["label"] for r in next(iter(splits_of(task).values()))]
+
+    def absent(*_):
+        raise ConnectionError("no network")
+    monkeypatch.setattr(benchmarks, "load_dataset", absent)
+    with pytest.raises(FileNotFoundError, match="rte: nyu-mll/glue cannot be had from the hub: give a local folder, data_dir="):
+        glue_data("rte")
 
 
 def test_bad_glue_data_is_named(tmp_path, caplog):
@@ -489,6 +584,17 @@ def test_leaderboard_ranks_and_refuses(wordpiece, bpe, encoder, tmp_path):
     for folders, options in (([], {"pairs": PAIRS}), ([encoder], {})):
         with pytest.raises(ValueError):
             leaderboard(folders, **options)
+
+
+def test_leaderboard_of_texts_does_not_mix_two_quantities(monkeypatch):
+    "Bits per byte rank within a kind: pseudo ones, however low, do not stand among those of causal models."
+    found = {"a": ("causal", 2.0), "b": ("masked", 1.0), "c": ("causal", 3.0), "d": ("masked", 4.0)}
+
+    def measured(folder, *_):
+        kind, bits = found[folder]
+        return {"model": folder, "kind": kind, "minimal pairs": None, "cloze": None, "bits per byte": bits if kind == "causal" else None, "bits per byte (pseudo)": bits if kind == "masked" else None}
+    monkeypatch.setattr(benchmarks, "_measured", measured)
+    assert [row["model"] for row in leaderboard(list("dcba"), texts=TEXTS).rows] == ["a", "c", "b", "d"]
 
 
 def test_real_glue_files_and_the_trap_of_wnli(shared_data):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import (AutoModelForCausalLM, AutoTokenizer, BartConfig, BartForConditionalGeneration, BertConfig, BertForMaskedLM, EncoderDecoderConfig, EncoderDecoderModel,
                           GPT2Config, GPT2LMHeadModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM, T5Config, T5ForConditionalGeneration)
 from transformers.modeling_outputs import CausalLMOutput
@@ -111,6 +111,38 @@ def test_long_text_every_token_once(bpe, bos, stride):
     assert result.tokens == ((count if bos else count - 1),)
 
 
+@pytest.mark.parametrize("long", [10**6, 700])
+def test_what_is_not_scored_is_not_counted(bpe, long, monkeypatch):
+    "Without a token before a text its first token is not scored, and neither bytes, characters nor words of it are counted; of joined texts that is one token."
+    monkeypatch.setattr(room, "_LONG", long)
+    model, texts = gpt(len(bpe)), ["the cat sat", "unbelievably , the dogs", "é 猫 the moon", "  dogs bark", " ".join(TEXTS * 4)]
+    spans = [bpe(t, return_offsets_mapping=True)["offset_mapping"] for t in texts]
+    cuts = [min(span[0][1], span[1][0]) for span in spans]                     # a character of two tokens is counted, since one of them is scored
+    rest = [t[cut:] for t, cut in zip(texts, cuts)]
+    off = quiet(model, texts, bpe, bos=False)
+    assert off.tokens == tuple(len(span) - 1 for span in spans) and off.bytes == tuple(len(r.encode()) for r in rest)
+    assert off.characters == tuple(map(len, rest)) and off.words == tuple(len(r.split()) for r in rest) and cuts[2] == 0 < min(cuts[:2])
+    assert math.isclose(off.bits_per_byte, -off.log_likelihood / math.log(2) / len("".join(rest).encode())) and "not counted" in off.protocol["first window"]
+    joined = quiet(model, texts, bpe, bos=False, documents="joined")
+    assert joined.bytes[0] == off.bytes[0] and sum(joined.bytes) == len("\n\n".join(texts).encode()) - cuts[0]
+
+
+def test_a_tokenizer_with_special_tokens_only_begins_as_pretraining_does(wordpiece, caplog):
+    "The default tokenizer has neither a token of beginning nor one of end; pretraining begins documents with its [CLS], and so do we."
+    from lmnotes.pretraining import _boundaries
+    model = gpt(len(wordpiece))
+    assert wordpiece.bos_token_id is None and wordpiece.eos_token_id is None and _boundaries(wordpiece)[0] == wordpiece.cls_token_id
+    ours = quiet(model, TEXTS, wordpiece)
+    assert np.allclose(ours.log_likelihoods, one_by_one(model, wordpiece, TEXTS, wordpiece.cls_token_id), rtol=1e-5) and ours.protocol["first window"] == "begins with [CLS]"
+    assert ours.bytes == tuple(len(t.encode()) for t in TEXTS) and "no token that begins" not in caplog.text
+
+
+def test_a_tokenizer_without_any_start_counts_what_was_scored(bpe, caplog):
+    bare, texts = PreTrainedTokenizerFast(tokenizer_object=bpe.backend_tokenizer), ["the cat sat", "unbelievably bright"]
+    ours, off = quiet(gpt(len(bpe)), texts, bare), quiet(gpt(len(bpe)), texts, bpe, bos=False)
+    assert (ours.log_likelihoods, ours.bytes, ours.words) == (off.log_likelihoods, off.bytes, off.words) and caplog.text.count("no token that begins a text") == 1
+
+
 def test_stride_one_is_full_context(bpe):
     model, text = gpt(len(bpe), 64), TEXTS[0]
     assert math.isclose(quiet(model, [text], bpe, stride=1).log_likelihood, quiet(model, [text], bpe).log_likelihood, rel_tol=1e-5)
@@ -136,7 +168,8 @@ def test_sliding_equals_the_documentations_loop(bpe, stride):
     assert ours.tokens == (count,) and math.isclose(ours.log_likelihood, total, rel_tol=1e-5)
     joined = quiet(model, TEXTS, bpe, documents="joined", window=max_length - 1, stride=stride, bos=False)
     assert sum(joined.tokens) == count and math.isclose(joined.log_likelihood, total, rel_tol=1e-5) and len(joined.tokens) == len(TEXTS)
-    assert sum(joined.bytes) == len("\n\n".join(TEXTS).encode())
+    first = bpe.decode(ids[0, :1])
+    assert sum(joined.bytes) == len("\n\n".join(TEXTS).encode()) - len(first.encode())
 
 
 @torch.no_grad()
@@ -236,6 +269,19 @@ def test_tokenizer_of_another_model(bpe):
         quiet(gpt(20), TEXTS, bpe)
 
 
+def test_a_tokenizer_that_is_not_the_folders(bpe, tmp_path, caplog):
+    "Of the same size, but with other tokens: refused; with more tokens: named; the same one that pads elsewhere: taken."
+    gpt(len(bpe) + 1).save_pretrained(tmp_path), bpe.save_pretrained(tmp_path)
+    whole = quiet(tmp_path, TEXTS)
+    other = train_tokenizer(["a completely different text with other words"] * 20, kind="bpe", vocab_size=280, progress=False)
+    with pytest.raises(ValueError, match=r"ids stand for other tokens in '.*', id \d+ for '.*' and not '.*': it is not the model's tokenizer; leave it out"):
+        quiet(tmp_path, TEXTS, other)
+    same = AutoTokenizer.from_pretrained(tmp_path, padding_side="left")
+    assert quiet(tmp_path, TEXTS, same).log_likelihoods == whole.log_likelihoods and "the tokenizer has" not in caplog.text
+    same.add_tokens(["<more>"])
+    assert quiet(tmp_path, TEXTS, same).log_likelihoods == whole.log_likelihoods and f"the tokenizer has {len(bpe) + 1} tokens" in caplog.text
+
+
 def test_no_mask_token(bpe):
     with pytest.raises(ValueError, match="mask token"):
         quiet(bert(len(bpe)), TEXTS, bpe)
@@ -285,6 +331,19 @@ def test_surprisal_adds_up(bpe):
     bits = surprisal(model, TEXTS[0], bpe, device="cpu")
     assert math.isclose(sum(bits.bits) * math.log(2), -quiet(model, [TEXTS[0]], bpe).log_likelihood, rel_tol=1e-6)
     assert all(TEXTS[0][a:b] == t for (a, b), t in zip(bits.offsets, bits.tokens))
+
+
+def test_compare_across_tokenizers(bpe, wordpiece):
+    "Per byte of the same texts, whatever the tokens are; what was compared is printed; without their first tokens they are not the same texts."
+    small = train_tokenizer(TEXTS * 20, kind="bpe", vocab_size=265, progress=False)
+    a, b = quiet(gpt(len(bpe)), TEXTS, bpe), quiet(gpt(len(small)), TEXTS, small)
+    found = compare(a, b)
+    assert sum(a.tokens) < sum(b.tokens) and a.bytes == b.bytes and math.isclose(found.difference, a.bits_per_byte - b.bits_per_byte)
+    assert repr(found).startswith(f"perplexity of GPT2LMHeadModel ({a.protocol['weights']}) less that of GPT2LMHeadModel ({b.protocol['weights']}) on 10 documents, {sum(a.bytes)} bytes: difference ")
+    with pytest.raises(ValueError, match="bytes of the same texts were scored, since their first tokens .*: score both with bos=True"):
+        compare(a, quiet(gpt(len(small)), TEXTS, small, bos=False))
+    with pytest.raises(ValueError, match="pseudo-perplexity on .* cannot be compared"):
+        compare(a, quiet(bert(len(wordpiece)), TEXTS, wordpiece))
 
 
 def test_compare(bpe):
@@ -346,6 +405,22 @@ def test_the_vocabulary_in_tiles(bpe, wordpiece, kind, monkeypatch):
     monkeypatch.setattr(room, "_tiled", lambda *a: None)
     assert np.allclose(tiled.log_likelihoods, quiet(model, TEXTS, tokenizer, **options).log_likelihoods, rtol=1e-6)
     assert "forward" not in vars(model.get_output_embeddings())
+
+
+@pytest.mark.parametrize("kind", ["BERT", "T5"])
+def test_logits_that_are_not_tiled_are_held_a_part_at_a_time(bpe, wordpiece, kind, monkeypatch):
+    "Where the vocabulary cannot be cut into tiles, a batch goes through the model in parts of rows: their logits are few, and the values the same."
+    model, tokenizer, options = (bert(len(wordpiece)), wordpiece, {}) if kind == "BERT" else (named(t5(len(bpe)).eval()), with_ends(bpe), {"sources": SOURCES})
+    monkeypatch.setattr(room, "_tiled", lambda *_: None)
+    shapes, original = [], room._log_probs
+    monkeypatch.setattr(room, "_log_probs", lambda logits, *more: shapes.append(tuple(logits.shape)) or original(logits, *more))
+    whole, at_once = quiet(model, TEXTS, tokenizer, **options), max(shapes)[0]
+    longest = max(whole.tokens) if kind == "T5" else 2
+    monkeypatch.setattr(room, "_HEAD_FLOATS", 2 * longest * len(tokenizer))
+    shapes.clear()
+    parts = quiet(model, TEXTS, tokenizer, **options)
+    assert np.allclose(parts.log_likelihoods, whole.log_likelihoods, rtol=1e-5)
+    assert max(shapes)[0] <= 2 * longest < at_once and {columns for _, columns in shapes} == {model.config.vocab_size} and sum(rows for rows, _ in shapes) == sum(whole.tokens)
 
 
 @torch.no_grad()
@@ -571,6 +646,18 @@ def test_protocol_repeats_the_number(bpe, wordpiece):
         assert again.log_likelihoods == first.log_likelihoods and again.protocol == first.protocol and again == first
         assert all(f"{k}=" in repr(first) and k in first._repr_html_() for k in (card if "stride" in options else card[:5]))
     assert quiet(gpt(len(bpe)), TEXTS, bpe).protocol["weights"] != quiet(gpt(len(bpe), 32), TEXTS, bpe).protocol["weights"]
+
+
+def test_protocol_names_the_split_and_the_most_texts(bpe, tmp_path):
+    "Of a folder with several splits the most held-out one is scored; `options` repeat that fewer texts were."
+    splits = {"train": TEXTS, "validation": TEXTS[1:5], "test": TEXTS[:3]}
+    for chosen, names in ((None, ["train"]), ("validation", ["train", "validation"]), ("test", list(splits))):
+        DatasetDict({name: Dataset.from_dict({"text": splits[name]}) for name in names}).save_to_disk(tmp_path / names[-1])
+        found = quiet(gpt(len(bpe)), tmp_path / names[-1], bpe)
+        assert found.protocol.get("split") == chosen and len(found.tokens) == len(splits[names[-1]])
+    first = quiet(gpt(len(bpe)), tmp_path / "test", bpe, max_texts=2)
+    assert first.protocol["max_texts"] == "2" and "max_texts" not in found.protocol and "split=test, max_texts=2" in repr(first)
+    assert quiet(gpt(len(bpe)), tmp_path / "test", bpe, **first.options) == first
 
 
 def test_numbers_of_the_result(bpe):
@@ -908,3 +995,19 @@ def test_more_bad_input(bpe, wordpiece):
                         (lambda: quiet(gpt(len(bpe)), TEXTS, bpe, window=0), "window 0"), (lambda: quiet(gpt(len(bpe)), ["ab \ud800 c"], bpe), "texts: element 0 holds half")):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def test_the_benchmark_records_its_arguments():
+    "The table says with which command line, and each row of which share of the texts, it was measured; rows of an earlier run keep theirs."
+    import argparse
+    import importlib.util
+    from pathlib import Path
+    spec = importlib.util.spec_from_file_location("benchmark_of_evaluation", Path(__file__).parents[1] / "benchmarks" / "evaluation.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    args = argparse.Namespace(quick=False, only=["metric", "short"], scale=3, repeats=2, minicons=None)
+    line = bench.command(args, narrow=False)
+    assert line == "python benchmarks/evaluation.py --only metric short --scale 3 --repeats 2 --bf16 no"
+    assert bench.command(argparse.Namespace(**{**vars(args), "quick": True, "minicons": "/home/python"}), True).endswith("--scale 10 --repeats 1 --bf16 yes --minicons PYTHON")
+    text = bench.report({**bench.machine(), "command": line, "rows": [{"part": "a", "scale": 3}, {"part": "b"}], "note": ""})
+    assert f"`{line}`" in text and "| a | 3 |" in text and "| b |  |" in text

@@ -47,6 +47,11 @@ def classes(names=("has cat", "none"), validation=True):
     return split(Dataset.from_dict({"text": TEXTS, "label": [int("cat" not in t.split()[:8]) for t in TEXTS]}, features=features), validation=validation)
 
 
+def classes_of_three():
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["cat", "dog", "none"])})
+    return split(Dataset.from_dict({"text": TEXTS, "label": [0 if "cat" in t.split()[:8] else 1 if "dog" in t.split()[:8] else 2 for t in TEXTS]}, features=features))
+
+
 def tags():
     features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=["O", "B-A"]))})
     rows = [t.split() for t in TEXTS]
@@ -600,6 +605,10 @@ def test_a_fine_tuned_model_learns_another_task(encoder, tmp_path):
     again = finetune(tmp_path / "a", tags(), tmp_path / "b", **TINY)
     config = json.loads((tmp_path / "b" / "config.json").read_text())
     assert again.task == "tokens" and "decision_threshold" not in config and config["architectures"] == ["BertForTokenClassification"]
+    finetune(encoder, classes_of_three(), tmp_path / "c", **{**TINY, "epochs": 1})
+    answers = finetune(tmp_path / "c", questions(), tmp_path / "d", **{**TINY, "epochs": 1})                # a span has two ends, not three labels
+    model = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "d")
+    assert answers.task == "question-answering" and model.qa_outputs.out_features == model.config.num_labels == 2
 
 
 def test_baselines_need_no_model():

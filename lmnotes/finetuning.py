@@ -38,7 +38,7 @@ from .corpora import check_output_dir, write_aside
 from .generation import generate_texts, generation_features, generation_loss, open_generator
 from .metrics import score
 from .pretraining import damaged_files, last_checkpoint, resolve_device, use_bf16, world_size, write_checksums
-from .tasks import _loaded_family, load_task
+from .tasks import _groups_and_strata, _loaded_family, class_weights, load_task, stratified_split
 from .transformer import evaluating, position_limit
 
 logger = logging.getLogger(__name__)
@@ -551,7 +551,7 @@ class FinetuningOptions:
     layer_decay : float
         Factor of the learning rate from each layer to the one below (Howard and Ruder 2018); 1 for none.
     class_weight : str, optional
-        `balanced` weighs each class by the inverse of its frequency.
+        `balanced` weighs each class by the inverse of its frequency; of several labels at once, each label where it holds, by the examples without it over those with it.
     threshold : bool
         For two classes, choose on validation from which probability on the rarer one is answered.
     weight_decay : float
@@ -782,7 +782,7 @@ def _loss(task, model, inputs, weights=None):
     if task == "regression":
         return ((logits[:, 0] - labels) ** 2).sum()
     if task == "multi-label":
-        return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / logits.shape[1]
+        return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="sum") / logits.shape[1]
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), weight=weights, reduction="sum")
 
 
@@ -1382,17 +1382,23 @@ def _load(data, task, text_column, label_column, options):
     splits = load_task(data, task, text_column=text_column, label_column=label_column, train_examples=options.train_examples, test_examples=options.test_examples, seed=options.seed)
     task = task or _loaded_family(splits)
     if (options.best or options.patience or options.threshold) and "validation" not in splits:
-        order = np.random.default_rng((options.seed, 3)).permutation(len(splits["train"]))
-        cut = max(1, len(order) // 10)
-        if cut >= len(order):
-            raise ValueError("best, patience and threshold need a validation split, and the training split has one example only: give more")
-        splits["train"], splits["validation"] = splits["train"].select(np.sort(order[cut:])), splits["train"].select(np.sort(order[:cut]))
+        splits["train"], splits["validation"] = _with_validation(splits["train"], task, options.seed)
     held = splits.get("validation")
     if held is not None and options.validation_examples and len(held) > options.validation_examples:
         splits["validation"] = held.select(np.sort(np.random.default_rng((options.seed, 4)).permutation(len(held))[:options.validation_examples]))
+    if options.class_weight and task not in _WEIGHTED:
+        raise ValueError(f"class_weight {options.class_weight!r} is for classes, and this is a {task} task: leave it out")
     if options.threshold and (task != "classification" or len(_names(task, splits["train"])) != 2):
         raise ValueError(f"threshold is for a classification of two classes, and this is a {task} task: leave it out")
     return task, splits
+
+
+def _with_validation(train, task, seed):
+    "Training and validation: a tenth of every class, and equal texts (or questions about one context) on one side, as `load_task` cuts a test split off."
+    held = stratified_split(*_groups_and_strata(train[:], "generation" if task in _WRITING else task), seed=seed)
+    if not held.any():
+        raise ValueError(f"best, patience, threshold and search need a validation split, and the {len(train)} training examples have too few different texts to cut one off: give a split named validation, or more examples")
+    return train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))
 
 # %% ../nbs/09_finetuning.ipynb #32622ca7
 _FREE = ("device", "compile", "test_examples", "validation_examples", "num_beams", "max_new_tokens", "samples", "checkpoint_minutes", "checkpoint_steps", "keep", "log_steps", "report_to", "resume",
@@ -1521,16 +1527,16 @@ def _mean_loss(task, model, tokenizer, rows):
     return total / max(1, count)
 
 
+_WEIGHTED = {"classification": "label", "multi-label": "labels", "tokens": "tags"}
+
+
 def _class_weights(task, train, options, device):
-    "Weights of the classes: the inverse of their frequency, with a mean of 1 over the examples."
+    "Weights of the classes, with a mean of 1 over the examples; of several labels at once, weights of each where it holds (1 where there is nothing to weigh)."
     if options.class_weight is None:
         return None
-    if task not in ("classification", "tokens"):
-        raise ValueError(f"class_weight is for classes, and this is a {task} task: leave it out")
-    size = len(_names(task, train))
-    labels = np.concatenate([np.atleast_1d(v) for v in train["label" if task == "classification" else "tags"]])
-    counts = np.bincount(labels, minlength=size)
-    return torch.tensor(np.where(counts > 0, len(labels) / (np.count_nonzero(counts) * np.maximum(1, counts)), 0), dtype=torch.float32, device=device)
+    labels = list(train[_WEIGHTED[task]])
+    weights = class_weights([label for row in labels for label in row] if task == "tokens" else labels, len(_names(task, train)))
+    return torch.tensor(np.where(weights > 0, weights, 1), dtype=torch.float32, device=device)
 
 # %% ../nbs/09_finetuning.ipynb #a526f18a
 def _finish(task, trainer, adapter, model, tokenizer, splits, output_dir, options, run, parent):

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,11 @@ def classes(names=("has cat", "none"), validation=True):
 def classes_of_three():
     features = Features({"text": Value("string"), "label": ClassLabel(names=["cat", "dog", "none"])})
     return split(Dataset.from_dict({"text": TEXTS, "label": [0 if "cat" in t.split()[:8] else 1 if "dog" in t.split()[:8] else 2 for t in TEXTS]}, features=features))
+
+
+def sets():
+    features = Features({"text": Value("string"), "labels": List(ClassLabel(names=list(ANIMALS)))})
+    return split(Dataset.from_dict({"text": [t[:30] for t in TEXTS], "labels": [[i for i, w in enumerate(ANIMALS) if w in t[:30].split()] for t in TEXTS]}, features=features))
 
 
 def tags():
@@ -263,9 +269,7 @@ def test_classification_learns_validates_and_reopens(encoder, tmp_path):
 
 
 def test_a_set_of_labels(encoder, tmp_path):
-    features = Features({"text": Value("string"), "labels": List(ClassLabel(names=list(ANIMALS)))})
-    data = Dataset.from_dict({"text": [t[:30] for t in TEXTS], "labels": [[i for i, w in enumerate(ANIMALS) if w in t[:30].split()] for t in TEXTS]}, features=features)
-    result = finetune(encoder, split(data), tmp_path / "f", **{**TINY, "epochs": 20})
+    result = finetune(encoder, sets(), tmp_path / "f", **{**TINY, "epochs": 20})
     assert result.task == "multi-label" and result.scores["micro_f1"] > result.majority["micro_f1"] and all(set(p) <= set(ANIMALS) for p in result.predictions)
     assert json.loads((tmp_path / "f" / "config.json").read_text())["problem_type"] == "multi_label_classification"
     with pytest.raises(ValueError, match="no labels to confuse"):
@@ -317,6 +321,21 @@ def test_balanced_weights_have_a_mean_of_one():
     weights = finetuning._class_weights("classification", data, finetuning.FinetuningOptions(class_weight="balanced"), "cpu").numpy()
     labels = np.array(data["label"])
     assert weights[labels].mean() == pytest.approx(1) and weights[0] * (labels == 0).sum() == pytest.approx(weights[1] * (labels == 1).sum())
+
+
+def test_weights_of_several_labels_are_the_losss(encoder, tokenizer, tmp_path):
+    data, options = sets()["train"], finetuning.FinetuningOptions(class_weight="balanced")
+    weights = finetuning._class_weights("multi-label", data, options, "cpu")
+    with_each = np.array([sum(k in row for row in data["labels"]) for k in range(4)])
+    np.testing.assert_allclose(weights, (len(data) - with_each) / with_each, rtol=1e-6)
+    everywhere = Dataset.from_dict({"text": ["a", "b"], "labels": [[0], [0, 1]]}, features=data.features)
+    assert finetuning._class_weights("multi-label", everywhere, options, "cpu").tolist() == [1, 1, 1, 1]       # of all, of half, of none
+    model = head(BertForSequenceClassification, tokenizer, num_labels=4)
+    batch = finetuning.collate(finetuning._examples("multi-label", model, tokenizer, data.select(range(5)), options), tokenizer)
+    logits, labels = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]).logits, batch["labels"]
+    expected = -(weights * labels * F.logsigmoid(logits) + (1 - labels) * F.logsigmoid(-logits)).sum() / 4
+    assert finetuning._loss("multi-label", model, batch, weights).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert finetune(encoder, sets(), tmp_path / "f", class_weight="balanced", **{**TINY, "epochs": 1}).task == "multi-label"
 
 
 def test_the_step_without_correction_is_adams():
@@ -551,6 +570,41 @@ def test_bad_input_is_refused_before_long_work(encoder, decoder, tmp_path, monke
     (copy / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(ValueError, match="not whole"):
         finetune(copy, good, tmp_path / "f", **TINY)
+
+
+def test_weights_of_no_classes_are_refused_before_anything_is_deleted(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetuning.engine, "_prepare_folder", lambda *rest: pytest.fail("deleted"))
+    with pytest.raises(ValueError, match="class_weight 'balanced' is for classes, and this is a question-answering task: leave it out"):
+        finetune(encoder, questions(), tmp_path / "f", **{**TINY, "overwrite": True, "class_weight": "balanced"})
+
+
+def held_out(data, task=None):
+    "Training and validation of data without a validation split."
+    task, splits = finetuning._load(data, task, None, None, finetuning.FinetuningOptions(best=True))
+    return splits["train"], splits["validation"]
+
+
+def test_a_validation_split_has_the_rare_class_and_no_text_of_training():
+    mail = {"text": [f"mail {i // 2}" for i in range(54)] + [f"win {i}" for i in range(6)], "label": ["ham"] * 54 + ["spam"] * 6}
+    rare = {"text": mail["text"][:57], "label": mail["label"][:57]}
+    for rows, spam in ((mail, 1), (rare, 1)):
+        train, held = held_out({"train": Dataset.from_dict(rows), "test": Dataset.from_dict(rows)})
+        assert held["label"].count(1) == spam and len(train) + len(held) == len(rows["text"]) and 4 <= len(held) <= 8
+        assert not set(train["text"]) & set(held["text"])
+
+
+def test_a_validation_split_of_every_family_keeps_equal_texts_together():
+    cases = {"tokens": (tags(), "tokens"), "multi-label": (sets(), "text"), "question-answering": (questions(), "context"),
+             "summarization": (split(Dataset.from_dict({"source": TEXTS, "target": TEXTS})), "source"),
+             "regression": (split(Dataset.from_dict({"text": TEXTS, "label": [float(i) for i in range(120)]})), "text")}
+    for task, (data, column) in cases.items():
+        doubled = data["train"].select([*range(40), *range(40)])
+        train, held = held_out(DatasetDict(train=doubled, test=data["test"]), task)
+        key = lambda row: " ".join(row) if isinstance(row, list) else row
+        assert not set(map(key, train[column])) & set(map(key, held[column])), task
+        assert len(train) + len(held) == 80 and 4 <= len(held) <= 20 and all(n % 2 == 0 for n in Counter(map(key, held[column])).values()), task
+    with pytest.raises(ValueError, match="2 training examples have too few different texts"):
+        held_out(DatasetDict(train=classes()["train"].select([list(classes()["train"]["label"]).index(k) for k in (0, 1)]), test=classes()["test"]))
 
 
 def test_texts_too_long_to_write_are_refused_before_training(decoder, tmp_path, monkeypatch):

@@ -355,17 +355,23 @@ def _no_words(row):
     raise TypeError(f"a row is the text {row[:40]!r}: give a list of words for each, for example text.split()")
 
 # %% ../nbs/09_finetuning.ipynb #1df22f18
-def _question_windows(tokenizer, questions, contexts, max_length, stride):
-    "Windows over contexts, each behind its question: rows, row numbers, offsets in the context (None elsewhere)."
+def _question_room(tokenizer, max_length):
+    "Tokens of question and context together, and of a question, which takes half of them at most."
     if tokenizer.num_special_tokens_to_add(pair=True) < 2:
         raise ValueError("question answering needs a tokenizer that separates two texts, as BERT's with [CLS] and [SEP]: this one adds no separator")
     room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
     if room < 4:
         raise ValueError(f"max_length {max_length} leaves {room} tokens for question and context: give more")
-    short = tokenizer([q.lstrip() for q in questions], add_special_tokens=False, truncation=True, max_length=room // 2, return_offsets_mapping=True, return_attention_mask=False)["offset_mapping"]
+    return room, room // 2
+
+
+def _question_windows(tokenizer, questions, contexts, max_length, stride):
+    "Windows over contexts, each behind its question: rows, row numbers, offsets in the context (None elsewhere). No row depends on the others."
+    room, half = _question_room(tokenizer, max_length)
+    stride = min(stride, 3 * (room - half) // 4)                               # windows move on behind the longest question, too
+    short = tokenizer([q.lstrip() for q in questions], add_special_tokens=False, truncation=True, max_length=half, return_offsets_mapping=True, return_attention_mask=False)["offset_mapping"]
     questions = [q.lstrip()[:offsets[-1][1]] if offsets else q for q, offsets in zip(questions, short)]
-    left = room - max(map(len, short), default=0)
-    encoded = tokenizer(questions, contexts, truncation="only_second", max_length=max_length, stride=min(stride, left // 2), return_overflowing_tokens=True,
+    encoded = tokenizer(questions, contexts, truncation="only_second", max_length=max_length, stride=stride, return_overflowing_tokens=True,
                         return_offsets_mapping=True, return_attention_mask=False)
     offsets = [[o if part == 1 else None for o, part in zip(encoded["offset_mapping"][w], encoded.sequence_ids(w))] for w in range(len(encoded["input_ids"]))]
     return _rows(encoded), encoded["overflow_to_sample_mapping"], offsets

@@ -229,6 +229,18 @@ def test_answers_are_characters_of_the_context_and_equal_the_librarys(tokenizer)
     assert len(predict_answers(model, tokenizer, ["which " * 400], [TEXTS[0]])[0]) == 5              # a question longer than the model
 
 
+def test_an_answer_does_not_depend_on_the_other_questions(tokenizer):
+    model, long = head(BertForQuestionAnswering, tokenizer), " ".join(TEXTS[:12])
+    asked = ["which ?", "which " * 400, "where is the cat and then the dog on a log ?"]
+    for length, stride in ((32, 14), (48, 100), (24, 6)):
+        together = predict_answers(model, tokenizer, asked, [long] * 3, max_length=length, stride=stride)
+        alone = [predict_answers(model, tokenizer, [question], [long], max_length=length, stride=stride)[0] for question in asked]
+        assert [[(a.start, a.end) for a in row] for row in together] == [[(a.start, a.end) for a in row] for row in alone]
+        np.testing.assert_allclose([[a.score for a in row] for row in together], [[a.score for a in row] for row in alone], atol=1e-4)
+    for length in range(7, 20):
+        assert finetuning._question_windows(tokenizer, ["which " * 400], [long], length, 1000)[0]
+
+
 def test_answers_are_found_back_through_the_windows(tokenizer):
     data = questions()["train"]
     rows, owners, offsets = finetuning._question_windows(tokenizer, list(data["question"]), list(data["context"]), 24, 6)

@@ -35,7 +35,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from . import pretraining as engine
 from .checkpoints import model_card, model_tokenizer, new_layer_expected
 from .corpora import check_output_dir, write_aside
-from .generation import generate_texts, generation_features, generation_loss, open_generator
+from .generation import check_decoding, generate_texts, generation_features, generation_loss, open_generator
 from .metrics import score
 from .pretraining import damaged_files, last_checkpoint, resolve_device, use_bf16, world_size, write_checksums
 from .tasks import _groups_and_strata, _loaded_family, class_weights, load_task, stratified_split
@@ -548,6 +548,10 @@ class FinetuningOptions:
         Tokens that are written at most, where texts are.
     num_beams : int
         Beams of the search for texts on the test split.
+    length_penalty : float
+        With beams: 0 favours short texts, above 1 long ones.
+    no_repeat_ngram_size : int
+        Never write an n-gram of this size twice; 0 allows it.
     method : str
         What learns: `full` (everything), `frozen` (the new layer), `last` (it and the last layers), `lora` (it and low-rank changes).
     last_layers : int
@@ -618,6 +622,8 @@ class FinetuningOptions:
     stride: int | None = None
     max_new_tokens: int = 64
     num_beams: int = 1
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
     method: str = "full"
     last_layers: int = 2
     lora_rank: int = 8
@@ -669,6 +675,7 @@ class FinetuningOptions:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not known: {', '.join(map(str, known))}")
         if not 0 <= self.warmup < 1 or not 0 < self.layer_decay <= 1 or self.weight_decay < 0 or self.samples < 0:
             raise ValueError(f"warmup {self.warmup} must lie between 0 and 1, layer_decay {self.layer_decay} above 0 and up to 1, weight_decay {self.weight_decay} and samples {self.samples} must not be below 0")
+        check_decoding(self.max_new_tokens, self.num_beams, length_penalty=self.length_penalty, no_repeat_ngram_size=self.no_repeat_ngram_size)
         return self
 
 
@@ -728,6 +735,22 @@ def _examples(task, model, tokenizer, split, options):
     return [{**row, "labels": label} for row, label in zip(rows, _targets(task, split))]
 
 
+def _too_long(tokenizer, records, longest):
+    "Numbers of the texts, or pairs, that have more tokens than are read; only those with so many bytes are counted."
+    long = [i for i, parts in enumerate(records) if sum(len(part.encode("utf-8", "surrogatepass")) for part in parts) > longest - 4]
+    special = tokenizer.num_special_tokens_to_add
+    return {i for i in long if sum(map(len, tokenizer(list(records[i]), add_special_tokens=False, verbose=False)["input_ids"])) + special(len(records[i]) == 2) > longest}
+
+
+def _warn_of_cut(tokenizer, splits, longest):
+    "One warning where texts of training or test are longer than what is read of them."
+    records = {name: list(zip(*(splits[name][c] for c in ("text", "text_pair") if c in splits[name].column_names))) for name in ("train", "test")}
+    cut = {name: len(_too_long(tokenizer, rows, longest)) for name, rows in records.items()}
+    if any(cut.values()):
+        logger.warning("%d of %d training and %d of %d test texts have more than %d tokens, and their ends are not read: give a larger max_length where the model has the positions",
+                       cut["train"], len(records["train"]), cut["test"], len(records["test"]), longest)
+
+
 def _targets(task, split):
     "Label numbers, numbers, or a 1 for each label that holds."
     if task == "classification":
@@ -764,13 +787,22 @@ def _answer_rows(tokenizer, split, length, stride):
 
 def _text_rows(model, tokenizer, split, options):
     "Sources with what is to be written; the loss is on the latter."
-    features = generation_features(model, tokenizer, list(split["source"]), list(split["target"]), options.max_length or 128, options.max_new_tokens)
+    length = options.max_length or 128
+    features = generation_features(model, tokenizer, list(split["source"]), list(split["target"]), length, options.max_new_tokens)
+    if features.cut_sources or features.cut_targets:
+        logger.warning("%d of %d sources and %d targets were cut, with max_length %d and max_new_tokens %d: give more of them where the rest is wanted",
+                       features.cut_sources, len(split), features.cut_targets, length, options.max_new_tokens)
     return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in features.rows]
 
 
 def _written(model, tokenizer, split, options):
     "What the model writes for the sources."
-    return generate_texts(model, tokenizer, list(split["source"]), max_new_tokens=options.max_new_tokens, num_beams=options.num_beams, progress=False)
+    return generate_texts(model, tokenizer, list(split["source"]), progress=False, **_as_written(options))
+
+
+def _as_written(options):
+    "Choices of `generate_texts`, by the names that a prediction has for them, too."
+    return {name: getattr(options, name) for name in ("max_new_tokens", "num_beams", "length_penalty", "no_repeat_ngram_size")}
 
 # %% ../nbs/09_finetuning.ipynb #e1d8f8fe
 def _loss(task, model, inputs, weights=None):
@@ -1244,7 +1276,7 @@ class FinetuningResult:
     training_bytes, disk_bytes : int
         Gradients and optimizer state (three numbers of four bytes for each parameter that learned); weights to keep (of `lora` the adapter).
     choices : dict
-        What was chosen from the data or the model: learning rate, tokens of a batch, thresholds.
+        What was chosen from the data or the model: learning rate, tokens of a batch, thresholds; and how the test was read or written (`max_length`, …).
     """
 
     output_dir: str
@@ -1353,9 +1385,11 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
     names = _names(task, splits["train"])
     opened, tokenizer = _open(model, task, names, options.seed, from_scratch)
     if task in _WRITING:                                                        # what cannot be written after training is refused before
-        generate_texts(opened, tokenizer, [], max_new_tokens=options.max_new_tokens, num_beams=options.num_beams, progress=False)
+        generate_texts(opened, tokenizer, [], progress=False, **_as_written(options))
     if task == "question-answering" and any(not a["text"] for a in splits["train"]["answers"]):
         opened.config.no_answer_threshold = 0.0
+    if "text" in splits["train"].column_names:
+        _warn_of_cut(tokenizer, splits, _length(task, opened, options))
     rows = _examples(task, opened, tokenizer, splits["train"], options)
     if not rows:
         raise ValueError("the training split gives no example to learn from: check its texts and labels")
@@ -1407,7 +1441,7 @@ def _with_validation(train, task, seed):
     return train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))
 
 # %% ../nbs/09_finetuning.ipynb #32622ca7
-_FREE = ("device", "compile", "test_examples", "validation_examples", "num_beams", "max_new_tokens", "samples", "checkpoint_minutes", "checkpoint_steps", "keep", "log_steps", "report_to", "resume",
+_FREE = ("device", "compile", "test_examples", "validation_examples", "num_beams", "length_penalty", "no_repeat_ngram_size", "max_new_tokens", "samples", "checkpoint_minutes", "checkpoint_steps", "keep", "log_steps", "report_to", "resume",
          "overwrite", "precision")
 
 
@@ -1549,7 +1583,7 @@ def _finish(task, trainer, adapter, model, tokenizer, splits, output_dir, option
     "Thresholds, scores on the test split, the folder; scored is what is saved, in its own type."
     for block in engine._blocks(model):
         block._compiled_call_impl = None                                        # compiled for the type and the lengths of training
-    choices = {"learning_rate": run["learning_rate"], "batch_tokens": run["budget"], **_thresholds(task, model, tokenizer, splits, options)}
+    choices = {"learning_rate": run["learning_rate"], "batch_tokens": run["budget"], **_reading(task, model, options), **_thresholds(task, model, tokenizer, splits, options)}
     test, names = splits["test"], _names(task, splits["train"])
     predictions, references = _answers(task, model, tokenizer, test, options), _truths(task, test)
     scores, intervals = _scored(task, predictions, references, names, options.samples)
@@ -1564,6 +1598,13 @@ def _finish(task, trainer, adapter, model, tokenizer, splits, output_dir, option
     engine._barrier()
     written = output_dir / "adapter" if adapter is not None else output_dir
     return replace(result, disk_bytes=sum(p.stat().st_size for p in written.glob("*.safetensors")))
+
+
+def _reading(task, model, options):
+    "How the test was read or written, by the names that a prediction has for it."
+    if task in _WRITING:
+        return _as_written(options)
+    return {"max_length": _length(task, model, options)} | ({"stride": _stride(task, model, options)} if task in ("tokens", "question-answering") else {})
 
 
 def _save(output_dir, model, adapter, tokenizer, facts, answers):

@@ -569,6 +569,7 @@ def test_bad_input_is_refused_before_long_work(encoder, decoder, tmp_path, monke
     cases = [
         (encoder, good, dict(task="guess"), ValueError, "guess"), (encoder, one, {}, ValueError, "label"), (encoder, short, {}, ValueError, "tags"),
         (encoder, good, dict(epochs=0), ValueError, "epochs 0"), (encoder, good, dict(method="half"), ValueError, "half"), (encoder, good, dict(class_weight="heavy"), ValueError, "heavy"),
+        (encoder, good, dict(length_penalty=math.inf), ValueError, "length_penalty inf"), (decoder, good, dict(no_repeat_ngram_size=-2), ValueError, "no_repeat_ngram_size -2"),
         (encoder, good, dict(warmup=1.5), ValueError, "warmup"), (encoder, tags(), dict(threshold=True), ValueError, "two classes"),
         (encoder, good, dict(text_column="body"), ValueError, "body"), (decoder, questions(), {}, ValueError, "separate"), ("runs/none", good, {}, FileNotFoundError, "runs/none"),
         (encoder, "nobody/nothing", {}, FileNotFoundError, "nobody"), (3, good, {}, TypeError, "int"), (encoder, good, dict(device="cuda:9"), ValueError, "cuda:9"),

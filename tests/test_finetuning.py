@@ -17,14 +17,16 @@ import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import (AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, BertConfig, BertForMaskedLM,
+from transformers import (AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, BartForConditionalGeneration, BertConfig, BertForMaskedLM,
                           BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification, GPT2Config, GPT2LMHeadModel, pipeline)
 
 from lmnotes import finetuning
-from lmnotes.checkpoints import info, verify
+from lmnotes.applications import predict, worst_errors
+from lmnotes.checkpoints import info, load, verify
 from lmnotes.cli import COMMANDS, execute
 from lmnotes.finetuning import (answer_places, align_labels, baseline, best_spans, best_threshold, choose_parameters, default_learning_rate, finetune, predict_answers,
                                 predict_logits, predict_tags, predicted_labels, search, token_batches, training_batches, uncorrected, word_windows)
+from lmnotes.generation import SEPARATOR, encoder_decoder_config, generate_texts
 from lmnotes.pretraining import last_checkpoint, save_folder
 from lmnotes.tokenization import train_tokenizer
 from test_resume import CONTEXT, _watch_touches, touch
@@ -98,6 +100,13 @@ def decoder(bpe, tmp_path_factory):
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=len(bpe), n_embd=32, n_layer=2, n_head=2, n_positions=128, bos_token_id=None, eos_token_id=bpe.eos_token_id)
     return save_folder(tmp_path_factory.mktemp("decoder") / "m", GPT2LMHeadModel(config), bpe)
+
+
+@pytest.fixture(scope="module")
+def bart(bpe, tmp_path_factory):
+    torch.manual_seed(0)
+    config = encoder_decoder_config(bpe, "bart", layers=1, hidden=32, heads=2, max_length=64)
+    return save_folder(tmp_path_factory.mktemp("bart") / "m", BartForConditionalGeneration(config), bpe)
 
 
 def head(kind, tokenizer, **more):
@@ -311,6 +320,26 @@ def test_a_number_by_name(encoder, tmp_path):
     assert result.task == "regression" and set(result.scores) == {"pearson", "spearman", "rmse"} and result.majority["pearson"] == 0
 
 
+def rewritten():
+    "Sources, and a word of each to write."
+    return split(Dataset.from_dict({"source": [t[:20] for t in TEXTS], "target": [t.split()[0] for t in TEXTS]}))
+
+
+@pytest.mark.parametrize("kind", ["decoder", "bart"])
+def test_texts_are_written_from_fine_tuning_to_prediction(kind, request, tmp_path, caplog):
+    data = rewritten()
+    result = finetune(request.getfixturevalue(kind), data, tmp_path / "f", task="translation", max_new_tokens=6, num_beams=2, length_penalty=0.5, **{**TINY, "epochs": 3, "max_length": 12})
+    assert result.task == "translation" and 0 <= result.scores["bleu"] <= 100 and result.history[-1]["validation"]["loss"] < result.history[0]["loss"]
+    assert result.choices["max_new_tokens"] == 6 and result.choices["num_beams"] == 2 and "sources and 0 targets were cut, with max_length 12 and max_new_tokens 6" in caplog.text
+    model, tokenizer = load(tmp_path / "f", device="cpu")
+    assert model.config.is_encoder_decoder == (kind == "bart") and (getattr(model.config, "prompt_separator", None) == SEPARATOR) == (kind == "decoder")
+    asked = dict(max_new_tokens=6, num_beams=2, length_penalty=0.5)
+    assert [p.text for p in predict(tmp_path / "f", list(data["test"]["source"]), device="cpu", **asked)] == list(result.predictions)
+    assert generate_texts(model, tokenizer, list(data["test"]["source"]), progress=False, **asked) == list(result.predictions)
+    wrong = sum(p != r for p, r in zip(result.predictions, result.references))
+    assert worst_errors(result, texts=list(data["test"]["source"])).errors == wrong and verify(tmp_path / "f") == []
+
+
 # ---- losses
 
 def test_losses_are_the_librarys(tokenizer):
@@ -457,7 +486,8 @@ def _run(place, encoder, name, changes, log=None, kill_at=None, number=signal.SI
     sys.stderr = open(Path(place) / "stderr", "a", encoding="utf-8")
     if log or kill_at is not None:
         _watch_touches(place, log, kill_at, number)
-    finetune(encoder, tags() if "tags" in name else classes(), Path(place) / name, **{**RUN, **changes})
+    data = {"tags": tags, "questions": questions, "texts": rewritten}.get(name.partition("-")[0], classes)
+    finetune(encoder, data(), Path(place) / name, **{**RUN, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -465,8 +495,8 @@ def start(encoder, tmp_path_factory):
     "Start a run in a process of its own; give its exit code."
     place = tmp_path_factory.mktemp("runs")
 
-    def run(name, changes=None, **more):
-        process = CONTEXT.Process(target=_run, args=(str(place), str(encoder), name, changes or {}), kwargs=more)
+    def run(name, changes=None, model=encoder, **more):
+        process = CONTEXT.Process(target=_run, args=(str(place), str(model), name, changes or {}), kwargs=more)
         process.start()
         process.join(120)
         return process.exitcode
@@ -515,6 +545,17 @@ def test_methods_resume_too(start, alone, changes):
     assert start(name, changes, kill_at=touch([line.replace("alone", name) for line in alone[1]], rf"os.rename .* {name}/checkpoints/step-00000010")) == -signal.SIGKILL
     assert start(name, {**changes, "resume": True}) == 0, (start.place / "stderr").read_text()
     assert outcome(start.place / name) == outcome(start.place / f"{name}-alone")
+
+
+@pytest.mark.parametrize("family", ["tags", "questions", "texts"])
+def test_families_resume_too(start, alone, decoder, encoder, family):
+    changes, more = {"best": True, "max_new_tokens": 6}, {"model": decoder if family == "texts" else encoder}
+    assert start(f"{family}-alone", changes, **more) == 0, (start.place / "stderr").read_text()
+    moment = touch([line.replace("alone", f"{family}-killed") for line in alone[1]], rf"os.rename .* {family}-killed/checkpoints/step-00000010")
+    assert start(f"{family}-killed", changes, kill_at=moment, **more) == -signal.SIGKILL
+    assert last_checkpoint(start.place / f"{family}-killed") is not None and not (start.place / f"{family}-killed" / "config.json").exists()
+    assert start(f"{family}-killed", {**changes, "resume": True}, **more) == 0, (start.place / "stderr").read_text()
+    assert outcome(start.place / f"{family}-killed") == outcome(start.place / f"{family}-alone")
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_a_whole_run_given_back(encoder, start, alone, tmp_path, caplog):

@@ -1264,7 +1264,7 @@ class Dialogue:
         kept, size = [question], lambda texts: len(self.model.tokenizer(" ".join(texts), add_special_tokens=False)["input_ids"])
         _, room = _question_room(self.model.tokenizer, _longest(self.model, (self.options or PredictionOptions()).max_length or 384))
         for turn in reversed(self.turns):
-            if size([turn.question, *kept]) > min(self.history_tokens, room):     # what is beyond the room of a question is cut, and the new one stands last
+            if size([turn.question, *kept]) > min(self.history_tokens, room):     # the end of a longer question would be cut, and the new one stands there
                 break
             kept.insert(0, turn.question)
         return " ".join(kept)

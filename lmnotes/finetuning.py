@@ -464,7 +464,7 @@ def predict_answers(model, tokenizer, questions, contexts, max_length=384, strid
     max_length : int
         Tokens of a window, the question included; longer contexts are read in several.
     stride : int
-        Tokens that two windows share.
+        Tokens that two windows share, at most three eighths of a window.
     n_best : int
         Answers of each question.
     max_answer_length : int
@@ -738,8 +738,9 @@ def _examples(task, model, tokenizer, split, options):
 def _too_long(tokenizer, records, longest):
     "Numbers of the texts, or pairs, that have more tokens than are read; only those with so many bytes are counted."
     long = [i for i, parts in enumerate(records) if sum(len(part.encode("utf-8", "surrogatepass")) for part in parts) > longest - 4]
-    special = tokenizer.num_special_tokens_to_add
-    return {i for i in long if sum(map(len, tokenizer(list(records[i]), add_special_tokens=False, verbose=False)["input_ids"])) + special(len(records[i]) == 2) > longest}
+    parts = [part for i in long for part in records[i]]
+    sizes = map(len, tokenizer(parts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"] if parts else [])
+    return {i for i in long if sum(next(sizes) for _ in records[i]) + tokenizer.num_special_tokens_to_add(len(records[i]) == 2) > longest}
 
 
 def _warn_of_cut(tokenizer, splits, longest):

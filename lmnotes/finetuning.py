@@ -786,11 +786,11 @@ def _answer_rows(tokenizer, split, length, stride):
     return rows
 
 
-def _text_rows(model, tokenizer, split, options):
-    "Sources with what is to be written; the loss is on the latter."
+def _text_rows(model, tokenizer, split, options, quiet=False):
+    "Sources with what is to be written; the loss is on the latter. A warning says what was cut."
     length = options.max_length or 128
     features = generation_features(model, tokenizer, list(split["source"]), list(split["target"]), length, options.max_new_tokens)
-    if features.cut_sources or features.cut_targets:
+    if (features.cut_sources or features.cut_targets) and not quiet:
         logger.warning("%d of %d sources and %d targets were cut, with max_length %d and max_new_tokens %d: give more of them where the rest is wanted",
                        features.cut_sources, len(split), features.cut_targets, length, options.max_new_tokens)
     return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in features.rows]
@@ -1549,7 +1549,7 @@ def _validation(task, model, tokenizer, held, options):
     if held is None:
         return None, _measure_name(task, {}), 1
     if task in _WRITING:
-        rows = _examples(task, model, tokenizer, held, options)
+        rows = _text_rows(model, tokenizer, held, options, quiet=True)
         return (lambda: {"loss": _mean_loss(task, model, tokenizer, rows)}), "loss", -1
     truths, names = _truths(task, held), _names(task, held)
     measure = lambda: _scored(task, _answers(task, model, tokenizer, held, options), truths, names, 0)[0]

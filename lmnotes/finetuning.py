@@ -743,13 +743,18 @@ def _too_long(tokenizer, records, longest):
     return {i for i in long if sum(next(sizes) for _ in records[i]) + tokenizer.num_special_tokens_to_add(len(records[i]) == 2) > longest}
 
 
-def _warn_of_cut(tokenizer, splits, longest):
-    "One warning where texts of training or test are longer than what is read of them."
+def _tell(options, message, *counts):
+    "Say what is cut: a warning where nobody chose the length, a note where somebody did."
+    logger.log(logging.WARNING if options.max_length is None else logging.INFO, message, *counts)
+
+
+def _tell_of_cut(tokenizer, splits, longest, options):
+    "Say once how many texts of training and test are longer than what is read of them."
     records = {name: list(zip(*(splits[name][c] for c in ("text", "text_pair") if c in splits[name].column_names))) for name in ("train", "test")}
     cut = {name: len(_too_long(tokenizer, rows, longest)) for name, rows in records.items()}
     if any(cut.values()):
-        logger.warning("%d of %d training and %d of %d test texts have more than %d tokens, and their ends are not read: give a larger max_length where the model has the positions",
-                       cut["train"], len(records["train"]), cut["test"], len(records["test"]), longest)
+        _tell(options, "%d of %d training and %d of %d test texts have more than %d tokens, and their ends are not read: give a larger max_length where the model has the positions",
+              cut["train"], len(records["train"]), cut["test"], len(records["test"]), longest)
 
 
 def _targets(task, split):
@@ -787,12 +792,12 @@ def _answer_rows(tokenizer, split, length, stride):
 
 
 def _text_rows(model, tokenizer, split, options, quiet=False):
-    "Sources with what is to be written; the loss is on the latter. A warning says what was cut."
+    "Sources with what is to be written; the loss is on the latter."
     length = options.max_length or 128
     features = generation_features(model, tokenizer, list(split["source"]), list(split["target"]), length, options.max_new_tokens)
     if (features.cut_sources or features.cut_targets) and not quiet:
-        logger.warning("%d of %d sources and %d targets were cut, with max_length %d and max_new_tokens %d: give more of them where the rest is wanted",
-                       features.cut_sources, len(split), features.cut_targets, length, options.max_new_tokens)
+        _tell(options, "%d of %d sources and %d targets were cut, with max_length %d and max_new_tokens %d: give more of them where the rest is wanted",
+              features.cut_sources, len(split), features.cut_targets, length, options.max_new_tokens)
     return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in features.rows]
 
 
@@ -1390,7 +1395,7 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
     if task == "question-answering" and any(not a["text"] for a in splits["train"]["answers"]):
         opened.config.no_answer_threshold = 0.0
     if "text" in splits["train"].column_names:
-        _warn_of_cut(tokenizer, splits, _length(task, opened, options))
+        _tell_of_cut(tokenizer, splits, _length(task, opened, options), options)
     rows = _examples(task, opened, tokenizer, splits["train"], options)
     if not rows:
         raise ValueError("the training split gives no example to learn from: check its texts and labels")

@@ -585,6 +585,7 @@ def test_worst_errors_of_a_result_are_those_of_its_scores(tmp_path, caplog):
 
     from lmnotes.finetuning import finetune
     save(*bert(BertForMaskedLM), tmp_path / "pretrained")
+    caplog.set_level("INFO", "lmnotes.finetuning")
     texts = sentences(60, longest=20)
     rows = {"text": texts, "label": ["cold" if "cold" in t or "bad" in t else "warm" for t in texts]}
     data = DatasetDict({"train": Dataset.from_dict(rows).select(range(40)), "test": Dataset.from_dict(rows).select(range(40, 60))})

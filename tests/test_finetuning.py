@@ -328,6 +328,7 @@ def rewritten():
 @pytest.mark.parametrize("kind", ["decoder", "bart"])
 def test_texts_are_written_from_fine_tuning_to_prediction(kind, request, tmp_path, caplog):
     data = rewritten()
+    caplog.set_level("INFO", "lmnotes.finetuning")
     result = finetune(request.getfixturevalue(kind), data, tmp_path / "f", task="translation", max_new_tokens=6, num_beams=2, length_penalty=0.5, **{**TINY, "epochs": 3, "max_length": 12})
     assert result.task == "translation" and 0 <= result.scores["bleu"] <= 100 and result.history[-1]["validation"]["loss"] < result.history[0]["loss"]
     assert result.choices["max_new_tokens"] == 6 and result.choices["num_beams"] == 2 and caplog.text.count("were cut, with max_length 12 and max_new_tokens 6") == 1
@@ -666,6 +667,17 @@ def test_texts_too_long_to_write_are_refused_before_training(decoder, tmp_path, 
     data = split(Dataset.from_dict({"source": TEXTS, "target": TEXTS}))
     with pytest.raises(ValueError, match="max_new_tokens 128 leaves no room in the model's 128 positions"):
         finetune(decoder, data, tmp_path / "m", max_new_tokens=128, **TINY)
+
+
+def test_a_cut_that_nobody_chose_is_a_warning(encoder, tmp_path, caplog):
+    long = [" ".join(TEXTS[i:i + 3]) if i % 2 else TEXTS[i] for i in range(118)]
+    data = split(Dataset.from_dict({"text": long, "label": [("cat", "dog")[i % 2] for i in range(118)]}), validation=False)
+    finetune(encoder, data, tmp_path / "f", **{**TINY, "epochs": 1, "max_length": None})
+    warnings = [r.getMessage() for r in caplog.records if "are not read" in r.getMessage()]
+    assert len(warnings) == 1 and "of 78 training and" in warnings[0] and "of 20 test texts have more than 64 tokens" in warnings[0]
+    caplog.clear()
+    finetune(encoder, data, tmp_path / "g", **{**TINY, "epochs": 1})                  # who chose 48 tokens is told at the level of notes
+    assert "are not read" not in caplog.text
 
 
 def test_few_numbers_that_are_whole_are_a_regression_all_the_same():

@@ -1088,7 +1088,8 @@ def _with_head(model, config, task, names, from_scratch):
     if task in ("classification", "multi-label", "tokens"):
         config.num_labels, config.id2label, config.label2id = len(names), dict(enumerate(names)), {n: i for i, n in enumerate(names)}
     if task in ("regression", "question-answering"):
-        config.num_labels = 1 if task == "regression" else 2                   # a number; logits of the first and the last token
+        config.id2label = None                                                  # names of an earlier task
+        config.num_labels = 1 if task == "regression" else 2                    # a number; logits of the first and the last token
     config.problem_type = {"classification": "single_label_classification", "multi-label": "multi_label_classification", "regression": "regression"}.get(task)
     for left in ("decision_threshold", "decision_label", "no_answer_threshold"):
         if hasattr(config, left):

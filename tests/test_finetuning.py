@@ -310,6 +310,10 @@ def test_questions_with_and_without_answer(encoder, tmp_path):
     assert result.task == "question-answering" and result.scores["exact_match"] > 0.5 > result.majority["exact_match"] and "no_answer_exact_match" in result.scores
     config = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "f").config
     assert config.no_answer_threshold == result.choices["no_answer_threshold"]
+    asked = [(row["question"], row["context"]) for row in questions()["test"]]
+    again = predict(tmp_path / "f", asked, device="cpu", **{name: result.choices[name] for name in ("max_length", "stride")})
+    assert [p.answer for p in again] == list(result.predictions)                           # read as in the test
+    assert worst_errors(result, texts=asked).errors == sum(p not in (list(r) or [""]) for p, r in zip(result.predictions, result.references))
     only = finetune(encoder, questions(empty=False), tmp_path / "v1", **{**TINY, "epochs": 1})
     assert "no_answer_threshold" not in only.choices and all(only.predictions)                # a model of questions that all have one always answers
 
@@ -726,9 +730,13 @@ def test_a_fine_tuned_model_learns_another_task(encoder, tmp_path):
     config = json.loads((tmp_path / "b" / "config.json").read_text())
     assert again.task == "tokens" and "decision_threshold" not in config and config["architectures"] == ["BertForTokenClassification"]
     finetune(encoder, classes_of_three(), tmp_path / "c", **{**TINY, "epochs": 1})
-    answers = finetune(tmp_path / "c", questions(), tmp_path / "d", **{**TINY, "epochs": 1})                # a span has two ends, not three labels
-    model = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "d")
-    assert answers.task == "question-answering" and model.qa_outputs.out_features == model.config.num_labels == 2
+    for before in ("a", "c"):                                                             # a span has two ends, not the labels of before
+        answers = finetune(tmp_path / before, questions(), tmp_path / "d", overwrite=True, **{**TINY, "epochs": 1})
+        model = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "d")
+        assert answers.task == "question-answering" and model.qa_outputs.out_features == 2 and model.config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
+    data = split(Dataset.from_dict({"text": TEXTS, "label": [len(t) / 7 for t in TEXTS]}))
+    finetune(tmp_path / "c", data, tmp_path / "e", **{**TINY, "epochs": 1})
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "e").config.id2label == {0: "LABEL_0"}
 
 
 def test_baselines_need_no_model():

@@ -25,12 +25,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import transformers
-from sklearn.metrics import confusion_matrix
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import load, task_of
-from .finetuning import collate, predict_answers, predict_logits, predict_tags, predicted_labels, token_batches
+from .finetuning import _question_room, _too_long, collate, predict_answers, predict_logits, predict_tags, predicted_labels, token_batches
+from .generation import check_decoding, generate_texts
 from .metrics import chrf, token_f1
 from .metrics import spans as spans_of
 from .tasks import _list_in
@@ -323,6 +323,14 @@ class PredictionOptions:
         Beams of the search; 1 takes the likeliest token each time.
     temperature : float
         Above 0: sample, with logits divided by it.
+    top_k : int, optional
+        Sample from the k likeliest tokens only.
+    top_p : float, optional
+        Sample from the likeliest tokens whose probabilities sum to p only.
+    length_penalty : float
+        With beams: 0 favours short texts, above 1 long ones.
+    no_repeat_ngram_size : int
+        Never write an n-gram of this size twice; 0 allows it.
     batch_tokens : int, optional
         Tokens that are computed at a time; by default 1,024 on a CPU, whose caches hold little, and 16,384 on a GPU (4,096 for texts to write).
     seed : int
@@ -341,6 +349,10 @@ class PredictionOptions:
     max_new_tokens: int = 64
     num_beams: int = 1
     temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
     batch_tokens: int | None = None
     seed: int = 0
     device: str = "auto"
@@ -353,6 +365,7 @@ class PredictionOptions:
         for name in ("stride", "temperature"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} {getattr(self, name)} must be 0 or more")
+        check_decoding(batch_tokens=self.batch_tokens or 1, **self._decoding())
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold {self.threshold} must lie between 0 and 1: it is a probability")
         try:
@@ -360,6 +373,10 @@ class PredictionOptions:
         except re.error as error:
             raise ValueError(f"word_pattern {self.word_pattern!r} is no regular expression: {error}") from None
         return self
+
+    def _decoding(self):
+        "Choices of `generate_texts`."
+        return {name: getattr(self, name) for name in ("max_new_tokens", "num_beams", "temperature", "top_k", "top_p", "length_penalty", "no_repeat_ngram_size")}
 
 # %% ../nbs/11_applications.ipynb #6b98a1ac
 def _text(value, name="text"):
@@ -475,9 +492,8 @@ def _classified(opened, records, options):
 
 
 def _cut(tokenizer, records, longest):
-    "Numbers of the inputs that have more tokens than are read; only those with so many bytes are counted."
-    long = [i for i, r in enumerate(records) if sum(len(part.encode()) for part in r) > longest - 4]
-    found = {i for i in long if sum(len(ids) for ids in tokenizer(list(records[i]), add_special_tokens=False)["input_ids"]) + tokenizer.num_special_tokens_to_add(len(records[i]) == 2) > longest}
+    "Numbers of the inputs that have more tokens than are read, with a warning."
+    found = _too_long(tokenizer, records, longest)
     if found:
         logger.warning("%d of %d texts are longer than the %d tokens that are read: their ends were not read", len(found), len(records), longest)
     return found
@@ -487,7 +503,7 @@ def _tagged(opened, records, options):
     "Texts with their labelled stretches."
     model, tokenizer, _ = opened
     rows = [[text[a:b] for a, b in places] for text, places in records]
-    window, names = min(_longest(opened, 384), options.max_length or 10**9), _labels(model)
+    window, names = _longest(opened, options.max_length or 384), _labels(model)
     found = predict_tags(model, tokenizer, rows, window, options.stride, options.batch_tokens)
     return [_stretches(text, places, _softmax(logits) if len(logits) else logits, names) for (text, places), logits in zip(records, found)]
 
@@ -507,7 +523,7 @@ def _stretches(text, places, probabilities, names):
 def _answered(opened, records, options):
     "Questions with their answers."
     model, tokenizer, _ = opened
-    window = min(_longest(opened, 384), options.max_length or 10**9)
+    window = _longest(opened, options.max_length or 384)
     found = predict_answers(model, tokenizer, [q for q, _ in records], [c for _, c in records], window, options.stride, options.n_best,
                             options.max_answer_length, options.batch_tokens, options.no_answer_threshold)
     return [AnswerPrediction(q, c, best[0].text, best[0].start, best[0].end, best[0].probability, tuple(best)) for (q, c), best in zip(records, found)]
@@ -515,10 +531,8 @@ def _answered(opened, records, options):
 
 def _written(opened, records, options):
     "Sources with what the model writes for them."
-    from lmnotes.generation import generate_texts
     sources = [source for source, in records]
-    texts = generate_texts(opened.model, opened.tokenizer, sources, max_new_tokens=options.max_new_tokens, num_beams=options.num_beams,
-                           temperature=options.temperature, batch_tokens=options.batch_tokens, seed=options.seed, progress=False)
+    texts = generate_texts(opened.model, opened.tokenizer, sources, batch_tokens=options.batch_tokens, seed=options.seed, progress=False, **options._decoding())
     return [GeneratedText(source, text) for source, text in zip(sources, texts)]
 
 
@@ -1082,7 +1096,7 @@ class Mistakes:
     badness : str
         What the order is by.
     labels : tuple of str
-        Labels of the confusion matrix; empty where there is none.
+        Labels of the confusion matrix (of tagged words those that occur); empty where there is none.
     confusion : numpy.ndarray of int, shape (labels, labels), or None
         True label by predicted label.
     """
@@ -1155,13 +1169,16 @@ def _checked_truth(predictions, references):
     return references
 
 # %% ../nbs/11_applications.ipynb #6a5c1b4b
+_AS_TESTED = ("max_length", "stride", "max_new_tokens", "num_beams", "length_penalty", "no_repeat_ngram_size")    # choices of a fine-tuning that its test was read with
+
+
 def worst_errors(predictions, references=None, count=10, texts=None):
-    """The worst errors with their text, and the confusion matrix where there are labels.
+    """The worst errors with their text, and the confusion matrix where there are labels (of the words, where they are tagged).
 
     Parameters
     ----------
     predictions : list or FinetuningResult
-        What `predict` gave for many inputs; or the result of a fine-tuning, whose folder is then asked about `texts`.
+        What `predict` gave for many inputs; or the result of a fine-tuning, whose folder is then asked about `texts` as in its test.
     references : sequence, optional
         The truth of each; by default that of the result's test split: a label (name or number), labels, a number, the tags of the words, answers (a text, a list of texts or
         `{"text": […]}`; empty for no answer), or a text.
@@ -1180,20 +1197,36 @@ def worst_errors(predictions, references=None, count=10, texts=None):
     ValueError
         If they are not equally many, or a reference is a label that the model does not know.
     """
+    known = ()
     if hasattr(predictions, "output_dir"):
         if texts is None:
             raise ValueError("texts is missing: a fine-tuning's result holds no texts, give those of its test split")
         references = predictions.references if references is None else references
-        predictions = predict(predictions.output_dir, list(texts))
+        asked = {name: value for name, value in getattr(predictions, "choices", {}).items() if name in _AS_TESTED}
+        known, predictions = getattr(predictions, "labels", ()), predict(predictions.output_dir, list(texts), **asked)
     predictions, references = list(predictions), [] if references is None else references
     references = _checked_truth(predictions, list(references))
     found = [_misses(p, r) for p, r in zip(predictions, references)]
     wrong = sorted((i for i, miss in enumerate(found) if miss[2] > 0), key=lambda i: -found[i][2])
     text = lambda p: p.source if isinstance(p, GeneratedText) else p.question if isinstance(p, AnswerPrediction) else p.text
     rows = tuple({"number": i, "text": text(predictions[i]), "predicted": found[i][0], "true": found[i][1], "badness": found[i][2]} for i in wrong[:count])
-    labels = tuple(predictions[0].probabilities) if isinstance(predictions[0], LabelPrediction) else ()
-    matrix = confusion_matrix(references, [p.label for p in predictions], labels=list(labels)) if labels else None
-    return Mistakes(rows, len(predictions), len(wrong), found[0][3], labels, matrix)
+    return Mistakes(rows, len(predictions), len(wrong), found[0][3], *_confused(predictions, references, known))
+
+
+def _confused(predictions, references, known=()):
+    "Labels and confusion matrix of texts, or of words (the labels that occur, where they are not known); no labels and None for other families."
+    first = predictions[0]
+    if isinstance(first, LabelPrediction):
+        labels, pairs = tuple(first.probabilities), [(true, p.label) for p, true in zip(predictions, references)]
+    elif isinstance(first, TaggedText):
+        pairs = [(true, word.label) for p, row in zip(predictions, references) for word, true in zip(p.words, row)]
+        labels = tuple(dict.fromkeys([*known, *sorted({label for pair in pairs for label in pair}, key=lambda label: (label != "O", label))]))
+    else:
+        return (), None
+    place, matrix = {label: i for i, label in enumerate(labels)}, np.zeros((len(labels), len(labels)), dtype=np.int64)
+    for true, label in pairs:
+        matrix[place[true], place[label]] += 1
+    return labels, matrix
 
 # %% ../nbs/11_applications.ipynb #7f1ca2d1
 @dataclass
@@ -1207,7 +1240,7 @@ class Dialogue:
     document : str
         The text that is asked about.
     history_tokens : int
-        Tokens that earlier questions and the new one may take together; the oldest are left out first.
+        Tokens that earlier questions and the new one may take together, at most half of a window; the oldest are left out first.
     options : PredictionOptions, optional
         Choices.
     turns : list of AnswerPrediction
@@ -1229,8 +1262,9 @@ class Dialogue:
     def with_history(self, question):
         "The question behind as many earlier ones as fit."
         kept, size = [question], lambda texts: len(self.model.tokenizer(" ".join(texts), add_special_tokens=False)["input_ids"])
+        _, room = _question_room(self.model.tokenizer, _longest(self.model, (self.options or PredictionOptions()).max_length or 384))
         for turn in reversed(self.turns):
-            if size([turn.question, *kept]) > self.history_tokens:
+            if size([turn.question, *kept]) > min(self.history_tokens, room):     # the end of a longer question would be cut, and the new one stands there
                 break
             kept.insert(0, turn.question)
         return " ".join(kept)

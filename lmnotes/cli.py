@@ -769,7 +769,7 @@ class Generation:
     prompt : str
         What it was given.
     text : str
-        The prompt, as the model read it, and what it wrote.
+        The prompt, as the model read it, and what it wrote; from a model that was taught a separator what it wrote stands in a new line.
     new_tokens : int
         Number of tokens written, the end of text not counted.
     ended : bool
@@ -786,7 +786,7 @@ class Generation:
 
 
 def generate(model, prompt, max_new_tokens=50, temperature=1.0, top_k=None, top_p=None, seed=0, device="auto", on_text=None):
-    """Go on with a prompt, token by token, with a causal language model.
+    """Go on with a prompt, token by token, with a causal language model; one that was fine-tuned gets its separator behind the prompt.
 
     Parameters
     ----------
@@ -826,15 +826,17 @@ def generate(model, prompt, max_new_tokens=50, temperature=1.0, top_k=None, top_
         raise ValueError(f"max_new_tokens={max_new_tokens} must be 1 or more")
     check_sampling(temperature, top_k, top_p)
     network, tokenizer = _open(model, "causal", device)
-    ids = torch.tensor([_prompt_ids(prompt, max_new_tokens, network.config, tokenizer)], device=network.device)
-    pieces, cuda = _pieces(tokenizer, on_text), [network.device] if network.device.type == "cuda" else []
+    separator = getattr(network.config, "prompt_separator", None) or ""
+    ids = torch.tensor([_prompt_ids(prompt + separator, max_new_tokens, network.config, tokenizer)], device=network.device)
+    shown = _shown(tokenizer, prompt, ids.shape[1] if separator else 0)
+    pieces, cuda = _pieces(shown, on_text), [network.device] if network.device.type == "cuda" else []
     with torch.random.fork_rng(cuda):                      # the caller's random state stays as it is
         torch.manual_seed(seed)
         out = network.generate(inputs=ids, attention_mask=torch.ones_like(ids), streamer=pieces,
                                generation_config=_sampling(network.config, max_new_tokens, temperature, top_k, top_p))
     new = out[0, ids.shape[1]:]
     ended = bool(len(new)) and int(new[-1]) in _ends(network.config)
-    return Generation(prompt, _decode(tokenizer, out[0]), len(new) - ended, ended)
+    return Generation(prompt, shown(out[0].tolist()), len(new) - ended, ended)
 
 # %% ../nbs/20_cli.ipynb #9abb84a5
 def _ends(config):
@@ -872,7 +874,12 @@ def _decode(tokenizer, ids):
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def _pieces(tokenizer, on_text):
+def _shown(tokenizer, prompt, length):
+    "A function that gives ids as text; with a length of a prompt and its separator, the prompt as it was given, and what follows in a new line."
+    return lambda ids: f"{prompt}\n{_decode(tokenizer, ids[length:])}" if length else _decode(tokenizer, ids)
+
+
+def _pieces(shown, on_text):
     "The library's streamer that hands on each new piece of text; None where nobody listens."
     if on_text is None:
         return None
@@ -883,12 +890,12 @@ def _pieces(tokenizer, on_text):
 
         def put(self, value):
             self.ids = [*self.ids, *value.flatten().tolist()]
-            text = _decode(tokenizer, self.ids)
+            text = shown(self.ids)
             if not text.endswith("\ufffd"):                # half of a character: wait for the rest
                 self.end(text)
 
         def end(self, text=None):
-            text = _decode(tokenizer, self.ids) if text is None else text
+            text = shown(self.ids) if text is None else text
             if text[self.said:]:
                 on_text(text[self.said:])
             self.said = len(text)

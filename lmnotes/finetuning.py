@@ -35,10 +35,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from . import pretraining as engine
 from .checkpoints import model_card, model_tokenizer, new_layer_expected
 from .corpora import check_output_dir, write_aside
-from .generation import generate_texts, generation_features, generation_loss, open_generator
+from .generation import check_decoding, generate_texts, generation_features, generation_loss, open_generator
 from .metrics import score
 from .pretraining import damaged_files, last_checkpoint, resolve_device, use_bf16, world_size, write_checksums
-from .tasks import _loaded_family, load_task
+from .tasks import _groups_and_strata, _loaded_family, class_weights, load_task, stratified_split
 from .transformer import evaluating, position_limit
 
 logger = logging.getLogger(__name__)
@@ -355,17 +355,23 @@ def _no_words(row):
     raise TypeError(f"a row is the text {row[:40]!r}: give a list of words for each, for example text.split()")
 
 # %% ../nbs/09_finetuning.ipynb #1df22f18
-def _question_windows(tokenizer, questions, contexts, max_length, stride):
-    "Windows over contexts, each behind its question: rows, row numbers, offsets in the context (None elsewhere)."
+def _question_room(tokenizer, max_length):
+    "Tokens of question and context together, and of a question, which takes half of them at most."
     if tokenizer.num_special_tokens_to_add(pair=True) < 2:
         raise ValueError("question answering needs a tokenizer that separates two texts, as BERT's with [CLS] and [SEP]: this one adds no separator")
     room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
     if room < 4:
         raise ValueError(f"max_length {max_length} leaves {room} tokens for question and context: give more")
-    short = tokenizer([q.lstrip() for q in questions], add_special_tokens=False, truncation=True, max_length=room // 2, return_offsets_mapping=True, return_attention_mask=False)["offset_mapping"]
+    return room, room // 2
+
+
+def _question_windows(tokenizer, questions, contexts, max_length, stride):
+    "Windows over contexts, each behind its question: rows, row numbers, offsets in the context (None elsewhere). No row depends on the others."
+    room, half = _question_room(tokenizer, max_length)
+    stride = min(stride, 3 * (room - half) // 4)                               # windows move on behind the longest question, too
+    short = tokenizer([q.lstrip() for q in questions], add_special_tokens=False, truncation=True, max_length=half, return_offsets_mapping=True, return_attention_mask=False)["offset_mapping"]
     questions = [q.lstrip()[:offsets[-1][1]] if offsets else q for q, offsets in zip(questions, short)]
-    left = room - max(map(len, short), default=0)
-    encoded = tokenizer(questions, contexts, truncation="only_second", max_length=max_length, stride=min(stride, left // 2), return_overflowing_tokens=True,
+    encoded = tokenizer(questions, contexts, truncation="only_second", max_length=max_length, stride=stride, return_overflowing_tokens=True,
                         return_offsets_mapping=True, return_attention_mask=False)
     offsets = [[o if part == 1 else None for o, part in zip(encoded["offset_mapping"][w], encoded.sequence_ids(w))] for w in range(len(encoded["input_ids"]))]
     return _rows(encoded), encoded["overflow_to_sample_mapping"], offsets
@@ -458,7 +464,7 @@ def predict_answers(model, tokenizer, questions, contexts, max_length=384, strid
     max_length : int
         Tokens of a window, the question included; longer contexts are read in several.
     stride : int
-        Tokens that two windows share.
+        Tokens that two windows share, at most three eighths of a window.
     n_best : int
         Answers of each question.
     max_answer_length : int
@@ -542,6 +548,10 @@ class FinetuningOptions:
         Tokens that are written at most, where texts are.
     num_beams : int
         Beams of the search for texts on the test split.
+    length_penalty : float
+        With beams: 0 favours short texts, above 1 long ones.
+    no_repeat_ngram_size : int
+        Never write an n-gram of this size twice; 0 allows it.
     method : str
         What learns: `full` (everything), `frozen` (the new layer), `last` (it and the last layers), `lora` (it and low-rank changes).
     last_layers : int
@@ -551,7 +561,7 @@ class FinetuningOptions:
     layer_decay : float
         Factor of the learning rate from each layer to the one below (Howard and Ruder 2018); 1 for none.
     class_weight : str, optional
-        `balanced` weighs each class by the inverse of its frequency.
+        `balanced` weighs each class by the inverse of its frequency; of several labels at once, each label where it holds, by the examples without it over those with it.
     threshold : bool
         For two classes, choose on validation from which probability on the rarer one is answered.
     weight_decay : float
@@ -612,6 +622,8 @@ class FinetuningOptions:
     stride: int | None = None
     max_new_tokens: int = 64
     num_beams: int = 1
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
     method: str = "full"
     last_layers: int = 2
     lora_rank: int = 8
@@ -663,6 +675,7 @@ class FinetuningOptions:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not known: {', '.join(map(str, known))}")
         if not 0 <= self.warmup < 1 or not 0 < self.layer_decay <= 1 or self.weight_decay < 0 or self.samples < 0:
             raise ValueError(f"warmup {self.warmup} must lie between 0 and 1, layer_decay {self.layer_decay} above 0 and up to 1, weight_decay {self.weight_decay} and samples {self.samples} must not be below 0")
+        check_decoding(self.max_new_tokens, self.num_beams, length_penalty=self.length_penalty, no_repeat_ngram_size=self.no_repeat_ngram_size)
         return self
 
 
@@ -722,6 +735,28 @@ def _examples(task, model, tokenizer, split, options):
     return [{**row, "labels": label} for row, label in zip(rows, _targets(task, split))]
 
 
+def _too_long(tokenizer, records, longest):
+    "Numbers of the texts, or pairs, that have more tokens than are read; only those with so many bytes are counted."
+    long = [i for i, parts in enumerate(records) if sum(len(part.encode("utf-8", "surrogatepass")) for part in parts) > longest - 4]
+    parts = [part for i in long for part in records[i]]
+    sizes = map(len, tokenizer(parts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"] if parts else [])
+    return {i for i in long if sum(next(sizes) for _ in records[i]) + tokenizer.num_special_tokens_to_add(len(records[i]) == 2) > longest}
+
+
+def _tell(options, message, *counts):
+    "Say what is cut: a warning where nobody chose the length, a note where somebody did."
+    logger.log(logging.WARNING if options.max_length is None else logging.INFO, message, *counts)
+
+
+def _tell_of_cut(tokenizer, splits, longest, options):
+    "Say once how many texts of training and test are longer than what is read of them."
+    records = {name: list(zip(*(splits[name][c] for c in ("text", "text_pair") if c in splits[name].column_names))) for name in ("train", "test")}
+    cut = {name: len(_too_long(tokenizer, rows, longest)) for name, rows in records.items()}
+    if any(cut.values()):
+        _tell(options, "%d of %d training and %d of %d test texts have more than %d tokens, and their ends are not read: give a larger max_length where the model has the positions",
+              cut["train"], len(records["train"]), cut["test"], len(records["test"]), longest)
+
+
 def _targets(task, split):
     "Label numbers, numbers, or a 1 for each label that holds."
     if task == "classification":
@@ -756,15 +791,24 @@ def _answer_rows(tokenizer, split, length, stride):
     return rows
 
 
-def _text_rows(model, tokenizer, split, options):
+def _text_rows(model, tokenizer, split, options, quiet=False):
     "Sources with what is to be written; the loss is on the latter."
-    features = generation_features(model, tokenizer, list(split["source"]), list(split["target"]), options.max_length or 128, options.max_new_tokens)
+    length = options.max_length or 128
+    features = generation_features(model, tokenizer, list(split["source"]), list(split["target"]), length, options.max_new_tokens)
+    if (features.cut_sources or features.cut_targets) and not quiet:
+        _tell(options, "%d of %d sources and %d targets were cut, with max_length %d and max_new_tokens %d: give more of them where the rest is wanted",
+              features.cut_sources, len(split), features.cut_targets, length, options.max_new_tokens)
     return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in features.rows]
 
 
 def _written(model, tokenizer, split, options):
     "What the model writes for the sources."
-    return generate_texts(model, tokenizer, list(split["source"]), max_new_tokens=options.max_new_tokens, num_beams=options.num_beams, progress=False)
+    return generate_texts(model, tokenizer, list(split["source"]), progress=False, **_as_written(options))
+
+
+def _as_written(options):
+    "Choices of `generate_texts`, by the names that a prediction has for them, too."
+    return {name: getattr(options, name) for name in ("max_new_tokens", "num_beams", "length_penalty", "no_repeat_ngram_size")}
 
 # %% ../nbs/09_finetuning.ipynb #e1d8f8fe
 def _loss(task, model, inputs, weights=None):
@@ -782,7 +826,7 @@ def _loss(task, model, inputs, weights=None):
     if task == "regression":
         return ((logits[:, 0] - labels) ** 2).sum()
     if task == "multi-label":
-        return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / logits.shape[1]
+        return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="sum") / logits.shape[1]
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), weight=weights, reduction="sum")
 
 
@@ -1043,8 +1087,9 @@ def _with_head(model, config, task, names, from_scratch):
     kind = _KINDS.get(task, AutoModelForSequenceClassification)
     if task in ("classification", "multi-label", "tokens"):
         config.num_labels, config.id2label, config.label2id = len(names), dict(enumerate(names)), {n: i for i, n in enumerate(names)}
-    if task == "regression":
-        config.num_labels = 1
+    if task in ("regression", "question-answering"):
+        config.id2label = None                                                  # names of an earlier task
+        config.num_labels = 1 if task == "regression" else 2                    # a number; logits of the first and the last token
     config.problem_type = {"classification": "single_label_classification", "multi-label": "multi_label_classification", "regression": "regression"}.get(task)
     for left in ("decision_threshold", "decision_label", "no_answer_threshold"):
         if hasattr(config, left):
@@ -1238,7 +1283,7 @@ class FinetuningResult:
     training_bytes, disk_bytes : int
         Gradients and optimizer state (three numbers of four bytes for each parameter that learned); weights to keep (of `lora` the adapter).
     choices : dict
-        What was chosen from the data or the model: learning rate, tokens of a batch, thresholds.
+        What was chosen from the data or the model: learning rate, tokens of a batch, thresholds; and how the test was read or written (`max_length`, …).
     """
 
     output_dir: str
@@ -1347,9 +1392,11 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
     names = _names(task, splits["train"])
     opened, tokenizer = _open(model, task, names, options.seed, from_scratch)
     if task in _WRITING:                                                        # what cannot be written after training is refused before
-        generate_texts(opened, tokenizer, [], max_new_tokens=options.max_new_tokens, num_beams=options.num_beams, progress=False)
+        generate_texts(opened, tokenizer, [], progress=False, **_as_written(options))
     if task == "question-answering" and any(not a["text"] for a in splits["train"]["answers"]):
         opened.config.no_answer_threshold = 0.0
+    if "text" in splits["train"].column_names:
+        _tell_of_cut(tokenizer, splits, _length(task, opened, options), options)
     rows = _examples(task, opened, tokenizer, splits["train"], options)
     if not rows:
         raise ValueError("the training split gives no example to learn from: check its texts and labels")
@@ -1382,20 +1429,26 @@ def _load(data, task, text_column, label_column, options):
     splits = load_task(data, task, text_column=text_column, label_column=label_column, train_examples=options.train_examples, test_examples=options.test_examples, seed=options.seed)
     task = task or _loaded_family(splits)
     if (options.best or options.patience or options.threshold) and "validation" not in splits:
-        order = np.random.default_rng((options.seed, 3)).permutation(len(splits["train"]))
-        cut = max(1, len(order) // 10)
-        if cut >= len(order):
-            raise ValueError("best, patience and threshold need a validation split, and the training split has one example only: give more")
-        splits["train"], splits["validation"] = splits["train"].select(np.sort(order[cut:])), splits["train"].select(np.sort(order[:cut]))
+        splits["train"], splits["validation"] = _with_validation(splits["train"], task, options.seed)
     held = splits.get("validation")
     if held is not None and options.validation_examples and len(held) > options.validation_examples:
         splits["validation"] = held.select(np.sort(np.random.default_rng((options.seed, 4)).permutation(len(held))[:options.validation_examples]))
+    if options.class_weight and task not in _WEIGHTED:
+        raise ValueError(f"class_weight {options.class_weight!r} is for classes, and this is a {task} task: leave it out")
     if options.threshold and (task != "classification" or len(_names(task, splits["train"])) != 2):
         raise ValueError(f"threshold is for a classification of two classes, and this is a {task} task: leave it out")
     return task, splits
 
+
+def _with_validation(train, task, seed):
+    "Training and validation: a tenth of every class, and equal texts (or questions about one context) on one side, as `load_task` cuts a test split off."
+    held = stratified_split(*_groups_and_strata(train[:], "generation" if task in _WRITING else task), seed=seed)
+    if not held.any():
+        raise ValueError(f"best, patience, threshold and search need a validation split, and the {len(train)} training examples have too few different texts to cut one off: give a split named validation, or more examples")
+    return train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))
+
 # %% ../nbs/09_finetuning.ipynb #32622ca7
-_FREE = ("device", "compile", "test_examples", "validation_examples", "num_beams", "max_new_tokens", "samples", "checkpoint_minutes", "checkpoint_steps", "keep", "log_steps", "report_to", "resume",
+_FREE = ("device", "compile", "test_examples", "validation_examples", "num_beams", "length_penalty", "no_repeat_ngram_size", "max_new_tokens", "samples", "checkpoint_minutes", "checkpoint_steps", "keep", "log_steps", "report_to", "resume",
          "overwrite", "precision")
 
 
@@ -1502,7 +1555,7 @@ def _validation(task, model, tokenizer, held, options):
     if held is None:
         return None, _measure_name(task, {}), 1
     if task in _WRITING:
-        rows = _examples(task, model, tokenizer, held, options)
+        rows = _text_rows(model, tokenizer, held, options, quiet=True)
         return (lambda: {"loss": _mean_loss(task, model, tokenizer, rows)}), "loss", -1
     truths, names = _truths(task, held), _names(task, held)
     measure = lambda: _scored(task, _answers(task, model, tokenizer, held, options), truths, names, 0)[0]
@@ -1521,23 +1574,23 @@ def _mean_loss(task, model, tokenizer, rows):
     return total / max(1, count)
 
 
+_WEIGHTED = {"classification": "label", "multi-label": "labels", "tokens": "tags"}
+
+
 def _class_weights(task, train, options, device):
-    "Weights of the classes: the inverse of their frequency, with a mean of 1 over the examples."
+    "Weights of the classes, with a mean of 1 over the examples; of several labels at once, weights of each where it holds (1 where there is nothing to weigh)."
     if options.class_weight is None:
         return None
-    if task not in ("classification", "tokens"):
-        raise ValueError(f"class_weight is for classes, and this is a {task} task: leave it out")
-    size = len(_names(task, train))
-    labels = np.concatenate([np.atleast_1d(v) for v in train["label" if task == "classification" else "tags"]])
-    counts = np.bincount(labels, minlength=size)
-    return torch.tensor(np.where(counts > 0, len(labels) / (np.count_nonzero(counts) * np.maximum(1, counts)), 0), dtype=torch.float32, device=device)
+    labels = list(train[_WEIGHTED[task]])
+    weights = class_weights([label for row in labels for label in row] if task == "tokens" else labels, len(_names(task, train)))
+    return torch.tensor(np.where(weights > 0, weights, 1), dtype=torch.float32, device=device)
 
 # %% ../nbs/09_finetuning.ipynb #a526f18a
 def _finish(task, trainer, adapter, model, tokenizer, splits, output_dir, options, run, parent):
     "Thresholds, scores on the test split, the folder; scored is what is saved, in its own type."
     for block in engine._blocks(model):
         block._compiled_call_impl = None                                        # compiled for the type and the lengths of training
-    choices = {"learning_rate": run["learning_rate"], "batch_tokens": run["budget"], **_thresholds(task, model, tokenizer, splits, options)}
+    choices = {"learning_rate": run["learning_rate"], "batch_tokens": run["budget"], **_reading(task, model, options), **_thresholds(task, model, tokenizer, splits, options)}
     test, names = splits["test"], _names(task, splits["train"])
     predictions, references = _answers(task, model, tokenizer, test, options), _truths(task, test)
     scores, intervals = _scored(task, predictions, references, names, options.samples)
@@ -1552,6 +1605,13 @@ def _finish(task, trainer, adapter, model, tokenizer, splits, output_dir, option
     engine._barrier()
     written = output_dir / "adapter" if adapter is not None else output_dir
     return replace(result, disk_bytes=sum(p.stat().st_size for p in written.glob("*.safetensors")))
+
+
+def _reading(task, model, options):
+    "How the test was read or written, by the names that a prediction has for it."
+    if task in _WRITING:
+        return _as_written(options)
+    return {"max_length": _length(task, model, options)} | ({"stride": _stride(task, model, options)} if task in ("tokens", "question-answering") else {})
 
 
 def _save(output_dir, model, adapter, tokenizer, facts, answers):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['logger', 'IGNORED', 'SEPARATOR', 'Features', 'end_of_text', 'completion_features', 'seq2seq_features',
            'generator_family', 'generation_features', 'generation_collator', 'generation_loss',
-           'encoder_decoder_config', 'generate_texts', 'check_sampling', 'warm_start', 'open_generator']
+           'encoder_decoder_config', 'generate_texts', 'check_sampling', 'check_decoding', 'warm_start',
+           'open_generator']
 
 # %% ../nbs/08b_generation.ipynb #9d1a64af
 import logging
@@ -484,7 +485,7 @@ def generate_texts(model, tokenizer, sources, *, max_new_tokens=64, num_beams=1,
     ValueError
         If the model writes no text, leaves no room for `max_new_tokens`, or a parameter is out of range.
     """
-    _check_decoding(max_new_tokens, num_beams, temperature, top_k, top_p, length_penalty, no_repeat_ngram_size, batch_tokens)
+    check_decoding(max_new_tokens, num_beams, temperature, top_k, top_p, length_penalty, no_repeat_ngram_size, batch_tokens)
     sources = _texts(sources, "sources")
     rows = _inputs(model, tokenizer, sources, max_new_tokens)
     numbers = _numbers(sources, max_new_tokens, seed) if temperature else None
@@ -557,8 +558,19 @@ def check_sampling(temperature, top_k=None, top_p=None):
         raise ValueError(f"top_p {top_p} must lie in (0, 1]; leave it out to sample from all tokens")
 
 
-def _check_decoding(max_new_tokens, num_beams, temperature, top_k, top_p, length_penalty, no_repeat_ngram_size, batch_tokens):
-    "Refuse parameters out of range, before anything is computed."
+def check_decoding(max_new_tokens=64, num_beams=1, temperature=0.0, top_k=None, top_p=None, length_penalty=1.0, no_repeat_ngram_size=0, batch_tokens=4096):
+    """Refuse parameters of `generate_texts` that are out of range or do not go together, before anything is computed.
+
+    Parameters
+    ----------
+    max_new_tokens, num_beams, temperature, top_k, top_p, length_penalty, no_repeat_ngram_size, batch_tokens
+        As `generate_texts` takes them.
+
+    Raises
+    ------
+    ValueError
+        With the parameter, its value and what it may be.
+    """
     for name, value, least in (("max_new_tokens", max_new_tokens, 1), ("num_beams", num_beams, 1), ("no_repeat_ngram_size", no_repeat_ngram_size, 0), ("batch_tokens", batch_tokens, 1)):
         if not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"{name} {value!r} must be a whole number, {least} or more")

@@ -204,6 +204,22 @@ def test_answers(answerer):
     assert predict(answerer, question, context=" ".join(sentences(30))).answer
 
 
+@pytest.mark.parametrize("changes", [dict(temperature=1.5, top_k=3), dict(temperature=2.0, top_p=0.3), dict(num_beams=3, length_penalty=-2.0), dict(no_repeat_ngram_size=1)])
+def test_decoding_is_passed_on(writer, changes):
+    from lmnotes.generation import generate_texts
+    sources = ["the soup", "a"]
+    found = [t.text for t in predict(writer, sources, max_new_tokens=12, **changes)]
+    assert found == generate_texts(*writer, sources, max_new_tokens=12, progress=False, **changes) != generate_texts(*writer, sources, max_new_tokens=12, progress=False)
+
+
+@pytest.mark.parametrize("changes, says", [
+    (dict(top_k=0, temperature=1.0), "top_k 0 must be 1 or more"), (dict(top_p=1.5, temperature=1.0), "top_p 1.5 must lie in"), (dict(top_k=5), "temperature 0 does not sample"),
+    (dict(length_penalty=float("nan")), "length_penalty nan"), (dict(no_repeat_ngram_size=-1), "no_repeat_ngram_size -1"), (dict(num_beams=2, temperature=1.0), "choose num_beams=1 or temperature=0")])
+def test_decoding_refused(writer, changes, says):
+    with pytest.raises(ValueError, match=says):
+        predict(writer, "the soup", **changes)
+
+
 def test_written_texts(writer):
     model, tokenizer = writer
     sources = ["the soup", "a"]
@@ -564,12 +580,39 @@ def test_worst_errors(classifier, folder):
     assert got.plot().get_xlabel() == "predicted label"
 
 
+def test_worst_errors_of_a_result_are_those_of_its_scores(tmp_path, caplog):
+    from datasets import Dataset, DatasetDict
+
+    from lmnotes.finetuning import finetune
+    save(*bert(BertForMaskedLM), tmp_path / "pretrained")
+    caplog.set_level("INFO", "lmnotes.finetuning")
+    texts = sentences(60, longest=20)
+    rows = {"text": texts, "label": ["cold" if "cold" in t or "bad" in t else "warm" for t in texts]}
+    data = DatasetDict({"train": Dataset.from_dict(rows).select(range(40)), "test": Dataset.from_dict(rows).select(range(40, 60))})
+    result = finetune(tmp_path / "pretrained", data, output_dir=tmp_path / "tuned", epochs=1, max_length=6, device="cpu", samples=0)
+    lines = [r.getMessage() for r in caplog.records if "are not read" in r.getMessage()]
+    long = [len(wordpiece()(t)["input_ids"]) > 6 for t in texts]
+    assert len(lines) == 1 and lines[0].startswith(f"{sum(long[:40])} of 40 training and {sum(long[40:])} of 20 test texts have more than 6 tokens") and sum(long) > 20
+    asked = worst_errors(result, texts=texts[40:], count=20)
+    assert result.choices["max_length"] == 6 and {r["number"] for r in asked.rows} == {i for i, (a, b) in enumerate(zip(result.predictions, result.references)) if a != b}
+    assert np.array_equal(asked.confusion, result.confusion())
+    saved = json.loads((tmp_path / "tuned" / "lmnotes.json").read_text())
+    assert saved["choices"]["max_length"] == 6
+    words = {"tokens": [t.split() for t in texts], "tags": [["O" if w != "cold" else "B-COLD" for w in t.split()] for t in texts]}
+    data = DatasetDict({"train": Dataset.from_dict(words).select(range(40)), "test": Dataset.from_dict(words).select(range(40, 60))})
+    result = finetune(tmp_path / "pretrained", data, output_dir=tmp_path / "tagger", task="tokens", epochs=1, max_length=8, stride=1, device="cpu", samples=0)
+    asked = worst_errors(result, texts=words["tokens"][40:])
+    assert np.array_equal(asked.confusion, result.confusion()) and asked.labels == result.labels
+
+
 def test_worst_errors_of_other_families(tagger, answerer, writer):
     tagged = predict(tagger, ["the soup", "in paris"])
     true = [[w.label for w in t.words] for t in tagged]
     assert worst_errors(tagged, true).errors == 0
     true[1][1] = "B-DAY" if true[1][1] != "B-DAY" else "O"
     assert [(r["number"], r["badness"]) for r in worst_errors(tagged, true).rows] == [(1, 0.5)]
+    got = worst_errors(tagged, true)
+    assert got.confusion.sum() == 4 and np.trace(got.confusion) == 3 and set(got.labels) == {t for row in true for t in row} | {w.label for t in tagged for w in t.words}
     with pytest.raises(ValueError, match="reference 0 has 1 tags, and its text 2 words"):
         worst_errors(tagged, [["O"], ["O", "O"]])
     answers = predict(answerer, ["who", "when"], context="the soup was cold")
@@ -601,6 +644,17 @@ def test_dialogue_remembers_what_fits(answerer):
     assert second.answer == predict(answerer, "what is the soup when opens", context=document).answer and first == talk.turns[0]
     apart = list(converse(answerer, document, ["what is the soup", "when opens"], history_tokens=0))
     assert apart[1].answer == predict(answerer, "when opens", context=document).answer
+
+
+def test_dialogue_keeps_the_newest_question_in_the_window(answerer):
+    talk = Dialogue(answerer, "the soup opens at five and closes at six .", history_tokens=1000)
+    for question in ("what is the soup", "when opens the soup and where", "who closes the bread at six", "where is the cold bread"):
+        asked = talk.with_history(question)
+        assert asked.endswith(question) and len(answerer[1](asked, add_special_tokens=False)["input_ids"]) <= 14      # half of 32 less three
+        talk.ask(question)
+    assert asked == "who closes the bread at six where is the cold bread"
+    short = Dialogue(answerer, "the soup opens at five .", options=PredictionOptions(max_length=11), turns=talk.turns)
+    assert short.with_history("who closes") == "who closes"
 
 
 def test_dialogue_refused(answerer, classifier):

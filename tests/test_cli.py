@@ -475,6 +475,21 @@ def test_generation_streams_the_same_text(models, temperature):
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+def test_a_model_that_was_taught_a_separator_gets_it(models, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from lmnotes.generation import SEPARATOR, generate_texts
+    network, tokenizer = (kind.from_pretrained(models / "causal") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    network.config.prompt_separator = SEPARATOR
+    network.save_pretrained(tmp_path), tokenizer.save_pretrained(tmp_path)
+    for prompt in ("the array", "", "π "):
+        pieces = []
+        got = cli.generate(tmp_path, prompt, max_new_tokens=20, temperature=0, device="cpu", on_text=pieces.append)
+        written, = generate_texts(network, tokenizer, [prompt], max_new_tokens=20, progress=False)
+        assert got.text == f"{prompt}\n{written}" == "".join(pieces) and pieces[0] == f"{prompt}\n" and got.prompt == prompt
+    assert written not in cli.generate(models / "causal", prompt, max_new_tokens=20, temperature=0, device="cpu").text
+
+
 def test_sampling_parameters(models):
     def run(**kwargs):
         return cli.generate(models / "causal", "the", max_new_tokens=30, device="cpu", **kwargs).text

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,16 @@ import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import (AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, BertConfig, BertForMaskedLM,
+from transformers import (AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, BartForConditionalGeneration, BertConfig, BertForMaskedLM,
                           BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification, GPT2Config, GPT2LMHeadModel, pipeline)
 
 from lmnotes import finetuning
-from lmnotes.checkpoints import info, verify
+from lmnotes.applications import predict, worst_errors
+from lmnotes.checkpoints import info, load, verify
 from lmnotes.cli import COMMANDS, execute
 from lmnotes.finetuning import (answer_places, align_labels, baseline, best_spans, best_threshold, choose_parameters, default_learning_rate, finetune, predict_answers,
                                 predict_logits, predict_tags, predicted_labels, search, token_batches, training_batches, uncorrected, word_windows)
+from lmnotes.generation import SEPARATOR, encoder_decoder_config, generate_texts
 from lmnotes.pretraining import last_checkpoint, save_folder
 from lmnotes.tokenization import train_tokenizer
 from test_resume import CONTEXT, _watch_touches, touch
@@ -45,6 +48,16 @@ def split(data, held=20, validation=True):
 def classes(names=("has cat", "none"), validation=True):
     features = Features({"text": Value("string"), "label": ClassLabel(names=list(names))})
     return split(Dataset.from_dict({"text": TEXTS, "label": [int("cat" not in t.split()[:8]) for t in TEXTS]}, features=features), validation=validation)
+
+
+def classes_of_three():
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["cat", "dog", "none"])})
+    return split(Dataset.from_dict({"text": TEXTS, "label": [0 if "cat" in t.split()[:8] else 1 if "dog" in t.split()[:8] else 2 for t in TEXTS]}, features=features))
+
+
+def sets():
+    features = Features({"text": Value("string"), "labels": List(ClassLabel(names=list(ANIMALS)))})
+    return split(Dataset.from_dict({"text": [t[:30] for t in TEXTS], "labels": [[i for i, w in enumerate(ANIMALS) if w in t[:30].split()] for t in TEXTS]}, features=features))
 
 
 def tags():
@@ -87,6 +100,13 @@ def decoder(bpe, tmp_path_factory):
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=len(bpe), n_embd=32, n_layer=2, n_head=2, n_positions=128, bos_token_id=None, eos_token_id=bpe.eos_token_id)
     return save_folder(tmp_path_factory.mktemp("decoder") / "m", GPT2LMHeadModel(config), bpe)
+
+
+@pytest.fixture(scope="module")
+def bart(bpe, tmp_path_factory):
+    torch.manual_seed(0)
+    config = encoder_decoder_config(bpe, "bart", layers=1, hidden=32, heads=2, max_length=64)
+    return save_folder(tmp_path_factory.mktemp("bart") / "m", BartForConditionalGeneration(config), bpe)
 
 
 def head(kind, tokenizer, **more):
@@ -218,6 +238,18 @@ def test_answers_are_characters_of_the_context_and_equal_the_librarys(tokenizer)
     assert len(predict_answers(model, tokenizer, ["which " * 400], [TEXTS[0]])[0]) == 5              # a question longer than the model
 
 
+def test_an_answer_does_not_depend_on_the_other_questions(tokenizer):
+    model, long = head(BertForQuestionAnswering, tokenizer), " ".join(TEXTS[:12])
+    asked = ["which ?", "which " * 400, "where is the cat and then the dog on a log ?"]
+    for length, stride in ((32, 14), (48, 100), (24, 6)):
+        together = predict_answers(model, tokenizer, asked, [long] * 3, max_length=length, stride=stride)
+        alone = [predict_answers(model, tokenizer, [question], [long], max_length=length, stride=stride)[0] for question in asked]
+        assert [[(a.start, a.end) for a in row] for row in together] == [[(a.start, a.end) for a in row] for row in alone]
+        np.testing.assert_allclose([[a.score for a in row] for row in together], [[a.score for a in row] for row in alone], atol=1e-4)
+    for length in range(7, 20):
+        assert finetuning._question_windows(tokenizer, ["which " * 400], [long], length, 1000)[0]
+
+
 def test_answers_are_found_back_through_the_windows(tokenizer):
     data = questions()["train"]
     rows, owners, offsets = finetuning._question_windows(tokenizer, list(data["question"]), list(data["context"]), 24, 6)
@@ -258,9 +290,7 @@ def test_classification_learns_validates_and_reopens(encoder, tmp_path):
 
 
 def test_a_set_of_labels(encoder, tmp_path):
-    features = Features({"text": Value("string"), "labels": List(ClassLabel(names=list(ANIMALS)))})
-    data = Dataset.from_dict({"text": [t[:30] for t in TEXTS], "labels": [[i for i, w in enumerate(ANIMALS) if w in t[:30].split()] for t in TEXTS]}, features=features)
-    result = finetune(encoder, split(data), tmp_path / "f", **{**TINY, "epochs": 20})
+    result = finetune(encoder, sets(), tmp_path / "f", **{**TINY, "epochs": 20})
     assert result.task == "multi-label" and result.scores["micro_f1"] > result.majority["micro_f1"] and all(set(p) <= set(ANIMALS) for p in result.predictions)
     assert json.loads((tmp_path / "f" / "config.json").read_text())["problem_type"] == "multi_label_classification"
     with pytest.raises(ValueError, match="no labels to confuse"):
@@ -280,6 +310,10 @@ def test_questions_with_and_without_answer(encoder, tmp_path):
     assert result.task == "question-answering" and result.scores["exact_match"] > 0.5 > result.majority["exact_match"] and "no_answer_exact_match" in result.scores
     config = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "f").config
     assert config.no_answer_threshold == result.choices["no_answer_threshold"]
+    asked = [(row["question"], row["context"]) for row in questions()["test"]]
+    again = predict(tmp_path / "f", asked, device="cpu", **{name: result.choices[name] for name in ("max_length", "stride")})
+    assert [p.answer for p in again] == list(result.predictions)                           # read as in the test
+    assert worst_errors(result, texts=asked).errors == sum(p not in (list(r) or [""]) for p, r in zip(result.predictions, result.references))
     only = finetune(encoder, questions(empty=False), tmp_path / "v1", **{**TINY, "epochs": 1})
     assert "no_answer_threshold" not in only.choices and all(only.predictions)                # a model of questions that all have one always answers
 
@@ -288,6 +322,27 @@ def test_a_number_by_name(encoder, tmp_path):
     data = split(Dataset.from_dict({"text": TEXTS, "label": [float(len(t) % 5) for t in TEXTS]}))
     result = finetune(encoder, data, tmp_path / "f", task="regression", **TINY)
     assert result.task == "regression" and set(result.scores) == {"pearson", "spearman", "rmse"} and result.majority["pearson"] == 0
+
+
+def rewritten():
+    "Sources, and a word of each to write."
+    return split(Dataset.from_dict({"source": [t[:20] for t in TEXTS], "target": [t.split()[0] for t in TEXTS]}))
+
+
+@pytest.mark.parametrize("kind", ["decoder", "bart"])
+def test_texts_are_written_from_fine_tuning_to_prediction(kind, request, tmp_path, caplog):
+    data = rewritten()
+    caplog.set_level("INFO", "lmnotes.finetuning")
+    result = finetune(request.getfixturevalue(kind), data, tmp_path / "f", task="translation", max_new_tokens=6, num_beams=2, length_penalty=0.5, **{**TINY, "epochs": 3, "max_length": 12})
+    assert result.task == "translation" and 0 <= result.scores["bleu"] <= 100 and result.history[-1]["validation"]["loss"] < result.history[0]["loss"]
+    assert result.choices["max_new_tokens"] == 6 and result.choices["num_beams"] == 2 and caplog.text.count("were cut, with max_length 12 and max_new_tokens 6") == 1
+    model, tokenizer = load(tmp_path / "f", device="cpu")
+    assert model.config.is_encoder_decoder == (kind == "bart") and (getattr(model.config, "prompt_separator", None) == SEPARATOR) == (kind == "decoder")
+    asked = dict(max_new_tokens=6, num_beams=2, length_penalty=0.5)
+    assert [p.text for p in predict(tmp_path / "f", list(data["test"]["source"]), device="cpu", **asked)] == list(result.predictions)
+    assert generate_texts(model, tokenizer, list(data["test"]["source"]), progress=False, **asked) == list(result.predictions)
+    wrong = sum(p != r for p, r in zip(result.predictions, result.references))
+    assert worst_errors(result, texts=list(data["test"]["source"])).errors == wrong and verify(tmp_path / "f") == []
 
 
 # ---- losses
@@ -312,6 +367,21 @@ def test_balanced_weights_have_a_mean_of_one():
     weights = finetuning._class_weights("classification", data, finetuning.FinetuningOptions(class_weight="balanced"), "cpu").numpy()
     labels = np.array(data["label"])
     assert weights[labels].mean() == pytest.approx(1) and weights[0] * (labels == 0).sum() == pytest.approx(weights[1] * (labels == 1).sum())
+
+
+def test_weights_of_several_labels_are_the_losss(encoder, tokenizer, tmp_path):
+    data, options = sets()["train"], finetuning.FinetuningOptions(class_weight="balanced")
+    weights = finetuning._class_weights("multi-label", data, options, "cpu")
+    with_each = np.array([sum(k in row for row in data["labels"]) for k in range(4)])
+    np.testing.assert_allclose(weights, (len(data) - with_each) / with_each, rtol=1e-6)
+    everywhere = Dataset.from_dict({"text": ["a", "b"], "labels": [[0], [0, 1]]}, features=data.features)
+    assert finetuning._class_weights("multi-label", everywhere, options, "cpu").tolist() == [1, 1, 1, 1]       # of all, of half, of none
+    model = head(BertForSequenceClassification, tokenizer, num_labels=4)
+    batch = finetuning.collate(finetuning._examples("multi-label", model, tokenizer, data.select(range(5)), options), tokenizer)
+    logits, labels = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]).logits, batch["labels"]
+    expected = -(weights * labels * F.logsigmoid(logits) + (1 - labels) * F.logsigmoid(-logits)).sum() / 4
+    assert finetuning._loss("multi-label", model, batch, weights).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert finetune(encoder, sets(), tmp_path / "f", class_weight="balanced", **{**TINY, "epochs": 1}).task == "multi-label"
 
 
 def test_the_step_without_correction_is_adams():
@@ -421,7 +491,8 @@ def _run(place, encoder, name, changes, log=None, kill_at=None, number=signal.SI
     sys.stderr = open(Path(place) / "stderr", "a", encoding="utf-8")
     if log or kill_at is not None:
         _watch_touches(place, log, kill_at, number)
-    finetune(encoder, tags() if "tags" in name else classes(), Path(place) / name, **{**RUN, **changes})
+    data = {"tags": tags, "questions": questions, "texts": rewritten}.get(name.partition("-")[0], classes)
+    finetune(encoder, data(), Path(place) / name, **{**RUN, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -429,8 +500,8 @@ def start(encoder, tmp_path_factory):
     "Start a run in a process of its own; give its exit code."
     place = tmp_path_factory.mktemp("runs")
 
-    def run(name, changes=None, **more):
-        process = CONTEXT.Process(target=_run, args=(str(place), str(encoder), name, changes or {}), kwargs=more)
+    def run(name, changes=None, model=encoder, **more):
+        process = CONTEXT.Process(target=_run, args=(str(place), str(model), name, changes or {}), kwargs=more)
         process.start()
         process.join(120)
         return process.exitcode
@@ -479,6 +550,17 @@ def test_methods_resume_too(start, alone, changes):
     assert start(name, changes, kill_at=touch([line.replace("alone", name) for line in alone[1]], rf"os.rename .* {name}/checkpoints/step-00000010")) == -signal.SIGKILL
     assert start(name, {**changes, "resume": True}) == 0, (start.place / "stderr").read_text()
     assert outcome(start.place / name) == outcome(start.place / f"{name}-alone")
+
+
+@pytest.mark.parametrize("family", ["tags", "questions", "texts"])
+def test_families_resume_too(start, alone, decoder, encoder, family):
+    changes, more = {"best": True, "max_new_tokens": 6}, {"model": decoder if family == "texts" else encoder}
+    assert start(f"{family}-alone", changes, **more) == 0, (start.place / "stderr").read_text()
+    moment = touch([line.replace("alone", f"{family}-killed") for line in alone[1]], rf"os.rename .* {family}-killed/checkpoints/step-00000010")
+    assert start(f"{family}-killed", changes, kill_at=moment, **more) == -signal.SIGKILL
+    assert last_checkpoint(start.place / f"{family}-killed") is not None and not (start.place / f"{family}-killed" / "config.json").exists()
+    assert start(f"{family}-killed", {**changes, "resume": True}, **more) == 0, (start.place / "stderr").read_text()
+    assert outcome(start.place / f"{family}-killed") == outcome(start.place / f"{family}-alone")
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_a_whole_run_given_back(encoder, start, alone, tmp_path, caplog):
@@ -533,6 +615,7 @@ def test_bad_input_is_refused_before_long_work(encoder, decoder, tmp_path, monke
     cases = [
         (encoder, good, dict(task="guess"), ValueError, "guess"), (encoder, one, {}, ValueError, "label"), (encoder, short, {}, ValueError, "tags"),
         (encoder, good, dict(epochs=0), ValueError, "epochs 0"), (encoder, good, dict(method="half"), ValueError, "half"), (encoder, good, dict(class_weight="heavy"), ValueError, "heavy"),
+        (encoder, good, dict(length_penalty=math.inf), ValueError, "length_penalty inf"), (decoder, good, dict(no_repeat_ngram_size=-2), ValueError, "no_repeat_ngram_size -2"),
         (encoder, good, dict(warmup=1.5), ValueError, "warmup"), (encoder, tags(), dict(threshold=True), ValueError, "two classes"),
         (encoder, good, dict(text_column="body"), ValueError, "body"), (decoder, questions(), {}, ValueError, "separate"), ("runs/none", good, {}, FileNotFoundError, "runs/none"),
         (encoder, "nobody/nothing", {}, FileNotFoundError, "nobody"), (3, good, {}, TypeError, "int"), (encoder, good, dict(device="cuda:9"), ValueError, "cuda:9"),
@@ -548,11 +631,57 @@ def test_bad_input_is_refused_before_long_work(encoder, decoder, tmp_path, monke
         finetune(copy, good, tmp_path / "f", **TINY)
 
 
+def test_weights_of_no_classes_are_refused_before_anything_is_deleted(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetuning.engine, "_prepare_folder", lambda *rest: pytest.fail("deleted"))
+    with pytest.raises(ValueError, match="class_weight 'balanced' is for classes, and this is a question-answering task: leave it out"):
+        finetune(encoder, questions(), tmp_path / "f", **{**TINY, "overwrite": True, "class_weight": "balanced"})
+
+
+def held_out(data, task=None):
+    "Training and validation of data without a validation split."
+    task, splits = finetuning._load(data, task, None, None, finetuning.FinetuningOptions(best=True))
+    return splits["train"], splits["validation"]
+
+
+def test_a_validation_split_has_the_rare_class_and_no_text_of_training():
+    mail = {"text": [f"mail {i // 2}" for i in range(54)] + [f"win {i}" for i in range(6)], "label": ["ham"] * 54 + ["spam"] * 6}
+    rare = {"text": mail["text"][:57], "label": mail["label"][:57]}
+    for rows, spam in ((mail, 1), (rare, 1)):
+        train, held = held_out({"train": Dataset.from_dict(rows), "test": Dataset.from_dict(rows)})
+        assert held["label"].count(1) == spam and len(train) + len(held) == len(rows["text"]) and 4 <= len(held) <= 8
+        assert not set(train["text"]) & set(held["text"])
+
+
+def test_a_validation_split_of_every_family_keeps_equal_texts_together():
+    cases = {"tokens": (tags(), "tokens"), "multi-label": (sets(), "text"), "question-answering": (questions(), "context"),
+             "summarization": (split(Dataset.from_dict({"source": TEXTS, "target": TEXTS})), "source"),
+             "regression": (split(Dataset.from_dict({"text": TEXTS, "label": [float(i) for i in range(120)]})), "text")}
+    for task, (data, column) in cases.items():
+        doubled = data["train"].select([*range(40), *range(40)])
+        train, held = held_out(DatasetDict(train=doubled, test=data["test"]), task)
+        key = lambda row: " ".join(row) if isinstance(row, list) else row
+        assert not set(map(key, train[column])) & set(map(key, held[column])), task
+        assert len(train) + len(held) == 80 and 4 <= len(held) <= 20 and all(n % 2 == 0 for n in Counter(map(key, held[column])).values()), task
+    with pytest.raises(ValueError, match="2 training examples have too few different texts"):
+        held_out(DatasetDict(train=classes()["train"].select([list(classes()["train"]["label"]).index(k) for k in (0, 1)]), test=classes()["test"]))
+
+
 def test_texts_too_long_to_write_are_refused_before_training(decoder, tmp_path, monkeypatch):
     monkeypatch.setattr(finetuning, "_train", lambda *rest: pytest.fail("trained"))
     data = split(Dataset.from_dict({"source": TEXTS, "target": TEXTS}))
     with pytest.raises(ValueError, match="max_new_tokens 128 leaves no room in the model's 128 positions"):
         finetune(decoder, data, tmp_path / "m", max_new_tokens=128, **TINY)
+
+
+def test_a_cut_that_nobody_chose_is_a_warning(encoder, tmp_path, caplog):
+    long = [" ".join(TEXTS[i:i + 3]) if i % 2 else TEXTS[i] for i in range(118)]
+    data = split(Dataset.from_dict({"text": long, "label": [("cat", "dog")[i % 2] for i in range(118)]}), validation=False)
+    finetune(encoder, data, tmp_path / "f", **{**TINY, "epochs": 1, "max_length": None})
+    warnings = [r.getMessage() for r in caplog.records if "are not read" in r.getMessage()]
+    assert len(warnings) == 1 and "of 78 training and" in warnings[0] and "of 20 test texts have more than 64 tokens" in warnings[0]
+    caplog.clear()
+    finetune(encoder, data, tmp_path / "g", **{**TINY, "epochs": 1})                  # who chose 48 tokens is told at the level of notes
+    assert "are not read" not in caplog.text
 
 
 def test_few_numbers_that_are_whole_are_a_regression_all_the_same():
@@ -600,6 +729,14 @@ def test_a_fine_tuned_model_learns_another_task(encoder, tmp_path):
     again = finetune(tmp_path / "a", tags(), tmp_path / "b", **TINY)
     config = json.loads((tmp_path / "b" / "config.json").read_text())
     assert again.task == "tokens" and "decision_threshold" not in config and config["architectures"] == ["BertForTokenClassification"]
+    finetune(encoder, classes_of_three(), tmp_path / "c", **{**TINY, "epochs": 1})
+    for before in ("a", "c"):                                                             # a span has two ends, not the labels of before
+        answers = finetune(tmp_path / before, questions(), tmp_path / "d", overwrite=True, **{**TINY, "epochs": 1})
+        model = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "d")
+        assert answers.task == "question-answering" and model.qa_outputs.out_features == 2 and model.config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
+    data = split(Dataset.from_dict({"text": TEXTS, "label": [len(t) / 7 for t in TEXTS]}))
+    finetune(tmp_path / "c", data, tmp_path / "e", **{**TINY, "epochs": 1})
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "e").config.id2label == {0: "LABEL_0"}
 
 
 def test_baselines_need_no_model():

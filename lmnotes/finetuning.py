@@ -16,6 +16,7 @@ import math
 import os
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections import Counter
@@ -1046,13 +1047,14 @@ class _Watch(engine._Watch):
         self.trainer.clock.tick(running=False)
         values = self.evaluate()
         worth, = engine._agree([run["sign"] * values[run["metric"]] if state.is_world_process_zero else -math.inf], self.trainer.args.device)
+        worth = -math.inf if math.isnan(worth) else worth                        # a correlation of equal predictions is no number
         run["history"][-1]["validation"] = values
         if options.report_to != "none":
             self.trainer.log({f"validation_{k}": v for k, v in values.items()})
         if run["best"] is None or -worth < run["best"]["loss"]:
             run["best"], run["waited"] = {"loss": -worth, "checkpoint": f"step-{state.global_step:08d}", "validation": values}, 0
             if options.best or options.patience:
-                engine._save_checkpoint(self.trainer, self.folder, run)
+                self._save()
         else:
             run["waited"] += 1
         self.since, self.seen = time.perf_counter(), state.global_step
@@ -1417,7 +1419,8 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
         trainer = _train(task, opened, tokenizer, rows, splits, arguments, Path(output_dir), options, checkpoint, saved, run)
     finally:
         engine._forget(arguments)
-    return _finish(task, trainer, adapter, opened, tokenizer, splits, Path(output_dir), options, run, str(model))
+    with engine._interruptible(threading.Event(), engine._FINISHING):
+        return _finish(task, trainer, adapter, opened, tokenizer, splits, Path(output_dir), options, run, str(model))
 
 
 def _load(data, task, text_column, label_column, options):
@@ -1535,8 +1538,8 @@ def _train(task, model, tokenizer, rows, splits, arguments, output_dir, options,
         run["evaluated"] = max(run["evaluated"], int(clock.progress(saved["step"] - 1) * (options.evaluations + 1)))
     with engine._interruptible(watch.interrupted):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if held is not None:
-        _keep_best(model, measure, output_dir, options, run)
+        if held is not None:
+            _keep_best(model, measure, output_dir, options, run)
     return trainer
 
 

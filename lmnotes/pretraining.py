@@ -1960,7 +1960,7 @@ def _earlier(output_dir, identity):
 
 # %% ../nbs/05_pretraining.ipynb #b253cd8d
 @contextmanager
-def _interruptible(event):
+def _interruptible(event, message=None):
     "While inside, Ctrl-C sets the event, and so does the SIGTERM of a cluster's scheduler to a process alone; a second one stops at once. Only in the main thread."
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -1971,6 +1971,8 @@ def _interruptible(event):
         if event.is_set():
             raise KeyboardInterrupt
         event.set()
+        if message:
+            logger.warning(message)
     for number in old:
         signal.signal(number, note)
     try:
@@ -2040,8 +2042,11 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
             trainer, loss_after = _train(model, tokenizer, blocks, held, causal, arguments, Path(output_dir), options, checkpoint, saved, run)
     finally:
         _forget(arguments)
-    with _interruptible(threading.Event()):                                     # what is learned gets saved; a second Ctrl-C stops at once
+    with _interruptible(threading.Event(), _FINISHING):
         return _finish_run(trainer, tokenizer, Path(output_dir), options, run, causal, loss_after, blocks, parent)
+
+
+_FINISHING = "the run is at its end and gets saved; a second Ctrl-C stops at once, and what was learned since the last checkpoint is lost"
 
 
 @contextmanager

@@ -581,6 +581,29 @@ def test_a_second_segment_from_elsewhere_is_never_the_next_one(tokenizer):
         assert (known[7:12] == known[1] + np.arange(5, 10)).all() != bool(row["next_sentence_label"])
 
 
+def test_the_live_curve_is_drawn_anew_and_taken_away(monkeypatch):
+    import IPython.display
+    shown = []
+
+    class Handle:
+        def update(self, picture, raw=False):
+            shown.append((picture, raw))
+    monkeypatch.setattr(IPython.display, "display", lambda picture, display_id: shown.append((picture, display_id)) or Handle())
+    curve, history = pretraining._Curve(seconds=0), [{"tokens": i, "loss": 5.0 - i, **({"validation_loss": 4.5} if i == 1 else {})} for i in range(4)]
+    curve.active = True
+    curve.update(history[:2])
+    assert not shown                                                          # too little to draw
+    curve.update(history[:3]), curve.update(history), curve.close()
+    assert [flag for _, flag in shown] == [True, False, True] and all(p.data.startswith(b"\x89PNG") for p, _ in shown[:2]) and shown[2][0] == {}
+
+
+def test_a_line_of_text_says_how_far_the_run_is(corpus, tokenizer, tmp_path, capsys):
+    pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=3, log_steps=1, **TINY)
+    line = capsys.readouterr().err.replace("\r", "\n").strip().split("\n")[-1]
+    for words in ("pretraining: 100%", "loss ", " tokens/s", "gradient "):
+        assert words in line, line
+
+
 def test_tensorboard_gets_the_rows(corpus, tokenizer, tmp_path):
     pytest.importorskip("tensorboard")
     pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "t", steps=4, report_to="tensorboard", **TINY)

@@ -182,7 +182,7 @@ def predict(model, folder, args):
 REAL = {
     "sst2": dict(data="sst2", shown=("accuracy",), epochs=3, batch_size=32),
     "wnut17": dict(data="wnut17", shown=("span_f1",), epochs=3, learning_rate=3e-4),
-    "ewt": dict(data="ud_english_ewt", shown=("token_accuracy",), epochs=3, learning_rate=3e-4),
+    "ewt": dict(data="ud_english_ewt", shown=("token_accuracy",), epochs=3, batch_size=48, learning_rate=4e-4),
     "sms": dict(data="sms_spam", shown=("accuracy", "spam_f1"), epochs=3, text_column="sms"),
     "rte": dict(data="rte", shown=("accuracy",), epochs=5),
     "cola": dict(data="cola", shown=("matthews_correlation",), epochs=4),

@@ -34,6 +34,7 @@ from .generation import check_decoding, generate_texts
 from .metrics import chrf, token_f1
 from .metrics import spans as spans_of
 from .tasks import _list_in
+from .transformer import position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +72,7 @@ def _opened(model, device="auto"):
 
 def _longest(opened, at_most=10**9):
     "Tokens that the model takes: what its configuration says, less RoBERTa's first positions, and what its tokenizer says."
-    padding = [m.padding_idx + 1 for name, m in opened.model.named_modules() if name.endswith("position_embeddings") and getattr(m, "padding_idx", None) is not None]
-    positions = (getattr(opened.model.config, "max_position_embeddings", None) or 10**9) - (padding or [0])[0]
-    return min(positions, opened.tokenizer.model_max_length, at_most)
+    return min(position_limit(opened.model) or at_most, opened.tokenizer.model_max_length, at_most)
 
 # %% ../nbs/11_applications.ipynb #9e318304
 @dataclass(frozen=True)

@@ -163,12 +163,11 @@ def model_card(model, facts, tokenizer=None, name=None, license=None, watts=None
 
 def _assumed_watts(hardware):
     "Board power of the GPUs of a run by their data sheets (300 W for one that is not known), or 65 W for each machine."
-    from lmnotes.compute import DEVICES
+    from lmnotes.compute import _named_device
     if not str(hardware.get("device", "")).startswith("cuda"):
         return 65.0 * hardware.get("machines", 1)
-    words = hardware.get("name", "").upper().replace("-", " ").split()
-    found = [d.watts for d in DEVICES.values() if set(d.name.upper().split("-")[: 2 if d.name.startswith("rtx") else 1]) <= set(words)]
-    return (found or [300.0])[0] * hardware.get("processes", 1)
+    known = _named_device(hardware.get("name", ""))
+    return (known.watts if known else 300.0) * hardware.get("processes", 1)
 
 
 def _hub_name(parent):

@@ -147,6 +147,12 @@ DEVICES = {d.name: d for d in (        # data sheets of NVIDIA: memory, dense te
 MACHINE_WATTS = 100.0                  # assumed for a computer without an accelerator
 
 
+def _named_device(name):
+    "The device of a data sheet that CUDA's name for a GPU contains; None where it is not known."
+    words = set(name.upper().replace("-", " ").split())
+    return next((d for d in DEVICES.values() if set(d.name.upper().split("-")[: 2 if d.name.startswith("rtx") else 1]) <= words), None)
+
+
 def this_machine():
     """Measure the machine at hand.
 
@@ -158,9 +164,9 @@ def this_machine():
     """
     device = resolve_device("auto")
     if device.type == "cuda":
-        known = [d for d in DEVICES.values() if d.name.split("-")[0].upper() in torch.cuda.get_device_name(device).upper().replace("RTX ", "RTX-")]
+        known = _named_device(torch.cuda.get_device_name(device))
         peak, memory = peak_flops(device, True) or _product_speed(device), torch.cuda.get_device_properties(device).total_memory / 1e9
-        return Device("this machine", memory, peak, known[0].single if known else peak / 8, known[0].watts if known else 400.0)
+        return Device("this machine", memory, peak, known.single if known else peak / 8, known.watts if known else 400.0)
     half = peak_flops("cpu", True) if use_bf16("auto", torch.device("cpu")) else 0.0
     return Device("this machine", _memory() / 1e9, half, peak_flops("cpu"), MACHINE_WATTS)
 

@@ -179,14 +179,21 @@ def minhash(texts):
     numpy.ndarray of uint64, shape (documents, 64)
         The share of equal places of two rows estimates the Jaccard similarity of their shingles (Broder 1997).
     """
-    codes, parts, part, size = _Codes(), [], [], 0
+    codes = _Codes()
+    return np.concatenate([np.zeros((0, _RANKINGS), np.uint64), *(_signatures(part, codes) for part in _portions(texts, _PART))])
+
+
+def _portions(texts, size):
+    "Lists of texts of about so many characters."
+    batch, length = [], 0
     for text in texts:
-        part.append(text)
-        size += len(text)
-        if size > _PART:
-            parts.append(_signatures(part, codes))
-            part, size = [], 0
-    return np.concatenate([*parts, *([_signatures(part, codes)] if part else []), np.zeros((0, _RANKINGS), np.uint64)])
+        batch.append(text)
+        length += len(text)
+        if length >= size:
+            yield batch
+            batch, length = [], 0
+    if batch:
+        yield batch
 
 
 class _Codes(dict):

@@ -50,9 +50,9 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining, NanoChatConfig, PretrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, masking_utils
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from .corpora import cache_folder, check_output_dir, write_aside
+from .corpora import _portions, cache_folder, check_output_dir, write_aside
 from .tokenization import WordMemory
-from .transformer import PRESETS, flops_per_token, fused_gelu, model_config
+from .transformer import PRESETS, flops_per_token, fused_gelu, model_config, position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -60,24 +60,11 @@ logger = logging.getLogger(__name__)
 PORTION = 300_000                       # characters that are tokenized at a time
 
 
-def _portions(texts):
-    "Lists of texts of about `PORTION` characters."
-    batch, size = [], 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= PORTION:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
 def _token_ids(texts, tokenizer, counts, pair=None):
     "Arrays of token ids of portions of text, end to end; `counts` takes what was read and what was lost."
     memory = WordMemory(tokenizer)
     end = [] if pair or memory.before or memory.after or tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    for batch in _portions(texts):
+    for batch in _portions(texts, PORTION):
         rows = [ids + end for ids in memory(batch, add_special_tokens=pair is None)]
         counts["documents"] += len(batch)
         counts["bytes"] += sum(len(text.encode("utf-8", "surrogatepass")) for text in batch)
@@ -1729,7 +1716,7 @@ def _open_model(model, tokenizer, options):
     model = str(model) if isinstance(model, Path) else model
     if isinstance(model, str) and model not in PRESETS and not Path(model).is_dir() and "/" not in model:
         raise ValueError(f"model {model!r} is no preset ({', '.join(PRESETS)}), no folder, and no hub name (those have a slash)")
-    if not isinstance(model, PretrainedConfig) and model not in PRESETS:
+    if not _is_fresh(model):
         return _open_folder(model, options)
     config = copy.deepcopy(model) if isinstance(model, PretrainedConfig) else _preset_config(model, tokenizer, options)
     kind = _kind(config, options)
@@ -1803,7 +1790,7 @@ def _check_fit(model, tokenizer, options, causal):
         raise ValueError(f"the tokenizer has {len(tokenizer)} tokens and the model's embedding {rows} rows: use the model's own tokenizer, or a model with vocab_size {len(tokenizer)}")
     if not causal and tokenizer.mask_token_id is None:
         raise ValueError("the tokenizer has no mask token, which masked language modelling needs: train one of kind 'wordpiece', or choose a causal model such as 'gpt-mini'")
-    positions = _positions(model)
+    positions = position_limit(model)
     if positions and options.block_size > positions:
         raise ValueError(f"block_size {options.block_size} is over the {positions} positions of the model: choose a smaller block")
     if options.next_sentence and (None in (tokenizer.cls_token_id, tokenizer.sep_token_id) or options.block_size < 5):
@@ -1813,13 +1800,6 @@ def _check_fit(model, tokenizer, options, causal):
             raise ValueError("document_attention needs a tokenizer that marks where a document begins or ends: give it an end-of-text token")
         if getattr(model.config, "_attn_implementation", "sdpa") != "sdpa":
             raise ValueError(f"document_attention needs PyTorch's attention, not {model.config._attn_implementation!r}: open the model with attn_implementation='sdpa'")
-
-
-def _positions(model):
-    "Tokens for which a model has positions; RoBERTa and its kin leave the first ones unused."
-    positions = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
-    unused = [m.padding_idx + 1 for name, m in model.named_modules() if name.endswith("position_embeddings") and getattr(m, "padding_idx", None) is not None]
-    return positions and positions - (unused or [0])[0]
 
 
 def _texts(corpus, split):

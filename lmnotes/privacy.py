@@ -49,7 +49,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from .checkpoints import save
 from .corpora import check_output_dir, write_aside
-from .perplexity import perplexity
+from .perplexity import _beginning, perplexity
 from .pretraining import resolve_device
 from .transformer import model_config
 
@@ -183,9 +183,9 @@ def _as_corpus(corpus, texts):
 # %% ../nbs/13_privacy.ipynb #0a1f3441
 def _text_rows(texts, tokenizer, block_size):
     "One row of ids for each text, (texts, block_size + 1), filled up with -100, and the number of texts that were cut."
-    start = next((i for i in (tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id) if i is not None), None)
+    start = _beginning(tokenizer)
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    ids = [([] if start is None else [start]) + row + end for row in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    ids = [start + row + end for row in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
     rows = torch.full((len(ids), block_size + 1), -100)
     for row, found in zip(rows, ids):
         row[:len(found)] = torch.tensor(found[:block_size + 1], dtype=torch.long)
@@ -220,8 +220,8 @@ def sentence_log_likelihoods(model, tokenizer, texts, batch_numbers=2**24):
     numpy.ndarray, shape (texts,)
         In nats, the first token included where the tokenizer has a beginning-of-text token.
     """
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    rows = [([] if start is None else [start]) + ids for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    start = _beginning(tokenizer)
+    rows = [start + ids for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
     groups, values = _groups(rows), np.zeros(len(rows))
     contexts = sorted(groups, key=len)
     size = max(1, batch_numbers // (len(contexts[-1]) * model.config.vocab_size))
@@ -389,8 +389,8 @@ def extract(model, tokenizer, canaries, *, samples=100, temperature=1.0, seed=0)
 
 def _extract(model, tokenizer, canary, samples, temperature, seed):
     "Greedy and sampled continuations of one canary."
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    given = ([] if start is None else [start]) + tokenizer(canary.before.rstrip(), add_special_tokens=False)["input_ids"]
+    start = _beginning(tokenizer)
+    given = start + tokenizer(canary.before.rstrip(), add_special_tokens=False)["input_ids"]
     longest = max(1, len(tokenizer(canary.text, add_special_tokens=False)["input_ids"]) + 1 - len(given))
     common, ids = dict(max_new_tokens=longest, pad_token_id=tokenizer.pad_token_id or 0), torch.tensor([given], device=model.device)
 

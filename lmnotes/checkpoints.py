@@ -541,15 +541,17 @@ class Export:
         return f"<p>{escape(repr(self))}</p>"
 
 
-class _Logits(torch.nn.Module):
-    "A model that takes ids and mask and gives logits."
+class _Outputs(torch.nn.Module):
+    "A model that takes ids, mask and, where it is given them, token types, and gives its logits."
 
-    def __init__(self, model):
+    def __init__(self, model, names):
         super().__init__()
-        self.model, self.causal = model, _task_named(type(model).__name__) == "causal"
+        self.model, self.names, self.causal = model, names, task_of(model.config) == "causal"
 
-    def forward(self, input_ids, attention_mask):
-        return self.model(input_ids=input_ids, attention_mask=attention_mask, **({"use_cache": False} if self.causal else {})).logits
+    def forward(self, input_ids, attention_mask, token_type_ids=None):
+        more = {"use_cache": False} if self.causal else {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask, **more)
+        return tuple(output[name] for name in self.names)
 
 
 def export(model, output_dir, overwrite=False):
@@ -558,7 +560,7 @@ def export(model, output_dir, overwrite=False):
     Parameters
     ----------
     model : str or path
-        Folder of a masked or causal language model, or of a classifier of texts or tokens; or a hub name.
+        Folder of a masked or causal language model, of a classifier of texts, pairs or tokens, or of a model that answers by spans; or a hub name.
     output_dir : str or path
         Folder for `model.onnx`, configuration and tokenizer.
     overwrite : bool
@@ -567,26 +569,30 @@ def export(model, output_dir, overwrite=False):
     Returns
     -------
     Export
-        The file, and how closely it computes what PyTorch computes.
+        The file, and how closely it computes what PyTorch computes. Its inputs are `input_ids` and `attention_mask`, and `token_type_ids`
+        where model and tokenizer tell two segments apart; its outputs `logits`, or `start_logits` and `end_logits`.
 
     Raises
     ------
     ModuleNotFoundError
         If the packages of the extra `onnx` are not installed.
     ValueError
-        If the model has no single output of logits.
+        If the model writes texts for texts: that is a loop of an encoder and a decoder, no one computation.
     RuntimeError
         If the exported logits differ by more than 1e-4 of their size.
     """
     runtime = _onnx_runtime()
     check_output_dir(output_dir, overwrite)
     opened, tokenizer = load(model, device="cpu", dtype="float32")
-    if task_of(opened.config) not in ("masked", "causal", "classification", "tokens"):
-        raise ValueError(f"model {str(model)!r} is for {task_of(opened.config)}: only models with one output of logits are exported")
+    family, segments = task_of(opened.config), "token_type_ids" in tokenizer.model_input_names and getattr(opened.config, "type_vocab_size", 1) > 1
+    if family == "seq2seq":
+        raise ValueError(f"model {str(model)!r} is for {family}, an encoder and a decoder that are called in turns: models that are one computation are exported")
+    inputs = ["input_ids", "attention_mask"] + ["token_type_ids"] * segments
+    outputs = ["start_logits", "end_logits"] if family == "question-answering" else ["logits"]
     with write_aside(output_dir, overwrite) as aside:
-        _write_onnx(_Logits(opened).eval(), aside / "model.onnx")
+        _write_onnx(_Outputs(opened, outputs).eval(), inputs, outputs, aside / "model.onnx")
         opened.config.save_pretrained(aside), tokenizer.save_pretrained(aside)
-        difference, shapes = _compare(runtime.InferenceSession(aside / "model.onnx"), opened)
+        difference, shapes = _compare(runtime.InferenceSession(aside / "model.onnx"), opened, inputs, outputs)
         size = sum(p.stat().st_size for p in aside.glob("model.onnx*"))
         write_checksums(aside)
     return Export(str(Path(output_dir) / "model.onnx"), size, difference, shapes)
@@ -601,12 +607,12 @@ def _onnx_runtime():
         raise ModuleNotFoundError(f"the export to ONNX needs {error.name}: pip install \"lmnotes[onnx]\"") from error
 
 
-def _write_onnx(network, path):
+def _write_onnx(network, inputs, outputs, path):
     "Trace the network with symbolic batch and length, and write the file."
     import logging
     import warnings
-    ids, mask = torch.ones((2, 7), dtype=torch.long), torch.ones((2, 7), dtype=torch.long)
-    mask[1, 4:] = 0                                        # else the library drops the mask, and so would the file
+    example = {name: torch.ones((2, 7), dtype=torch.long) for name in inputs}
+    example["attention_mask"][1, 4:] = 0                   # else the library drops the mask, and so would the file
     axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
@@ -614,25 +620,27 @@ def _write_onnx(network, path):
         quiet.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(network, (ids, mask), dynamo=True, verbose=False, input_names=["input_ids", "attention_mask"], output_names=["logits"],
-                                        dynamic_shapes={"input_ids": axes, "attention_mask": axes})
+            program = torch.onnx.export(network, tuple(example.values()), dynamo=True, verbose=False, input_names=inputs, output_names=outputs,
+                                        dynamic_shapes={name: axes for name in inputs})
     finally:
         quiet.setLevel(level)
     program.save(str(path))
 
 
 @torch.no_grad()
-def _compare(session, model, shapes=((1, 5), (2, 12), (3, 17))):
-    "Run both on random ids, the last tokens of the last row hidden; give the largest difference of the logits."
+def _compare(session, model, inputs, outputs, shapes=((1, 5), (2, 12), (3, 17))):
+    "Run both on random ids, the last tokens of the last row hidden, the second half a segment of its own; give the largest difference of the logits."
     generator, worst = np.random.default_rng(0), 0.0
     for shape in shapes:
-        ids, mask = generator.integers(0, model.config.vocab_size, shape), np.ones(shape, dtype=np.int64)
-        mask[-1, -2:] = 0
-        expected = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).logits.numpy()
-        found = session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
-        worst = max(worst, float(np.abs(found - expected).max()))
-        if not worst <= 1e-4 * max(1.0, float(np.abs(expected).max())):
-            raise RuntimeError(f"the exported logits differ by {worst:.2g} from PyTorch's: nothing was written; try another version of onnxscript or torch")
+        given = {"input_ids": generator.integers(0, model.config.vocab_size, shape), "attention_mask": np.ones(shape, dtype=np.int64), "token_type_ids": np.zeros(shape, dtype=np.int64)}
+        given["attention_mask"][-1, -2:], given["token_type_ids"][:, shape[1] // 2:] = 0, 1
+        given = {name: given[name] for name in inputs}
+        expected = model(**{name: torch.from_numpy(values) for name, values in given.items()})
+        for name, found in zip(outputs, session.run(outputs, given)):
+            wanted = expected[name].numpy()
+            worst = max(worst, float(np.abs(found - wanted).max()))
+            if not worst <= 1e-4 * max(1.0, float(np.abs(wanted).max())):
+                raise RuntimeError(f"the exported logits differ by {worst:.2g} from PyTorch's: nothing was written; try another version of onnxscript or torch")
     return worst, tuple(shapes)
 
 # %% ../nbs/06_checkpoints.ipynb #96153e88

@@ -538,15 +538,122 @@ def test_gradient_is_a_slope(classifier):
         assert value == pytest.approx(slope.item(), abs=1e-3, rel=1e-3)
 
 
-def test_explanations_refused(classifier, tagger):
+def test_explanations_refused(classifier, tagger, answerer, writer):
     with pytest.raises(ValueError, match="label 'anger' is not one of the model's: complaint, praise, question"):
         explain(classifier, "soup", label="anger")
     with pytest.raises(ValueError, match="method 'lime'"):
         explain(classifier, "soup", method="lime")
-    with pytest.raises(ValueError, match="the model is for tokens"):
-        explain(tagger, "soup")
     with pytest.raises(ValueError, match="the text is empty"):
         explain(classifier, "")
+    with pytest.raises(ValueError, match="word is for a model that tags words"):
+        explain(classifier, "soup", word="soup")
+    with pytest.raises(ValueError, match="word 'tea' is not one of the text's: soup, bread"):
+        explain(tagger, "soup bread", word="tea")
+    with pytest.raises(ValueError, match="word 2 must lie between 0 and 1"):
+        explain(tagger, "soup bread", word=2)
+    with pytest.raises(ValueError, match="label 'ANGER' is not one of the model's: O, B-CITY"):
+        explain(tagger, "soup bread", label="ANGER")
+    with pytest.raises(ValueError, match="label 'tea' does not stand in the context"):
+        explain(answerer, ("who", "soup in paris"), label="tea")
+    with pytest.raises(ValueError, match="has no context"):
+        explain(answerer, "who")
+    with pytest.raises(ValueError, match="more tokens than the 64"):
+        explain(writer, "soup " * 40, label="bread")
+
+
+def shares(logits, place, at):
+    "A probability at one place."
+    return logits[0, place].softmax(-1)[at].item()
+
+
+def test_a_tag_is_explained_with_the_mask_in_place(tagger):
+    model, tokenizer = tagger
+    got = explain(tagger, "in coldy paris", word="coldy", label="B-DAY")
+    ids = tokenizer("in coldy paris")["input_ids"]
+    hidden = [ids[:i] + [tokenizer.mask_token_id] + ids[i + 1:] for i in range(1, len(ids) - 1)]
+    p = [shares(model(input_ids=torch.tensor([row])).logits, 2, 3) for row in (ids, *hidden)]
+    assert got.label == "B-DAY of 'coldy'" and got.value == pytest.approx(p[0], abs=1e-5)
+    assert [t[0] for t in got.tokens] == ["in", "cold", "y", "paris"] and [t[3] for t in got.tokens] == pytest.approx([p[0] - q for q in p[1:]], abs=1e-5)
+    assert all(got.text[a:b] == token for token, a, b, _ in got.tokens) and "coldy" not in got._repr_html_().replace("of &#x27;coldy", "")
+    words = [w for w in predict(tagger, "in coldy paris").words]
+    surest = max(words, key=lambda w: (w.label != "O", w.confidence))
+    assert explain(tagger, ["in", "coldy", "paris"]).label == f"{surest.label} of {surest.text!r}"
+    long = explain(tagger, " ".join(["soup"] * 60 + ["paris"]), word="paris", max_length=16, stride=4)          # in the window where the word stands
+    assert long.tokens[-1][0] == "paris" and len(long.tokens) <= 14
+
+
+def test_an_answer_is_explained_by_question_and_context(answerer):
+    model, tokenizer = answerer
+    got = explain(answerer, ("who", "soup in paris on monday"), label="paris on")
+    ids = tokenizer("who", "soup in paris on monday")["input_ids"]                               # [CLS] who [SEP] soup in paris on monday [SEP]
+
+    def both(row):
+        out = model(input_ids=torch.tensor([row]))
+        return (out.start_logits.softmax(-1)[0, 5] * out.end_logits.softmax(-1)[0, 6]).item()
+    expected = [both(ids) - both(ids[:i] + [tokenizer.mask_token_id] + ids[i + 1:]) for i in (1, 3, 4, 5, 6, 7)]
+    assert got.text == "who\nsoup in paris on monday" and [t[0] for t in got.tokens] == ["who", "soup", "in", "paris", "on", "monday"]
+    assert [t[3] for t in got.tokens] == pytest.approx(expected, abs=1e-5) and got.value == pytest.approx(both(ids), abs=1e-5)
+    best = predict(answerer, ("who", "soup in paris on monday"))
+    assert explain(answerer, "who", context="soup in paris on monday").label == best.answer
+    far = explain(answerer, ("who", " ".join(["soup"] * 60 + ["rome"])), label="rome")            # in the window that holds it
+    assert far.tokens[-1][0] == "rome" and far.text[slice(*far.tokens[-1][1:3])] == "rome"
+
+
+@pytest.mark.parametrize("family", ["causal", "seq2seq"])
+def test_what_is_written_is_explained_by_its_source(writer, family):
+    from transformers import BartConfig, BartForConditionalGeneration
+    tokenizer = byte_level()
+    torch.manual_seed(0)
+    model = writer[0] if family == "causal" else BartForConditionalGeneration(BartConfig(vocab_size=257, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+                decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=64, init_std=0.5, pad_token_id=256, bos_token_id=256, eos_token_id=256,
+                decoder_start_token_id=256, forced_eos_token_id=None)).eval()
+    source, target = tokenizer("soup")["input_ids"], tokenizer("hot")["input_ids"] + [256]
+
+    def likelihood(kept):
+        kept = torch.tensor([kept if family == "causal" else [*kept, 256]])
+        if family == "causal":
+            logits = model(input_ids=torch.cat([kept, torch.tensor([target])], 1)).logits[0, kept.shape[1] - 1:-1]
+        else:
+            logits = model(input_ids=kept, decoder_input_ids=torch.tensor([[256, *target[:-1]]])).logits[0]
+        return logits.log_softmax(-1)[range(len(target)), target].sum().item()
+    got = explain((model, tokenizer), "soup", label="hot", batch_tokens=12)
+    assert got.value == pytest.approx(likelihood(source), abs=1e-4) and [t[0] for t in got.tokens] == list("soup")
+    assert [t[3] for t in got.tokens] == pytest.approx([likelihood(source) - likelihood(source[:i] + source[i + 1:]) for i in range(4)], abs=1e-4)
+    assert len(explain((model, tokenizer), "soup", label="hot", method="gradient").tokens) == 4
+    assert got.label == "hot" and explain((model, tokenizer), "soup", max_new_tokens=4).label == predict((model, tokenizer), "soup", max_new_tokens=4).text
+
+
+def test_slopes_of_every_family(tagger, answerer, writer):
+    "The gradient times the vector is what a small step along the vector changes."
+    for pair, item, choice, score in (
+            (tagger, "in paris", dict(word="paris", label="B-CITY"), lambda out: out.logits[0, 2, 1]),
+            (answerer, ("who", "soup in paris"), dict(label="paris"), lambda out: out.start_logits[0, 5] + out.end_logits[0, 5]),
+            (writer, "so", dict(label="up"), lambda out: out.logits[0, 1:4].log_softmax(-1)[range(3), [*pair[1]("up")["input_ids"], 256]].sum())):
+        model, tokenizer = pair[0].double(), pair[1]
+        try:
+            got = explain(pair, item, method="gradient", **choice)
+            ids = tokenizer(*(item if isinstance(item, tuple) else [item]), return_tensors="pt")
+            ids = dict(ids) if pair is not writer else {"input_ids": torch.tensor([[*ids.input_ids[0].tolist(), *tokenizer("up")["input_ids"], 256]])}
+            vectors = model.get_input_embeddings()(ids.pop("input_ids")).detach()
+            ids.pop("attention_mask", None)
+            places = [1, 2] if pair is tagger else [1, 3, 4, 5] if pair is answerer else [0, 1]
+            for i, (*_, value) in zip(places, got.tokens, strict=True):
+                step = torch.zeros_like(vectors)
+                step[0, i] = vectors[0, i] * 1e-6
+                with torch.no_grad():
+                    slope = (score(model(inputs_embeds=vectors + step, **ids)) - score(model(inputs_embeds=vectors - step, **ids))) / 2e-6
+                assert value == pytest.approx(slope.item(), abs=1e-5, rel=1e-4)
+        finally:
+            model.float()
+
+
+def test_pairs_are_explained(classifier):
+    model, tokenizer = classifier
+    got = explain(classifier, ("hot soup", "cold bread"), label="praise")
+    batch = tokenizer("hot soup", "cold bread", return_tensors="pt")
+    assert got.value == pytest.approx(model(**batch).logits.softmax(-1)[0, 1].item(), abs=1e-5)
+    assert [t[0] for t in got.tokens] == ["hot", "soup", "cold", "bread"] == [got.text[a:b] for _, a, b, _ in got.tokens]
+    assert got._repr_html_().count("<span") == 4
 
 
 def test_explains_numbers():

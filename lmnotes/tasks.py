@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['logger', 'recognise', 'repair_bio', 'stratified_split', 'load_task', 'Parameter', 'parameters_in',
-           'heuristic_predictions', 'heuristic_score', 'TaskCard', 'task_card', 'signature_names', 'class_weights']
+           'heuristic_predictions', 'heuristic_score', 'TaskCard', 'task_card', 'signature_names', 'signature_defaults',
+           'class_weights']
 
 # %% ../nbs/08a_tasks.ipynb #c1af4388
 import ast
@@ -15,6 +16,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 
@@ -947,13 +949,15 @@ def heuristic_score(splits, task=None):
 # %% ../nbs/08a_tasks.ipynb #eac1f2cd
 _CARDS = {
     "docstrings/package": ("classification", "The package that a docstring was harvested from.",
-                           "Many texts name their package; some stand in several packages in other words, and then no label is more right than the other."),
+                           "Many texts name their package. A text that stands in several is kept once, under the first of them in the alphabet; where they have it in other words, no label is "
+                           "more right than the other."),
     "docstrings/parameters": ("tokens", "Parameter sections in numpydoc or Google style are read by regular expressions; names, types and defaults are tagged on the plain words, "
                               "in pieces of about a hundred.", "Paragraphs at the margin of a section pass for parameters, long types run into prose, defaults told in a sentence are missed."),
     "docstrings/qa": ("question-answering", "The answer is the first sentence (2 to 25 words) of the parameter's description in a docstring of at most 2,000 characters; a part of the questions "
-                      "asks for a parameter of another function.", "A description may say more than its first sentence; abbreviations end a sentence early; a foreign parameter may be explained in passing."),
+                      "asks for a parameter of another function.", "A description may say more than its first sentence; abbreviations and colons end it early; where an entry is not written as the rule "
+                      "expects, its type begins the answer; a foreign parameter may be explained in passing; what the text says is not always what the code does."),
     "docstrings/summary": ("summarization", "The first paragraph of a docstring (4 to 30 words) is the target and leaves the source (at least 20 words).",
-                           "Some first lines name a thing rather than summarize the body, and some bodies do not contain what the line says."),
+                           "Some first lines are the signature, some name a thing rather than summarize the body, and a part of the words of a line stands nowhere in the body: who wrote it knew the code."),
 }
 
 
@@ -1041,6 +1045,31 @@ def _shares(train, task):
     return {names[i]: n / seen.total() for i, n in seen.most_common()}
 
 # %% ../nbs/08a_tasks.ipynb #bedc00e5
+@lru_cache(maxsize=4)                                       # rows come module by module
+def _tree(path):
+    "A module as `ast` parses it."
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _member(node, name):
+    "What has a name in a module or class; of several the first with a docstring, which an overload lacks; None where there is none."
+    found = [child for child in getattr(node, "body", []) if getattr(child, "name", None) == name]
+    return max(found, key=lambda child: ast.get_docstring(child) is not None, default=None)
+
+
+def _definition(package, module, name):
+    "The `def` of a function, or of the `__init__` of a class; None where the source has none."
+    root, parts = _package_folder(package), module.split(".")[package != "stdlib":]
+    places = [] if root is None else [root.joinpath(*parts).with_suffix(".py") if parts else root / "__init__.py", root.joinpath(*parts, "__init__.py")]
+    path = next((p for p in places if p.is_file()), None)
+    node = _tree(path) if path else None
+    for part in name.removeprefix(module).strip(".").split(".") if path else []:
+        node = _member(node, part)
+    if isinstance(node, ast.ClassDef):
+        node = _member(node, "__init__") or _member(node, "__new__")
+    return node if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) else None
+
+# %% ../nbs/08a_tasks.ipynb #85765736
 def signature_names(package, module, name):
     """Parameter names in the source of a function, or of the `__init__` of a class.
 
@@ -1054,18 +1083,40 @@ def signature_names(package, module, name):
     set of str or None
         Names without stars and without `self`; None where the source has no such function.
     """
-    root, parts = _package_folder(package), module.split(".")[package != "stdlib":]
-    places = [] if root is None else [root.joinpath(*parts).with_suffix(".py") if parts else root / "__init__.py", root.joinpath(*parts, "__init__.py")]
-    path = next((p for p in places if p.is_file()), None)
-    node = ast.parse(path.read_text(encoding="utf-8")) if path else None
-    for part in name.removeprefix(module).strip(".").split(".") if path else []:
-        node = next((child for child in getattr(node, "body", []) if getattr(child, "name", None) == part), None)
-    if isinstance(node, ast.ClassDef):
-        node = next((child for child in node.body if getattr(child, "name", None) in ("__init__", "__new__")), None)
-    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+    node = _definition(package, module, name)
+    if node is None:
         return None
     a = node.args
     return {p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg) if p is not None} - {"self", "cls"}
+
+# %% ../nbs/08a_tasks.ipynb #142422ce
+def signature_defaults(package, module, name):
+    """Defaults in the source of a function, or of the `__init__` of a class, as far as they are literals.
+
+    Parameters
+    ----------
+    package, module, name : str
+        As the docstring corpus has them; the package is installed, nothing is imported.
+
+    Returns
+    -------
+    dict of str to object, or None
+        Value by name of the parameter, without those that are computed; None where the source has no such function.
+    """
+    node = _definition(package, module, name)
+    if node is None:
+        return None
+    places = [*node.args.posonlyargs, *node.args.args]
+    given = [*zip(reversed(places), reversed(node.args.defaults)), *zip(node.args.kwonlyargs, node.args.kw_defaults)]
+    return {place.arg: _literal(value)[0] for place, value in given if value is not None and _literal(value)}
+
+
+def _literal(source):
+    "The value of a literal, in a list; an empty list for other code."
+    try:
+        return [ast.literal_eval(source)]
+    except (ValueError, SyntaxError, TypeError):
+        return []
 
 # %% ../nbs/08a_tasks.ipynb #f72f35c3
 def class_weights(labels, count=None):

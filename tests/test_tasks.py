@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from lmnotes import tasks
 from lmnotes.metrics import spans
-from lmnotes.tasks import (class_weights, heuristic_predictions, heuristic_score, load_task, parameters_in, recognise, repair_bio, signature_names,
+from lmnotes.tasks import (class_weights, heuristic_predictions, heuristic_score, load_task, parameters_in, recognise, repair_bio, signature_defaults, signature_names,
                            stratified_split, task_card)
 
 TEXTS = [f"text number {i}" for i in range(40)]
@@ -382,7 +382,33 @@ def test_documented_names_stand_in_the_signature(embedded):
     assert len(agreed) > 300 and np.mean(agreed) > 0.85
     live = set(inspect.signature(datasets.Dataset.map).parameters) - {"self"}
     assert signature_names("datasets", "datasets.arrow_dataset", "datasets.arrow_dataset.Dataset.map") == live
-    assert signature_names("datasets", "datasets.nothing", "datasets.nothing.f") is None
+    assert signature_names("datasets", "datasets.nothing", "datasets.nothing.f") is signature_defaults("datasets", "datasets.nothing", "datasets.nothing.f") is None
+
+
+def test_defaults_are_those_of_the_signature():
+    import datasets
+    import inspect
+    live = {name: p.default for name, p in inspect.signature(datasets.Dataset.map).parameters.items() if p.default is not p.empty}
+    assert signature_defaults("datasets", "datasets.arrow_dataset", "datasets.arrow_dataset.Dataset.map") == live
+
+
+def test_definitions_in_a_source(tmp_path, monkeypatch):
+    source = """from typing import overload
+@overload
+def f(a: int = ..., b: str = ...): ...
+def f(a, /, b=-1, c=("x", None), *args, d, e="y", g=1 << 20, **kwargs):
+    "Do it."
+class C:
+    def __init__(self, h=None): ...
+class D:
+    pass
+"""
+    (tmp_path / "part.py").write_text(source, encoding="utf-8")
+    monkeypatch.setattr(tasks, "_package_folder", lambda package: tmp_path)
+    assert signature_names("p", "p.part", "p.part.f") == {"a", "b", "c", "args", "d", "e", "g", "kwargs"}
+    assert signature_defaults("p", "p.part", "p.part.f") == {"b": -1, "c": ("x", None), "e": "y"}                # what is computed is no literal
+    assert signature_defaults("p", "p.part", "p.part.C") == {"h": None}
+    assert signature_names("p", "p.part", "p.part.D") is signature_defaults("p", "p.part", "p.part.missing") is None
 
 
 def test_cards_count_what_is_there(embedded):

@@ -4,17 +4,20 @@
     python benchmarks/evaluation.py --quick          a tenth of the texts, to try it
     python benchmarks/evaluation.py --only metric    one part: metric, rolling, short, masked
     python benchmarks/evaluation.py --minicons PYTHON    an interpreter with minicons 0.3.39 and transformers < 5
+    python benchmarks/evaluation.py --stories       values only: a pretrained model of one megabyte, with lm_eval; some seconds; writes benchmarks/results/stories.json and .md
 
-Needs ../shared/data (or the folder named by LMNOTES_SHARED). lm_eval is used where it is installed. Hugging Face's metric is loaded from the hub and
+Needs ../shared/data, and ../shared/models for --stories (or the folder named by LMNOTES_SHARED). lm_eval is used where it is installed. Hugging Face's metric is loaded from the hub and
 cannot be had offline: its computation is done again here from its published description; so is minicons' where no interpreter is given.
 Writes benchmarks/results/evaluation.json and .md.
 """
 import argparse
+import copy
 import datetime
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import tempfile
 import time
@@ -137,11 +140,11 @@ def real_minicons(python, model, tokenizer, texts):
     return found["seconds"], found["values"]
 
 
-def harness(model, tokenizer, texts, batch_size):
+def harness(model, tokenizer, texts, batch_size, max_length=1024):
     "lm-evaluation-harness's rolling log-likelihoods."
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
-    peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=1024, device="cpu")
+    peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length, device="cpu")
     return peer.loglikelihood_rolling([Instance(request_type="loglikelihood_rolling", doc={}, arguments=(t,), idx=i) for i, t in enumerate(texts)], disable_tqdm=True)
 
 
@@ -201,6 +204,57 @@ def run(parts, scale, repeats, minicons, narrow):
     return found
 
 
+@torch.no_grad()
+def by_definition(model, tokenizer, texts):
+    "Log-likelihoods of texts from the definition: each by itself after the start token, in one pass, weights and sums in float64."
+    model, values = copy.deepcopy(model).double(), []
+    for text in texts:
+        ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]])
+        values.append(model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None]).sum().item())
+    return values
+
+
+def stories(shared=SHARED.parent, count=100):
+    "The rows of stories260K, from the folder of shared models and data: the first paragraphs of TinyStories each by itself, and joined to one text that is longer than the model's 512 positions."
+    import pandas as pd
+    from lm_eval.api.metrics import weighted_perplexity
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from lmnotes.perplexity import perplexity
+    folder = shared / "models" / "stories260K"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder, pad_token="</s>")
+    texts = [t.strip() for t in pd.read_parquet(shared / "data" / "tinystories" / "test.parquet")["text"] if t.strip()][:count]
+    long = ["\n".join(texts)]
+    each, whole = (perplexity(folder, some, device="cpu", progress=False) for some in (texts, long))
+    peers = [harness(model, tokenizer, some, 8, 512) for some in (texts, long)]
+    exact, values = by_definition(model, tokenizer, texts), metric(model, tokenizer, texts)
+    word = weighted_perplexity([(v, len(re.split(r"\s+", t))) for v, t in zip(peers[0], texts)])
+    byte = weighted_perplexity([(v, len(t.encode())) for v, t in zip(peers[0], texts)])
+    name, some = f"lm-evaluation-harness {importlib.metadata.version('lm_eval')}", f"{len(texts)} paragraphs"
+    return [row_of(f"{name}, log-likelihood of {some}", sum(peers[0]), each.log_likelihood, peers[0], each.log_likelihoods),
+            row_of("its word perplexity", word, each.per("words")), row_of("its byte perplexity", byte, each.per("bytes")),
+            row_of(f"{name}, log-likelihood of the {some} as one text of {sum(whole.tokens):,} tokens", sum(peers[1]), whole.log_likelihood),
+            row_of(f"Hugging Face's metric, its computation done again, mean of the {some}", np.mean(values), each.mean_of_documents, values, each.document_perplexities),
+            row_of(f"the definition in float64, one pass a text, perplexity per token of {some}", np.exp(-sum(exact) / sum(each.tokens)), each.perplexity, exact, each.log_likelihoods)]
+
+
+def row_of(compared, theirs, ours, their_values=None, our_values=None):
+    "A row: what was compared, both numbers, and the largest relative difference over the texts (of the two numbers where there are no others)."
+    a, b = np.atleast_1d(theirs if their_values is None else their_values), np.atleast_1d(ours if our_values is None else our_values)
+    return {"compared with": compared, "theirs": f"{theirs:,.5f}", "ours": f"{ours:,.5f}", "largest relative difference": f"{np.abs(b / a - 1).max():.1e}"}
+
+
+def write_stories():
+    "Measure stories260K and write its results."
+    facts, found = machine(), stories()
+    facts["machine"] = facts["machine"].split("; ")[0]                    # no times are measured
+    table = ["| " + " | ".join(found[0]) + " |", "|" + "---|" * len(found[0])] + ["| " + " | ".join(row.values()) + " |" for row in found]
+    text = (f"# stories260K on TinyStories\n\n`python benchmarks/evaluation.py --stories`, {facts['date']}, {facts['machine']}, {', '.join(f'{k} {v}' for k, v in facts['versions'].items())}\n\n"
+            + "\n".join(table) + "\n\nLog-likelihoods are in nats; windows of the model's 512 positions. The difference is the largest over the texts where each was compared, else that of the two numbers.\n")
+    (RESULTS / "stories.json").write_text(json.dumps({**facts, "rows": found}, indent=1) + "\n")
+    (RESULTS / "stories.md").write_text(text)
+    print(text)
+
+
 def has_harness():
     "Whether lm_eval is installed."
     try:
@@ -243,7 +297,10 @@ def main():
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--minicons", help="an interpreter with minicons and transformers < 5")
     parser.add_argument("--bf16", choices=["auto", "yes", "no"], default="auto", help="measure bfloat16 (auto: where the processor computes in it)")
+    parser.add_argument("--stories", action="store_true", help="only compare values, with stories260K")
     args = parser.parse_args()
+    if args.stories:
+        return write_stories()
     facts = machine()
     able = "avx512_bf16" in facts["machine"] or "amx_bf16" in facts["machine"]
     narrow = args.bf16 == "yes" or args.bf16 == "auto" and able

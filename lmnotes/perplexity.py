@@ -31,6 +31,7 @@ import transformers
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from . import __version__
 from .checkpoints import load, task_of
 from .corpora import _format_of, _read as read_splits, load_corpus
 from .pretraining import _only, resolve_device
@@ -496,7 +497,7 @@ class PerplexityResult:
 
     def _counts(self):
         "The counts, in a line."
-        return f"{len(self.tokens):,} documents, {sum(self.tokens):,} tokens, {sum(self.words):,} words, {sum(self.bytes):,} bytes, {self.skipped} skipped; log-likelihood {self.log_likelihood:,.2f} nats"
+        return f"{len(self.tokens):,} documents, {sum(self.tokens):,} tokens, {sum(self.words):,} words, {sum(self.bytes):,} bytes, {sum(self.characters):,} characters, {self.skipped} skipped; log-likelihood {self.log_likelihood:,.2f} nats"
 
 
 def _bootstrap(sums, sizes, confidence, samples, seed, of=lambda x: x):
@@ -937,14 +938,17 @@ def _protocol(model, tokenizer, name, reader, rule, split, max_texts):
                  "further windows": f"begin with {start[0]}" if start and rule.further == "bos" else "begin with the text before"}
         card |= {"documents": f"joined by {rule.separator!r}"} if rule.documents == "joined" else {}
     elif rule.task == "masked":
-        card |= {"masks": "within word, left to right" if rule.within_word else "one token"} | ({"drawn": f"{rule.masks} of each text, seed {rule.seed}"} if rule.masks else {})
+        before, after = (" ".join(tokenizer.convert_ids_to_tokens(ids)) or "nothing" for ids in _specials(tokenizer))
+        card |= {"first window": f"between {before} and {after}", "further windows": "likewise, each centred on its masked token",
+                 "masks": "within word, left to right" if rule.within_word else "one token"} | ({"drawn": f"{rule.masks} of each text, seed {rule.seed}"} if rule.masks else {})
     else:
-        card |= {"targets": "with the tokenizer's special tokens"}
+        card |= {"first window": f"the decoder begins with {tokenizer.convert_ids_to_tokens(_decoder_start(model))}", "further windows": "none, a longer pair is refused",
+                 "targets": "with the tokenizer's special tokens"}
     if reader.lost:
         card["bytes lost by the tokenizer"] = f"{reader.lost:.2%}"
         logger.warning("the tokenizer is not lossless: %.2f%% of the bytes of the first texts cannot be had back, and what is lost costs nothing; compare per byte with care", 100 * reader.lost)
     return card | {"words": "separated by white space", "dtype": str(model.dtype).removeprefix("torch."), "device": model.device.type,
-                   "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, tokenizers {tokenizers.__version__}"}
+                   "versions": f"lmnotes {__version__}, torch {torch.__version__}, transformers {transformers.__version__}, tokenizers {tokenizers.__version__}"}
 
 
 def _digest(value):

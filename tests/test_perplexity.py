@@ -1,11 +1,15 @@
 """Perplexity: equality with independent tools and with dense loops written apart from the package, invariances, streams, and bad input."""
+import argparse
 import csv
 import gzip
+import importlib.util
 import itertools
 import json
 import logging
 import math
+import re
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +20,13 @@ from transformers import (AutoModelForCausalLM, AutoTokenizer, BartConfig, BartF
                           GPT2Config, GPT2LMHeadModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM, T5Config, T5ForConditionalGeneration)
 from transformers.modeling_outputs import CausalLMOutput
 
+import lmnotes
 import lmnotes.perplexity as room
 from lmnotes.perplexity import compare, perplexity, surprisal, windows
 from lmnotes.theory import SyntheticLanguage
 from lmnotes.tokenization import train_tokenizer
 
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 TEXTS = ["the cat sat on the mat and looked at the moon .", "dogs bark", "unbelievably , the dogs barked at the cat until the moon rose over the mat",
          "a cat", "the moon over the sleeping dogs and cats was looking unbelievably bright"] * 2
 
@@ -638,14 +644,26 @@ def test_bad_batch_tokens(bpe, batch_tokens):
 # ---- the result
 
 def test_protocol_repeats_the_number(bpe, wordpiece):
-    card = ("model", "tokenizer", "weights", "texts", "window", "stride", "first window", "further windows", "documents", "words", "dtype", "versions")
+    card = ("model", "tokenizer", "weights", "texts", "window", "first window", "further windows", "documents", "words", "dtype", "versions", "stride")
     for model, tokenizer, options in ((gpt(len(bpe), 16), bpe, dict(stride=3, further="bos", documents="joined")), (gpt(len(bpe), 16), bpe, dict(bos=False, window=9)),
                                       (bert(len(wordpiece)), wordpiece, dict(within_word=True, masks=2, seed=4))):
         first = quiet(model, TEXTS, tokenizer, **options)
         again = quiet(model, iter(TEXTS), tokenizer, **first.options)
         assert again.log_likelihoods == first.log_likelihoods and again.protocol == first.protocol and again == first
-        assert all(f"{k}=" in repr(first) and k in first._repr_html_() for k in (card if "stride" in options else card[:5]))
+        assert all(f"{k}=" in repr(first) and k in first._repr_html_() for k in (card if first.kind == "perplexity" else card[:-1]))
     assert quiet(gpt(len(bpe)), TEXTS, bpe).protocol["weights"] != quiet(gpt(len(bpe), 32), TEXTS, bpe).protocol["weights"]
+
+
+def test_protocol_names_what_stands_first_in_each_window_and_the_versions(bpe, wordpiece):
+    start = bpe.convert_ids_to_tokens(bpe.bos_token_id if bpe.bos_token_id is not None else bpe.eos_token_id)
+    cards = [quiet(gpt(len(bpe)), TEXTS, bpe, **options).protocol for options in ({}, dict(further="bos"), dict(bos=False))]
+    cards += [quiet(bert(len(wordpiece)), TEXTS[:2], wordpiece).protocol, quiet(t5(len(bpe)), TEXTS[:2], bpe, sources=TEXTS[:2]).protocol]
+    assert [(c["first window"], c["further windows"]) for c in cards] == [
+        (f"begins with {start}", "begin with the text before"), (f"begins with {start}", f"begin with {start}"),
+        ("its first token is not scored, and what that alone covers of the text not counted", "begin with the text before"),
+        ("between [CLS] and [SEP]", "likewise, each centred on its masked token"), (f"the decoder begins with {bpe.convert_ids_to_tokens(0)}", "none, a longer pair is refused")]
+    for card in cards:
+        assert all(f"{name} {version}" in card["versions"] for name, version in (("lmnotes", lmnotes.__version__), ("torch", torch.__version__)))
 
 
 def test_protocol_names_the_split_and_the_most_texts(bpe, tmp_path):
@@ -668,6 +686,7 @@ def test_numbers_of_the_result(bpe):
         assert sum(getattr(r, unit)) == n and math.isclose(r.per(unit), math.exp(-total / n)) and math.isclose(r.per(n), r.per(unit))
     assert math.isclose(r.bits_per_byte, -total / math.log(2) / size["bytes"]) and math.isclose(r.bits_per_character, -total / math.log(2) / size["characters"])
     assert math.isclose(r.mean_of_documents, np.mean([math.exp(-a / n) for a, n in zip(r.log_likelihoods, r.tokens)]))
+    assert all(f"{n:,} {unit}" in repr(r) for unit, n in size.items())
     draws = np.random.default_rng(3).integers(0, 10, (1, 10))
     assert r.interval(samples=500, seed=3) == r.interval(samples=500, seed=3) != r.interval(samples=500, seed=4)
     low, high = r.interval(samples=1, seed=3)
@@ -764,7 +783,6 @@ def harness(model, tokenizer, texts, max_length):
 
 
 def test_lm_evaluation_harness(bpe):
-    import re
     model, texts = gpt(len(bpe), 16), [" ".join(TEXTS), *TEXTS]
     theirs = harness(model, bpe, texts, 16)
     from lm_eval.api.metrics import weighted_perplexity
@@ -775,6 +793,14 @@ def test_lm_evaluation_harness(bpe):
     assert math.isclose(ours.per("words"), word, rel_tol=1e-5) and math.isclose(ours.per("bytes"), byte, rel_tol=1e-5)
 
 
+def benchmark():
+    "`benchmarks/evaluation.py` as a module."
+    spec = importlib.util.spec_from_file_location("benchmark_of_evaluation", RESULTS.parent / "evaluation.py")
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
 def test_lm_evaluation_harness_on_stories(shared_models, shared_data):
     folder = shared_models / "stories260K"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
@@ -782,6 +808,18 @@ def test_lm_evaluation_harness_on_stories(shared_models, shared_data):
     ours = quiet(folder, texts, window=256)
     assert np.allclose(ours.log_likelihoods, [rolling(model, tokenizer, t, 256) for t in texts], rtol=1e-5) and 2 < ours.perplexity < 10
     assert np.allclose(ours.log_likelihoods, harness(model, tokenizer, texts, 256), rtol=1e-5)
+
+
+def test_the_results_of_stories_are_measured_again(shared_models, shared_data):
+    "What `benchmarks/results/stories.json`, and the page, say of stories260K: a run gives it again."
+    pytest.importorskip("lm_eval", reason="lm_eval is not installed: test_stories stands in for it")
+    stored, name = json.loads((RESULTS / "stories.json").read_text(encoding="utf-8"))["rows"], lambda row: re.sub(r" \d+\.\d+\.\d+", "", row["compared with"])
+    found = benchmark().stories(shared_models.parent)
+    assert len(found) == len(stored) == 6
+    for row, kept in zip(found, stored):
+        assert name(row) == name(kept) and float(row["largest relative difference"]) < 1e-5
+        for side in ("theirs", "ours"):
+            assert math.isclose(float(row[side].replace(",", "")), float(kept[side].replace(",", "")), rel_tol=1e-5)
 
 
 class SourceConfig(PretrainedConfig):
@@ -899,7 +937,6 @@ def test_surprisal_as_a_table(bpe, wordpiece, tmp_path):
 
 
 def test_surprisal_shows_the_whole_text(bpe):
-    import re
     from html import unescape
     for text in ("a  cat <sat>\n on", "猫 é the 😀 cat"):
         shown = surprisal(gpt(len(bpe)), text, bpe, device="cpu")._repr_html_()
@@ -999,12 +1036,7 @@ def test_more_bad_input(bpe, wordpiece):
 
 def test_the_benchmark_records_its_arguments():
     "The table says with which command line, and each row of which share of the texts, it was measured; rows of an earlier run keep theirs."
-    import argparse
-    import importlib.util
-    from pathlib import Path
-    spec = importlib.util.spec_from_file_location("benchmark_of_evaluation", Path(__file__).parents[1] / "benchmarks" / "evaluation.py")
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
+    bench = benchmark()
     args = argparse.Namespace(quick=False, only=["metric", "short"], scale=3, repeats=2, minicons=None)
     line = bench.command(args, narrow=False)
     assert line == "python benchmarks/evaluation.py --only metric short --scale 3 --repeats 2 --bf16 no"

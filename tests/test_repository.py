@@ -236,6 +236,12 @@ def test_the_ablation_on_the_page_is_that_of_the_benchmark():
     assert len(measured) == 10 and shown == [(f"{row['validation loss (nats)']:.4f}", f"{row['ms a step']:.1f}") for row in measured]
 
 
+def test_stories_on_the_page_of_perplexity_are_those_of_the_benchmark():
+    page = "\n".join(cell["source"] for cell in cells(ROOT / "nbs" / "07_perplexity.ipynb", "markdown"))
+    measured = [line for line in (ROOT / "benchmarks" / "results" / "stories.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    assert len(measured) == 8 and "\n".join(measured) in page and "benchmarks/results/stories.md" in page and "4.46635" in measured[-1] and "of 4.47 per token" in page
+
+
 def test_measured_numbers_of_readme_stand_in_the_results():
     table = (ROOT / "README.md").read_text(encoding="utf-8").split("## What is measured")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (.+) \| (.+) \| (.+) \(\[(\w+)\]\(https://github\.com/lmnotes/lmnotes/blob/main/(benchmarks/results/\w+\.md)\)\) \|$", table, re.M)

@@ -109,11 +109,10 @@ def recipe(model, task, splits, choices, bf16=False):
     return {**taken, "score": span_f1(tags(best), tags(found.label_ids))["f1"]}
 
 
-def speed(model, folder, args, narrow):
+def speed(model, folder, args, narrow, add):
     "Examples a second of training, on two tasks."
     from lmnotes.finetuning import finetune
     from lmnotes.tasks import load_task
-    rows = []
     for name, task, metric, count in (("sst2", "classification", "accuracy", 6400), ("wnut17", "tokens", "span_f1", 3394)):
         count = 64 if args.quick else args.train_examples or count
         splits = load_task(str(SHARED / name), train_examples=count, test_examples=64 if args.quick else None)
@@ -136,14 +135,12 @@ def speed(model, folder, args, narrow):
             found = run()
             seconds[side] = found["seconds"], found["cpu_seconds"]
             first, half = seconds["recipe, fp32, padded to 128"], seconds.get("recipe, bf16, dynamic padding")
-            rows.append({"part": "speed", "data": name, "side": side, "examples_per_second": examples / found["seconds"], "examples_per_cpu_second": examples / found["cpu_seconds"],
+            add({"part": "speed", "data": name, "side": side, "examples_per_second": examples / found["seconds"], "examples_per_cpu_second": examples / found["cpu_seconds"],
                          metric: found["score"], "times_recipe": first[0] / found["seconds"], "times_recipe_cpu": first[1] / found["cpu_seconds"],
                          **({"times_recipe_bf16": half[0] / found["seconds"]} if half else {}), **choices, "train_examples": len(splits["train"])})
-            print(rows[-1], flush=True)
-    return rows
 
 
-def predict(model, folder, args):
+def predict(model, folder, args, add):
     "Sentences a second of prediction, beside the pipeline at its defaults, with equal answers."
     from transformers import pipeline
     from lmnotes.checkpoints import load
@@ -158,7 +155,6 @@ def predict(model, folder, args):
     samples = {f"{count} sentences and paragraphs": [mixed[i] for i in generator.permutation(len(mixed))], f"{count} sentences": draw(short, count)}
     answer = pipeline("text-classification", model=str(Path(folder) / "classifier"), device="cpu", truncation=True)
     opened, tokenizer = load(Path(folder) / "classifier", device="cpu")
-    rows = []
     for name, texts in samples.items():
         answer(texts[:8]), predict_logits(opened, tokenizer, texts[:8], 512)
         times = {}
@@ -169,12 +165,9 @@ def predict(model, folder, args):
         p = torch.tensor(times["ours"][2]).softmax(-1)
         same = [(a["label"] == opened.config.id2label[int(b.argmax())], abs(a["score"] - b.max().item())) for a, b in zip(times["pipeline at its defaults"][2], p)]
         first = times["pipeline at its defaults"]
-        rows += [{"part": "predict", "data": name, "side": side, "texts_per_second": len(texts) / wall, "texts_per_cpu_second": len(texts) / cpu,
-                  "times_pipeline": first[0] / wall, "times_pipeline_cpu": first[1] / cpu, "equal_labels": float(np.mean([s for s, _ in same])), "largest_difference": max(d for _, d in same)}
-                 for side, (wall, cpu, _) in times.items()]
-    for row in rows:
-        print(row, flush=True)
-    return rows
+        for side, (wall, cpu, _) in times.items():
+            add({"part": "predict", "data": name, "side": side, "texts_per_second": len(texts) / wall, "texts_per_cpu_second": len(texts) / cpu,
+                  "times_pipeline": first[0] / wall, "times_pipeline_cpu": first[1] / cpu, "equal_labels": float(np.mean([s for s, _ in same])), "largest_difference": max(d for _, d in same)})
 
 
 # ---- real results
@@ -190,7 +183,7 @@ REAL = {
 }
 
 
-def real(part, model, folder, args):
+def real(part, model, folder, args, add):
     "One task with the pretrained encoder."
     from lmnotes.finetuning import finetune
     from lmnotes.metrics import precision_recall_f1
@@ -206,27 +199,22 @@ def real(part, model, folder, args):
     scores = dict(result.scores)
     if "spam_f1" in shown:
         scores["spam_f1"] = precision_recall_f1(list(result.predictions), list(result.references), average="binary", positive=result.labels.index("spam"), labels=[0, 1])["f1"]
-    row = {"part": part, "data": source, **{k: scores[k] for k in shown}, "interval": result.intervals.get(shown[0]), "without_a_model": result.majority.get(shown[0]), "test_examples": len(result.references),
-           "minutes": (time.perf_counter() - start) / 60, "cpu_minutes": (time.process_time() - cpu) / 60, "choices": {**facts, **result.choices}}
-    print(row, flush=True)
-    return [row]
+    add({"part": part, "data": source, **{k: scores[k] for k in shown}, "interval": result.intervals.get(shown[0]), "without_a_model": result.majority.get(shown[0]), "test_examples": len(result.references),
+           "minutes": (time.perf_counter() - start) / 60, "cpu_minutes": (time.process_time() - cpu) / 60, "choices": {**facts, **result.choices}})
 
 
-def squad(model, folder, args):
+def squad(model, folder, args, add):
     "Span questions: exact match and F1 over the number of questions."
     from lmnotes.finetuning import finetune
-    rows = []
     for count in (64,) if args.quick else (500, 2000, 8000):
         start, cpu = time.perf_counter(), time.process_time()
         facts = dict(epochs=args.epochs or 3, learning_rate=args.learning_rate or 3e-4, max_length=256, train_examples=count, test_examples=64 if args.quick else 1000, seed=args.seed or 0)
         result = finetune(model, str(SHARED / "squad_dev"), Path(folder) / "squad", overwrite=True, **facts)
-        rows.append({"part": "squad", "data": "squad_dev", "questions": count, "exact_match": result.scores["exact_match"], "token_f1": result.scores["token_f1"], "interval": result.intervals["token_f1"],
+        add({"part": "squad", "data": "squad_dev", "questions": count, "exact_match": result.scores["exact_match"], "token_f1": result.scores["token_f1"], "interval": result.intervals["token_f1"],
                      "without_a_model": result.majority["token_f1"], "minutes": (time.perf_counter() - start) / 60, "cpu_minutes": (time.process_time() - cpu) / 60, "choices": {**facts, **result.choices}})
-        print(rows[-1], flush=True)
-    return rows
 
 
-def thucnews(folder, args):
+def thucnews(folder, args, add):
     "Chinese headlines: a model pretrained on Chinese text, and its twin from random weights."
     from lmnotes.corpora import load_corpus
     from lmnotes.finetuning import finetune
@@ -238,23 +226,20 @@ def thucnews(folder, args):
     tokenizer = train_tokenizer(corpus, vocab_size=1000 if args.quick else 8192)
     pretrained = pretrain(corpus, tokenizer, "bert-tiny" if args.quick else "bert-mini", Path(folder) / "chinese", block_size=64, recipe="fast", mask_rate=0.3, learning_rate=4e-3, overwrite=True,
                           **({"steps": 5} if args.quick else {"minutes": args.pretraining_minutes}))
-    rows = []
     for count in (64,) if args.quick else (500, 2000, 10_000):
         for kind, scratch in (("pretrained", False), ("random twin", True)):
             start = time.perf_counter()
             result = finetune(pretrained.output_dir, str(SHARED / "thucnews"), Path(folder) / "headlines", from_scratch=scratch, overwrite=True, train_examples=count, max_length=48,
                               test_examples=64 if args.quick else None, epochs=args.epochs or 4, seed=args.seed or 0)
-            rows.append({"part": "thucnews", "data": "thucnews", "side": kind, "train_examples": count, "accuracy": result.scores["accuracy"], "interval": result.intervals["accuracy"],
+            add({"part": "thucnews", "data": "thucnews", "side": kind, "train_examples": count, "accuracy": result.scores["accuracy"], "interval": result.intervals["accuracy"],
                          "without_a_model": result.majority["accuracy"], "minutes": (time.perf_counter() - start) / 60, "pretraining_minutes": pretrained.seconds / 60, "choices": result.choices})
-            print(rows[-1], flush=True)
-    return rows
 
 
 EMBEDDED = {"package": ("classification", "accuracy", {"epochs": 4, "max_length": 64}), "parameters": ("tokens", "span_f1", {"epochs": 4, "max_length": 96}),
             "qa": ("question-answering", "token_f1", {"epochs": 3, "max_length": 160, "stride": 64}), "summary": ("summarization", "rougeL", {"epochs": 4, "max_length": 96, "max_new_tokens": 20})}
 
 
-def value(folder, args):
+def value(folder, args, add):
     "What pretraining is worth: our own model against its twin from random weights, on the four embedded tasks, over the number of labelled examples, three seeds."
     from lmnotes.corpora import load_corpus
     from lmnotes.finetuning import finetune
@@ -267,7 +252,6 @@ def value(folder, args):
     pretrained = pretrain(corpus, tokenizer, "bert-tiny" if args.quick else "bert-mini", Path(folder) / "own", block_size=128, batch_size=16, recipe="fast", mask_rate=0.3, learning_rate=4e-3, overwrite=True,
                           **({"steps": 5} if args.quick else {"minutes": args.pretraining_minutes}))
     save_folder(Path(folder) / "writer", *warm_start(pretrained.output_dir), overwrite=True)
-    rows = []
     for name, (task, measure, choices) in EMBEDDED.items():
         for count in (32,) if args.quick else (100, 400, 1600):
             for kind, scratch in (("pretrained", False), ("random twin", True)):
@@ -277,10 +261,8 @@ def value(folder, args):
                     splits.pop("validation", None)
                     result = finetune(Path(folder) / ("writer" if name == "summary" else "own"), splits, Path(folder) / "tuned", task=task, from_scratch=scratch, overwrite=True, samples=0, seed=seed, **choices)
                     scores.append(result.scores[measure])
-                rows.append({"part": "value", "data": f"docstrings/{name}", "side": kind, "train_examples": count, "measure": measure, "mean": float(np.mean(scores)), "scores": scores,
+                add({"part": "value", "data": f"docstrings/{name}", "side": kind, "train_examples": count, "measure": measure, "mean": float(np.mean(scores)), "scores": scores,
                              "without_a_model": result.majority[measure], "pretraining_minutes": pretrained.seconds / 60, "loss": pretrained.loss_after})
-                print(rows[-1], flush=True)
-    return rows
 
 
 def draw_value(rows):
@@ -343,18 +325,26 @@ def main():
     args = parser.parse_args()
     narrow = args.bf16 == "yes" or args.bf16 == "auto" and computes_bf16()
     before = json.loads((RESULTS / "finetuning.json").read_text(encoding="utf-8")) if (RESULTS / "finetuning.json").exists() else {"machines": {}, "rows": []}
+    result = before
     with tempfile.TemporaryDirectory() as folder:
         model = minilm(folder)
         for part in args.only:
-            rows = {"speed": lambda: speed(model, folder, args, narrow), "predict": lambda: predict(model, folder, args), "squad": lambda: squad(model, folder, args),
-                    "thucnews": lambda: thucnews(folder, args), "value": lambda: value(folder, args)}.get(part, lambda: real(part, model, folder, args))()
-            result = before = {"machines": {**before["machines"], part: machine()}, "rows": [row for row in before["rows"] if row["part"] != part] + rows}
-            if not (args.quick or args.judge):                                                          # after each part: nothing is lost where one is stopped
-                RESULTS.mkdir(exist_ok=True)
-                (RESULTS / "finetuning.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-                (RESULTS / "finetuning.md").write_text(report(result), encoding="utf-8")
-                if part == "value":
-                    draw_value(rows)
+            rows, others = [], [row for row in result["rows"] if row["part"] != part]
+
+            def add(row):
+                "Print a row and write it at once: nothing is lost where a part is stopped."
+                nonlocal result
+                rows.append(row)
+                print(row, flush=True)
+                result = {"machines": {**result["machines"], part: machine()}, "rows": others + rows}
+                if not (args.quick or args.judge):
+                    RESULTS.mkdir(exist_ok=True)
+                    (RESULTS / "finetuning.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                    (RESULTS / "finetuning.md").write_text(report(result), encoding="utf-8")
+            {"speed": lambda: speed(model, folder, args, narrow, add), "predict": lambda: predict(model, folder, args, add), "squad": lambda: squad(model, folder, args, add),
+             "thucnews": lambda: thucnews(folder, args, add), "value": lambda: value(folder, args, add)}.get(part, lambda: real(part, model, folder, args, add))()
+            if part == "value" and not args.quick:
+                draw_value(rows)
     print(report(result))
 
 

@@ -461,6 +461,7 @@ def test_all_of_glue_and_its_submission(encoder, tmp_path):
     assert result.protocol["by_majority"] == ["wnli"] and result.scores["wnli"] == result.majority["wnli"] and not (tmp_path / "run" / "wnli" / "model").exists()
     assert "test server" in (tmp_path / "run" / "results.md").read_text() and json.loads((tmp_path / "run" / "results.json").read_text())["complete"]
     assert "84.6" in repr(result) and "<table>" in result._repr_html_()
+    assert all("Devlin et al. 2019, table 1" in text for text in (repr(result), result._repr_html_(), result.markdown()))
 
 
 def test_a_run_goes_on_where_it_stopped(encoder, tmp_path, monkeypatch):
@@ -581,9 +582,21 @@ def test_leaderboard_ranks_and_refuses(wordpiece, bpe, encoder, tmp_path):
     assert row["tokens seen"] == 123 and row["bits per byte (pseudo)"] is None and row["cloze"] is not None
     assert board.markdown().count("\n") == 3 and "<table>" in board._repr_html_() and "cloze" in repr(board)
     assert len(leaderboard(tmp_path / "gpt", texts=TEXTS[:2], device="cpu", progress=False).rows) == 1
-    for folders, options in (([], {"pairs": PAIRS}), ([encoder], {})):
+    for folders, options in (([], {"pairs": PAIRS}), ({}, {"pairs": PAIRS}), ([encoder], {})):
         with pytest.raises(ValueError):
             leaderboard(folders, **options)
+
+
+def test_leaderboard_names_models_and_counts_what_is_known_of_their_training(bpe, tmp_path):
+    "Two folders of one name are told apart by names of one's own; untrained is 0 tokens; what went on from another model has seen more than its last run tells."
+    facts = {"untrained": {"tokens": 0}, "trained": {"tokens": 123}, "continued": {"tokens": 45, "parent": "trained"}, "unknown": {}}
+    for name, known in facts.items():
+        save_folder(tmp_path / name / "model", gpt(len(bpe)), bpe, known)
+    board = leaderboard({name: tmp_path / name / "model" for name in facts}, PAIRS, device="cpu", progress=False)
+    rows = {row["model"]: row for row in board.rows}
+    assert {name: row["tokens seen"] for name, row in rows.items()} == {"untrained": 0, "trained": 123, "continued": None, "unknown": None}
+    assert all(row["architecture"] == "gpt2" for row in rows.values()) and "| untrained | causal | gpt2 |" in board.markdown() and "| 0 |" in board.markdown()
+    assert [row["model"] for row in leaderboard([tmp_path / "trained" / "model"], PAIRS, device="cpu", progress=False).rows] == ["model"]
 
 
 def test_leaderboard_of_texts_does_not_mix_two_quantities(monkeypatch):

@@ -22,6 +22,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 import numpy as np
@@ -241,19 +242,24 @@ EMBEDDED = {"package": ("classification", "accuracy", {"epochs": 4, "max_length"
 
 def value(folder, args, add):
     "What pretraining is worth: our own model against its twin from random weights, on the four embedded tasks, over the number of labelled examples, three seeds."
+    from lmnotes.checkpoints import info
     from lmnotes.corpora import load_corpus
     from lmnotes.finetuning import finetune
     from lmnotes.generation import warm_start
     from lmnotes.pretraining import pretrain, save_folder
     from lmnotes.tasks import load_task
     from lmnotes.tokenization import train_tokenizer
-    corpus = load_corpus("docstrings")
-    tokenizer = train_tokenizer(corpus, vocab_size=8192)
-    pretrained = pretrain(corpus, tokenizer, "bert-tiny" if args.quick else "bert-mini", Path(folder) / "own", block_size=128, batch_size=16, recipe="fast", mask_rate=0.3, learning_rate=4e-3, overwrite=True,
-                          **({"steps": 5} if args.quick else {"minutes": args.pretraining_minutes}))
+    if args.own:
+        shutil.copytree(args.own, Path(folder) / "own")
+        pretrained = SimpleNamespace(output_dir=str(Path(folder) / "own"), **{k: v for k, v in info(args.own).facts.items() if k in ("seconds", "loss_after")})
+    else:
+        corpus = load_corpus("docstrings")
+        tokenizer = train_tokenizer(corpus, vocab_size=8192)
+        pretrained = pretrain(corpus, tokenizer, "bert-tiny" if args.quick else "bert-mini", Path(folder) / "own", block_size=128, batch_size=16, recipe="fast", mask_rate=0.3, learning_rate=4e-3, overwrite=True,
+                              **({"steps": 5} if args.quick else {"minutes": args.pretraining_minutes}))
     save_folder(Path(folder) / "writer", *warm_start(pretrained.output_dir), overwrite=True)
     for name, (task, measure, choices) in EMBEDDED.items():
-        for count in (32,) if args.quick else (100, 400, 1600):
+        for count in () if name not in args.tasks else (32,) if args.quick else args.counts:
             for kind, scratch in (("pretrained", False), ("random twin", True)):
                 scores = []
                 for seed in (0,) if args.quick else (0, 1, 2):
@@ -273,6 +279,8 @@ def draw_value(rows):
     fig, axes = plt.subplots(1, 4, figsize=(13, 3.2))
     for ax, name in zip(axes, EMBEDDED):
         some = [r for r in rows if r["data"] == f"docstrings/{name}"]
+        if not some:
+            continue
         for kind, colour in (("pretrained", "#0072B2"), ("random twin", "#D55E00")):
             line = sorted((r for r in some if r["side"] == kind), key=lambda r: r["train_examples"])
             ax.plot([r["train_examples"] for r in line], [r["mean"] for r in line], "o-", color=colour, label=kind)
@@ -321,6 +329,9 @@ def main():
     parser.add_argument("--seed", type=int)
     parser.add_argument("--judge", action="store_true", help="examine real results on the validation split (SST-2: on part of train); nothing is written")
     parser.add_argument("--pretraining-minutes", type=float, default=10.0, help="of the Chinese model, and of our own")
+    parser.add_argument("--tasks", nargs="+", default=list(EMBEDDED), choices=list(EMBEDDED), help="of `value`")
+    parser.add_argument("--counts", nargs="+", type=int, default=[100, 400, 1600], help="labelled examples of `value`; rows of other tasks and counts are kept")
+    parser.add_argument("--own", help="folder of a model that `value` takes in place of pretraining one")
     parser.add_argument("--bf16", choices=["auto", "yes", "no"], default="auto", help="measure bfloat16 (auto: where the processor computes in it)")
     args = parser.parse_args()
     narrow = args.bf16 == "yes" or args.bf16 == "auto" and computes_bf16()
@@ -329,7 +340,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         model = minilm(folder)
         for part in args.only:
-            rows, others = [], [row for row in result["rows"] if row["part"] != part]
+            again = lambda row: row["part"] == part and (part != "value" or row["data"].split("/")[1] in args.tasks and row["train_examples"] in args.counts)
+            rows, others = [], [row for row in result["rows"] if not again(row)]
 
             def add(row):
                 "Print a row and write it at once: nothing is lost where a part is stopped."
@@ -344,7 +356,7 @@ def main():
             {"speed": lambda: speed(model, folder, args, narrow, add), "predict": lambda: predict(model, folder, args, add), "squad": lambda: squad(model, folder, args, add),
              "thucnews": lambda: thucnews(folder, args, add), "value": lambda: value(folder, args, add)}.get(part, lambda: real(part, model, folder, args, add))()
             if part == "value" and not args.quick:
-                draw_value(rows)
+                draw_value([row for row in result["rows"] if row["part"] == "value"])
     print(report(result))
 
 

@@ -242,6 +242,23 @@ def test_stories_on_the_page_of_perplexity_are_those_of_the_benchmark():
     assert len(measured) == 8 and "\n".join(measured) in page and "benchmarks/results/stories.md" in page and "4.46635" in measured[-1] and "of 4.47 per token" in page
 
 
+def test_fine_tuning_on_the_page_is_that_of_the_benchmark():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "finetuning.json").read_text(encoding="utf-8"))["rows"]
+    code = next(cell["source"] for cell in cells(ROOT / "nbs" / "09_finetuning.ipynb", "code") if "measured = {" in cell["source"])
+    shown = ast.literal_eval(next(node.value for node in ast.parse(code).body if isinstance(node, ast.Assign) and node.targets[0].id == "measured"))
+    value = [row for row in rows if row["part"] == "value"]
+    assert len(value) == sum(len(task[kind]) for task in shown.values() for kind in ("pretrained", "random twin")) > 20
+    for row in value:
+        task = shown[row["data"].removeprefix("docstrings/")]
+        assert task[row["side"]][row["train_examples"]] == tuple(round(score, 3) for score in row["scores"])
+    page = "\n".join(cell["source"] for cell in cells(ROOT / "nbs" / "09_finetuning.ipynb", "markdown"))
+    table = re.findall(r"^\| (?!data \|).+? \| .+? \| (\d\.\d{3})(?: \(\d\.\d{3}\))? \| (\[.*?\]|) \| .*? \| (\d+\.\d) \|$", page, re.M)
+    keys = {"sst2": "accuracy", "wnut17": "span_f1", "ewt": "token_accuracy", "sms": "spam_f1", "rte": "accuracy", "cola": "matthews_correlation", "squad": "token_f1"}
+    real = [row for part in keys for row in rows if row["part"] == part]
+    intervals = ["" if row["part"] == "sms" else f"[{row['interval'][0]:.3f}, {row['interval'][1]:.3f}]" for row in real]
+    assert len(table) >= 6 and table == [(f"{row[keys[row['part']]]:.3f}", interval, f"{row['minutes']:.1f}") for row, interval in zip(real, intervals)]
+
+
 def test_measured_numbers_of_readme_stand_in_the_results():
     table = (ROOT / "README.md").read_text(encoding="utf-8").split("## What is measured")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (.+) \| (.+) \| (.+) \(\[(\w+)\]\(https://github\.com/lmnotes/lmnotes/blob/main/(benchmarks/results/\w+\.md)\)\) \|$", table, re.M)

@@ -259,6 +259,15 @@ def test_fine_tuning_on_the_page_is_that_of_the_benchmark():
     assert len(table) >= 6 and table == [(f"{row[keys[row['part']]]:.3f}", interval, f"{row['minutes']:.1f}") for row, interval in zip(real, intervals)]
 
 
+def test_translation_on_the_page_is_that_of_the_benchmark():
+    page = "\n".join(cell["source"] for cell in cells(ROOT / "nbs" / "08b_generation.ipynb", "markdown"))
+    measured = [line for line in (ROOT / "benchmarks" / "results" / "translation.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    assert len(measured) == 8 and "\n".join(measured) in page
+    facts = json.loads((ROOT / "benchmarks" / "results" / "translation.json").read_text(encoding="utf-8"))
+    low, high = facts["interval of BLEU"]
+    assert f"{facts['with beams']['bleu']} [{low}, {high}]; the source copied as it is has {facts['source copied']}" in page
+
+
 def test_measured_numbers_of_readme_stand_in_the_results():
     table = (ROOT / "README.md").read_text(encoding="utf-8").split("## What is measured")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (.+) \| (.+) \| (.+) \(\[(\w+)\]\(https://github\.com/lmnotes/lmnotes/blob/main/(benchmarks/results/\w+\.md)\)\) \|$", table, re.M)

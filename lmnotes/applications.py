@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import load, task_of
-from .finetuning import _question_room, _too_long, collate, predict_answers, predict_logits, predict_tags, predicted_labels, token_batches
+from .finetuning import _blank, _question_room, _questions_in_windows, _too_long, _words_in_windows, answer_places, collate, predict_answers, predict_logits, predict_tags, predicted_labels, token_batches
 from .generation import _separator, check_decoding, generate_texts, generation_features, generation_loss
 from .metrics import chrf, token_f1
 from .metrics import spans as spans_of
@@ -1009,9 +1009,11 @@ def _batch(opened, rows):
 # %% ../nbs/11_applications.ipynb #b954246b
 def _label_aim(opened, record, label, word, options):
     "The probability of a label, or the number, of a text or a pair."
-    model = opened.model
-    encoded = opened.tokenizer(*([text] for text in record), truncation=True, max_length=min(_longest(opened), options.max_length or 10**9), return_offsets_mapping=True)
-    row, places, spans = _tokens_of(encoded, 0, lambda i, part: 0 if part == 0 else len(record[0]) + 1)
+    model, longest = opened.model, _longest(opened, options.max_length or 10**9)
+    _cut(opened.tokenizer, [record], longest)               # a warning
+    encoded = opened.tokenizer(*([text] for text in record), truncation=True, max_length=longest, return_offsets_mapping=True)
+    starts = (0, len(record[0]) + 1)
+    row, places, spans = _tokens_of(encoded, 0, lambda i: (starts[part := encoded.sequence_ids(0)[i]], starts[part] + len(record[part])))
     with torch.inference_mode():
         whole = _probabilities(model, model(**_batch(opened, [row])).logits.float().cpu().numpy())[0]
     at, name = _explained(model, whole, label)
@@ -1031,13 +1033,11 @@ def _word_aim(opened, record, label, word, options):
     if label is not None and label not in names:
         raise ValueError(f"label {label!r} is not one of the model's: {', '.join(names)}")
     label = label or words[at].label
-    encoded = _in_windows(tokenizer, ([[text[a:b] for a, b in where]],), _longest(opened, options.max_length or 384), options.stride, is_split_into_words=True)
-    holding = [(min(ids.index(at), len(ids) - ids.index(at)), w) for w in range(len(encoded["input_ids"])) if at in (ids := encoded.word_ids(w))]
-    if not holding:
-        raise ValueError(f"the word {words[at].text!r} has no token in this model's tokenizer")
-    window = max(holding)[1]                                # the one with the most room about the word
-    first, of_word = encoded.word_ids(window).index(at), encoded.word_ids(window)
-    row, places, spans = _tokens_of(encoded, window, lambda i, part: where[of_word[i]][0])
+    encoded, found, windows, places_of = _words_in_windows(tokenizer, [[text[a:b] for a, b in where]], _longest(opened, options.max_length or 384), options.stride)
+    seen = found[:, 1].tolist().index(at)                   # where the tagger reads this word
+    window, first = int(windows[seen]), int(places_of[seen])
+    of_word, blank = encoded.word_ids(window), len(_blank(tokenizer))
+    row, places, spans = _tokens_of(encoded, window, lambda i: (where[of_word[i]][0] - blank * (of_word[i] > 0), where[of_word[i]][1]))
 
     def measure(batch):
         logits = opened.model(**batch).logits[:, first].float()
@@ -1052,16 +1052,15 @@ def _answer_aim(opened, record, label, word, options):
     name, begin = (best.answer, best.start) if label is None else (label, context.find(label))
     if begin < 0:
         raise ValueError(f"label {label!r} does not stand in the context")
-    end, window = begin + len(name), _longest(opened, options.max_length or 384)
-    encoded = _in_windows(tokenizer, ([question], [context]), window, min(options.stride, max(0, window - len(tokenizer(question)["input_ids"]) - 2) // 2), truncation="only_second")
-    for w, offsets in enumerate(encoded["offset_mapping"]):
-        inside = [i for i, (part, (a, b)) in enumerate(zip(encoded.sequence_ids(w), offsets)) if part == 1 and a < end and b > begin]
-        if not name or inside and offsets[inside[0]][0] <= begin and offsets[inside[-1]][1] >= end:
-            break
-    else:
-        raise ValueError(f"the answer {name!r} is longer than the windows of {window} tokens")
-    first, last = (inside[0], inside[-1]) if name else (0, 0)       # no answer: both ends at the first token
-    row, places, spans = _tokens_of(encoded, w, lambda i, part: 0 if part == 0 else len(question) + 1)
+    longest = _longest(opened, options.max_length or 384)
+    encoded = _questions_in_windows(tokenizer, [question], [context], longest, options.stride)
+    held = [answer_places([o if part == 1 else None for o, part in zip(offsets, encoded.sequence_ids(w))], begin, begin + len(name)) for w, offsets in enumerate(encoded["offset_mapping"])]
+    w = next((w for w, places in enumerate(held) if places != (0, 0)), 0)
+    first, last = held[w]                                   # no answer: both ends at the first token
+    if name and (first, last) == (0, 0):
+        raise ValueError(f"the answer {name!r} is longer than the windows of {longest} tokens")
+    texts = {0: (len(question) - len(question.lstrip()), len(question)), 1: (len(question) + 1, len(question) + 1 + len(context))}
+    row, places, spans = _tokens_of(encoded, w, lambda i: texts[encoded.sequence_ids(w)[i]])
 
     def measure(batch):
         output = opened.model(**batch)
@@ -1081,8 +1080,8 @@ def _writing_aim(opened, record, label, word, options):
         raise ValueError(f"source and text have more tokens than the {_longest(opened)} that the model takes: give a shorter source")
     whole, target = features.rows[0]["input_ids"], features.rows[0]["labels"]
     encoded = tokenizer([source + _separator(model) * causal], return_offsets_mapping=True)
-    _, places, spans = _tokens_of(encoded, 0, lambda i, part: 0)
-    kept = [(i, (a, min(b, len(source)))) for i, (a, b) in zip(places, spans) if a < len(source)]
+    _, places, spans = _tokens_of(encoded, 0, lambda i: (0, len(source)))
+    kept = [(i, span) for i, span in zip(places, spans) if span[1] > span[0]]           # those of the separator have no length here
     row = {"input_ids": whole, "labels": target} if causal else {"input_ids": whole}
 
     def measure(batch):
@@ -1096,16 +1095,13 @@ def _writing_aim(opened, record, label, word, options):
 _AIMS = {"classification": _label_aim, "tokens": _word_aim, "question-answering": _answer_aim, "generation": _writing_aim}
 
 
-def _in_windows(tokenizer, texts, longest, stride, truncation=True, **more):
-    "Texts encoded in as many windows as they take."
-    return tokenizer(*texts, truncation=truncation, max_length=longest, stride=min(stride, longest // 2), return_overflowing_tokens=True, return_offsets_mapping=True, **more)
-
-
-def _tokens_of(encoded, window, shift):
-    "Ids of a window, the places of its tokens of text, and their characters, moved by what stands before their part."
-    row = {name: list(encoded[name][window]) for name in ("input_ids", "token_type_ids") if name in encoded}
-    parts = zip(encoded.sequence_ids(window), encoded["offset_mapping"][window])
-    kept = [(i, (shift(i, part) + a, shift(i, part) + b)) for i, (part, (a, b)) in enumerate(parts) if part is not None and b > a]
+def _tokens_of(encoded, window, stretch):
+    "Ids of a window, the places of its tokens of text, and their characters, inside of the stretch (begin, end) that each was read from."
+    row, kept = {name: list(encoded[name][window]) for name in ("input_ids", "token_type_ids") if name in encoded}, []
+    for i, (part, (a, b)) in enumerate(zip(encoded.sequence_ids(window), encoded["offset_mapping"][window])):
+        if part is not None and b > a:
+            begin, end = stretch(i)
+            kept.append((i, (min(begin + a, end), min(begin + b, end))))
     return row, [i for i, _ in kept], [span for _, span in kept]
 
 

@@ -252,9 +252,14 @@ def align_labels(word_ids, labels, starts=None):
     return [labels[w] if f else -100 for w, f in zip(word_ids, first)]
 
 # %% ../nbs/09_finetuning.ipynb #152a7a2e
+def _blank(tokenizer):
+    "The blank that stands before a word inside of a text where a tokenizer marks beginnings by it; else nothing."
+    return " " if "ByteLevel" in str(tokenizer.backend_tokenizer.pre_tokenizer) else ""
+
+
 def _words(tokenizer, rows):
     "Words as the tokenizer must get them: with a blank before where it marks beginnings by it, a stand-in where a word has no token."
-    blank = "ByteLevel" in str(tokenizer.backend_tokenizer.pre_tokenizer) and " " or ""
+    blank = _blank(tokenizer)
     rows = [[blank * (i > 0) + word for i, word in enumerate(row)] for row in rows]
     known = {word: True for row in rows for word in row}
     encoded = tokenizer(list(known), add_special_tokens=False, return_attention_mask=False)["input_ids"] if known else []
@@ -283,6 +288,12 @@ def word_windows(tokenizer, rows, max_length, stride):
         Windows (dictionaries with `input_ids`), and three arrays over all words: row and number of the word in it, shape (words, 2);
         its window; and the place of its first token there.
     """
+    encoded, where, window, place = _words_in_windows(tokenizer, rows, max_length, stride)
+    return _rows(encoded), where, window, place
+
+
+def _words_in_windows(tokenizer, rows, max_length, stride):
+    "The windows as the tokenizer gives them, and the three arrays of `word_windows`."
     special = tokenizer.num_special_tokens_to_add()
     if max_length - special < 2:
         raise ValueError(f"max_length {max_length} leaves {max_length - special} tokens beside the special ones: give more")
@@ -300,7 +311,7 @@ def word_windows(tokenizer, rows, max_length, stride):
                     best[row, words[i]] = rank, window, i
     where = np.array(list(best), dtype=np.int64).reshape(-1, 2)
     places = np.array([value[1:] for value in best.values()], dtype=np.int64).reshape(-1, 2)
-    return _rows(encoded), where, places[:, 0], places[:, 1]
+    return encoded, where, places[:, 0], places[:, 1]
 
 # %% ../nbs/09_finetuning.ipynb #4b91bcb3
 def predict_tags(model, tokenizer, rows, max_length=128, stride=32, batch_tokens=None):
@@ -366,14 +377,19 @@ def _question_room(tokenizer, max_length):
     return room, room // 2
 
 
-def _question_windows(tokenizer, questions, contexts, max_length, stride):
-    "Windows over contexts, each behind its question: rows, row numbers, offsets in the context (None elsewhere). No row depends on the others."
+def _questions_in_windows(tokenizer, questions, contexts, max_length, stride):
+    "Windows over contexts, each behind its question, as the tokenizer gives them. No row depends on the others."
     room, half = _question_room(tokenizer, max_length)
     stride = min(stride, 3 * (room - half) // 4)                               # windows move on behind the longest question, too
     short = tokenizer([q.lstrip() for q in questions], add_special_tokens=False, truncation=True, max_length=half, return_offsets_mapping=True, return_attention_mask=False)["offset_mapping"]
     questions = [q.lstrip()[:offsets[-1][1]] if offsets else q for q, offsets in zip(questions, short)]
-    encoded = tokenizer(questions, contexts, truncation="only_second", max_length=max_length, stride=stride, return_overflowing_tokens=True,
-                        return_offsets_mapping=True, return_attention_mask=False)
+    return tokenizer(questions, contexts, truncation="only_second", max_length=max_length, stride=stride, return_overflowing_tokens=True,
+                     return_offsets_mapping=True, return_attention_mask=False)
+
+
+def _question_windows(tokenizer, questions, contexts, max_length, stride):
+    "The same as rows, row numbers, and offsets in the context (None elsewhere)."
+    encoded = _questions_in_windows(tokenizer, questions, contexts, max_length, stride)
     offsets = [[o if part == 1 else None for o, part in zip(encoded["offset_mapping"][w], encoded.sequence_ids(w))] for w in range(len(encoded["input_ids"]))]
     return _rows(encoded), encoded["overflow_to_sample_mapping"], offsets
 

@@ -1108,7 +1108,7 @@ def signature_defaults(package, module, name):
         return None
     places = [*node.args.posonlyargs, *node.args.args]
     given = [*zip(reversed(places), reversed(node.args.defaults)), *zip(node.args.kwonlyargs, node.args.kw_defaults)]
-    return {place.arg: _literal(value)[0] for place, value in given if value is not None and _literal(value)}
+    return {place.arg: found[0] for place, value in given if value is not None and (found := _literal(value))}
 
 
 def _literal(source):

@@ -582,6 +582,20 @@ def test_a_tag_is_explained_with_the_mask_in_place(tagger):
     assert long.tokens[-1][0] == "paris" and len(long.tokens) <= 14
 
 
+def test_a_tag_is_read_as_the_tagger_reads_it():
+    "Also by a tokenizer that marks the beginnings of words by a blank, and in windows."
+    from transformers import GPT2ForTokenClassification
+    torch.manual_seed(0)
+    pair = GPT2ForTokenClassification(GPT2Config(vocab_size=257, n_positions=64, n_embd=16, n_layer=1, n_head=2, bos_token_id=256, eos_token_id=256, initializer_range=0.5, num_labels=3)).eval(), byte_level()
+    words = "in cold paris on monday at six".split()
+    for choices in ({}, {"max_length": 12, "stride": 4}):
+        for i, tagged in enumerate(predict(pair, [words], **choices)[0].words):
+            got = explain(pair, words, word=i, **choices)
+            assert got.value == pytest.approx(tagged.confidence, abs=1e-5) and got.label == f"{tagged.label} of {words[i]!r}"
+            assert all(got.text[a:b] == token for token, a, b, _ in got.tokens)
+    assert "".join(t[0] for t in explain(pair, words, word=2).tokens) == " ".join(words)
+
+
 def test_an_answer_is_explained_by_question_and_context(answerer):
     model, tokenizer = answerer
     got = explain(answerer, ("who", "soup in paris on monday"), label="paris on")
@@ -595,6 +609,10 @@ def test_an_answer_is_explained_by_question_and_context(answerer):
     assert [t[3] for t in got.tokens] == pytest.approx(expected, abs=1e-5) and got.value == pytest.approx(both(ids), abs=1e-5)
     best = predict(answerer, ("who", "soup in paris on monday"))
     assert explain(answerer, "who", context="soup in paris on monday").label == best.answer
+    blanks = explain(answerer, ("  who", "soup in paris on monday"), label="paris on")                    # read as the answerer reads it
+    assert blanks.value == pytest.approx(got.value, abs=1e-6) and [t[0] for t in blanks.tokens] == [t[0] for t in got.tokens] == [blanks.text[a:b] for _, a, b, _ in blanks.tokens]
+    long = explain(answerer, ("who " * 60, "soup in paris on monday"), label="paris")             # of a question that is too long a half is read
+    assert "paris" in [t[0] for t in long.tokens] and len(long.tokens) < 32
     far = explain(answerer, ("who", " ".join(["soup"] * 60 + ["rome"])), label="rome")            # in the window that holds it
     assert far.tokens[-1][0] == "rome" and far.text[slice(*far.tokens[-1][1:3])] == "rome"
 

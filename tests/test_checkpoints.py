@@ -351,18 +351,23 @@ def test_push_says_what_is_wrong(bert, tokenizer, tmp_path):
 
 # ---- export
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["bert", "gpt2"])
-def test_exported_logits_are_equal(kind, tokenizer, tmp_path):
+def exported(model, tokenizer, tmp_path):
+    "Save a model and export it: the result, and a session that runs the file."
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package)
     runtime = pytest.importorskip("onnxruntime")
-    torch.manual_seed(0)
-    model = MAKE[kind]().eval()
     save(model, tokenizer, tmp_path / "m")
     result = export(tmp_path / "m", tmp_path / "onnx")
+    return result, runtime.InferenceSession(result.path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_exported_logits_are_equal(kind, tokenizer, tmp_path):
+    torch.manual_seed(0)
+    model = MAKE[kind]().eval()
+    result, session = exported(model, tokenizer, tmp_path)
     assert result.difference < 1e-5 and verify(tmp_path / "onnx") == [] and Path(result.path).is_file()
-    session = runtime.InferenceSession(result.path)
     for texts in (TEXTS[:1], TEXTS[:3], [" ".join(TEXTS[:8])]):
         batch = load(tmp_path / "m", device="cpu")[1](texts, padding=True, truncation=True, max_length=64, return_tensors="pt") if kind != "gpt2" else _ids(tokenizer, texts)
         with torch.no_grad():
@@ -374,15 +379,11 @@ def test_exported_logits_are_equal(kind, tokenizer, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pairs", "reader"])
 def test_a_file_tells_two_segments_apart(kind, tokenizer, tmp_path):
-    for package in ("onnx", "onnxscript"):
-        pytest.importorskip(package)
-    runtime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
     model = MAKE["classifier" if kind == "pairs" else kind]().eval()
     for p in model.parameters():
         p.data.mul_(10 if p.dim() > 1 else 1)                                               # a segment that is not told shows
-    save(model, tokenizer, tmp_path / "m")
-    session = runtime.InferenceSession(export(tmp_path / "m", tmp_path / "onnx").path)
+    _, session = exported(model, tokenizer, tmp_path)
     outputs = ["logits"] if kind == "pairs" else ["start_logits", "end_logits"]
     assert [given.name for given in session.get_inputs()] == ["input_ids", "attention_mask", "token_type_ids"] and [given.name for given in session.get_outputs()] == outputs
     batch = load(tmp_path / "m", device="cpu")[1](TEXTS[:3], TEXTS[3:6], padding=True, return_tensors="pt")

@@ -234,6 +234,10 @@ def test_the_ablation_on_the_page_is_that_of_the_benchmark():
     shown = re.findall(r"^\| .+ \| (\d\.\d{4}) \| (\d+\.\d) \|$", page, re.M)
     measured = json.loads((ROOT / "benchmarks" / "results" / "pretraining-ablation.json").read_text(encoding="utf-8"))["rows"]
     assert len(measured) == 10 and shown == [(f"{row['validation loss (nats)']:.4f}", f"{row['ms a step']:.1f}") for row in measured]
+    loss = {row["without"].split(" (")[0]: row["validation loss (nats)"] for row in measured}
+    costs = {name: loss[name] - loss["nothing"] for name in loss}
+    assert (f"the size of the steps ({costs['large steps']:.2f} nats), Muon, which alone bears steps that large ({costs['Muon']:.2f}), the architecture as a whole ({costs['all of the architecture']:.2f}), "
+            f"and now the decay, too ({costs['linear decay']:.2f})") in page and f"a Llama with its gated units is even {-costs['query-key norm and squared ReLU']:.2f} better" in page
 
 
 def test_stories_on_the_page_of_perplexity_are_those_of_the_benchmark():

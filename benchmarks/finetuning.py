@@ -223,7 +223,7 @@ def thucnews(folder, args, add):
     from lmnotes.tokenization import train_tokenizer
     from datasets import Dataset
     headlines = data("thucnews")["train"]["text"][:]
-    corpus = load_corpus(Dataset.from_dict({"text": [*data("chinese_novel")["train"]["text"], *headlines]}), deduplicate=False)
+    corpus = load_corpus(Dataset.from_dict({"text": [*data("chinese_novel")["train"]["text"], *4 * headlines]}), deduplicate=False)    # as many characters of headlines as of the novel
     tokenizer = train_tokenizer(corpus, vocab_size=1000 if args.quick else 8192)
     pretrained = pretrain(corpus, tokenizer, "bert-tiny" if args.quick else "bert-mini", Path(folder) / "chinese", block_size=64, recipe="fast", mask_rate=0.3, learning_rate=4e-3, overwrite=True,
                           **({"steps": 5} if args.quick else {"minutes": args.pretraining_minutes}))

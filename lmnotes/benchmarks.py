@@ -33,7 +33,7 @@ from .checkpoints import info, load, task_of
 from .corpora import check_output_dir
 from .finetuning import FinetuningOptions, finetune, predict_logits
 from .metrics import accuracy, matthews_correlation, mcnemar, paired_bootstrap, pearson, precision_recall_f1, spearman
-from .perplexity import _beginning, _digest, _log_probs, _logits_at, _own_or_given, _specials, _tiled, perplexity
+from .perplexity import _before_head, _beginning, _by_tiles, _digest, _log_probs, _logits_at, _own_or_given, _specials, perplexity
 from .pretraining import damaged_files, resolve_device, write_aside, write_checksums
 from .tasks import _json_rows
 from .transformer import evaluating, fused_gelu, position_limit
@@ -164,33 +164,51 @@ def agreement_pairs(texts, count=None, seed=0):
 
 # %% ../nbs/10_benchmarks.ipynb #ece9a9fc
 @torch.no_grad()
-def _continuations(model, rows, starts, batch_tokens=8192, greedy=False, progress=True, what="scoring", name="token {1} of text {0}".format):
-    "Log-likelihood of each row's tokens from its start on, and whether each of them is the most likely one; rows of one length go together. `name(row, place)` is for errors."
+def _continuations(model, rows, starts, batch_tokens=8192, greedy=False, bare=None, progress=True, what="scoring", name="token {1} of text {0}".format):
+    """Log-likelihood of each row's tokens from its start on, and whether each of them is the most likely one; rows of one length go together.
+
+    Where `bare` holds for a row, its first token counts by its logit, not normalised. `name(row, place)` is for errors.
+    """
     order, totals, best = np.argsort([-len(row) for row in rows], kind="stable"), np.zeros(len(rows)), np.ones(len(rows), bool)
-    batches = []
+    batches, waiting, limit = [], [], batch_tokens // 8
     for i in order[[len(rows[i]) > starts[i] for i in order]]:
         last = batches[-1] if batches else []
         scored = sum(len(rows[j]) - starts[j] for j in last) + len(rows[i]) - starts[i]
-        if last and len(rows[i]) == len(rows[last[0]]) and (len(last) + 1) * len(rows[i]) <= batch_tokens and scored <= batch_tokens // 8:
+        if last and len(rows[i]) == len(rows[last[0]]) and (len(last) + 1) * len(rows[i]) <= batch_tokens and scored <= limit:
             last.append(i)
         else:
             batches.append([i])
+
+    def add(values, at, place):
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise FloatingPointError(f"the model gives no number for {name(int(at[bad[0]]), int(place[bad[0]]))}: its weights are damaged, or their type is too narrow; try float32")
+        np.add.at(totals, at, values)
+
+    def through_the_head():
+        "The head multiplies the vectors of several batches at once: few rows at a time would wait for its weights."
+        hidden, targets, alone, at, place = zip(*waiting)
+        add(_by_tiles(model, torch.cat(hidden), torch.cat(targets), torch.cat(alone)), np.concatenate(at), np.concatenate(place))
+        waiting.clear()
     with evaluating(model), fused_gelu(model):
         for batch in tqdm(batches, desc=what, unit="batch", disable=not progress):
             inputs = torch.tensor([rows[i] for i in batch], device=model.device)
             row, place = torch.tensor([(j, p) for j, i in enumerate(batch) for p in range(starts[i], len(rows[i]))], device=model.device).unbind(1)
+            alone = torch.tensor([bare is not None and bare[i] and p == starts[i] for i in batch for p in range(starts[i], len(rows[i]))], device=model.device)
             targets, at = inputs[row, place], np.asarray(batch)[row.cpu().numpy()]
             run = partial(_logits_at, model, inputs[:, :-1], row * (inputs.shape[1] - 1) + place - 1, use_cache=False)
-            values = None if greedy else _tiled(model, run, targets)
-            if values is None:
-                logits = run()
-                values = _log_probs(logits, targets)
-            bad = np.flatnonzero(~np.isfinite(values))
-            if len(bad):
-                raise FloatingPointError(f"the model gives no number for {name(int(at[bad[0]]), int(place[bad[0]]))}: its weights are damaged, or their type is too narrow; try float32")
-            np.add.at(totals, at, values)
+            hidden = None if greedy else _before_head(model, run, len(targets))
+            if hidden is not None:
+                waiting.append((hidden, targets, alone, at, place.numpy()))
+                if sum(len(w[1]) for w in waiting) >= limit:
+                    through_the_head()
+                continue
+            logits = run()
+            add(np.where(alone.cpu().numpy(), logits.gather(1, targets[:, None])[:, 0].double().cpu().numpy(), _log_probs(logits, targets)), at, place.cpu().numpy())
             if greedy:
                 np.logical_and.at(best, at, (logits.argmax(-1) == targets).cpu().numpy())
+        if waiting:
+            through_the_head()
     return totals, best
 
 # %% ../nbs/10_benchmarks.ipynb #e7d86ade
@@ -363,17 +381,18 @@ def _at_most(pairs, count):
 
 
 def _causal_margins(model, tokenizer, good, bad, bos, batch_tokens, progress):
-    "Log-likelihood of each good sentence less that of its bad one; what comes before the first differing token is left out."
+    "Log-likelihood of each good sentence less that of its bad one, without what cancels: all before the first token that differs, and that token's normaliser."
     first = _first(tokenizer, bos)
     rows = tokenizer(good + bad, add_special_tokens=False, verbose=False)["input_ids"]
     rows = [row if row[:1] == first else first + row for row in rows]
     _check_rows(model, rows, "sentence")
-    starts = []
+    starts, bare = [], []
     for one, two in zip(rows[:len(good)], rows[len(good):]):
         same = next((d for d, (a, b) in enumerate(zip(one, two)) if a != b), min(len(one), len(two)))
         starts.append(max(1, same))
+        bare.append(1 <= same < min(len(one), len(two)))       # both have a token there, after the same ones
     name = lambda i, place: f"token {place - len(first)} of the {'good' if i < len(good) else 'bad'} sentence of pair {i % len(good)}"
-    totals, _ = _continuations(model, rows, starts * 2, batch_tokens, progress=progress, what="minimal pairs", name=name)
+    totals, _ = _continuations(model, rows, starts * 2, batch_tokens, bare=bare * 2, progress=progress, what="minimal pairs", name=name)
     return totals[:len(good)] - totals[len(good):]
 
 # %% ../nbs/10_benchmarks.ipynb #e0764a55

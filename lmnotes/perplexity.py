@@ -160,12 +160,18 @@ _whole = weakref.WeakSet()      # models that do something else to their logits:
 
 def _tiled(model, run, targets):
     "Log-probability of each target, a tile of the vocabulary at a time; None if that is not possible. `run` gives the logits at the targets' places."
+    hidden = _before_head(model, run, len(targets))
+    return None if hidden is None else _by_tiles(model, hidden, targets)
+
+
+def _before_head(model, run, count):
+    "What the head multiplies at so many places, whose logits `run` gives; None where the logits are not that product alone, or on another device, which has the memory for them."
     head, seen = model.get_output_embeddings(), []
     if model in _whole or model.device.type != "cpu" or type(head) is not torch.nn.Linear or "forward" in vars(head):
         return None
 
     def record(hidden):
-        few = hidden[:, :8] if hidden.shape[:-1] == (1, len(targets)) else hidden
+        few = hidden[:, :8] if hidden.shape[:-1] == (1, count) else hidden
         seen.append((hidden, F.linear(few, head.weight, head.bias)))
         return seen[-1][1]
     head.forward = record
@@ -173,11 +179,22 @@ def _tiled(model, run, targets):
         logits = run()
     finally:
         del head.forward
-    if len(seen) != 1 or seen[0][0].shape[:-1] != (1, len(targets)) or not torch.equal(logits.flatten(0, -2).float(), seen[0][1][0].float()):
+    if len(seen) != 1 or seen[0][0].shape[:-1] != (1, count) or not torch.equal(logits.flatten(0, -2).float(), seen[0][1][0].float()):
         _whole.add(model)
         return None
-    parts = [_running_log_probs(h, head.weight, head.bias, t) for h, t in zip(seen[0][0][0].split(_TILE_ROWS), targets.split(_TILE_ROWS))]
-    return torch.cat(parts).double().numpy()
+    return seen[0][0][0]
+
+
+def _by_tiles(model, hidden, targets, bare=None):
+    "Log-probability of each target from what the head multiplies; where `bare` holds its logit as it is, not normalised."
+    head, values = model.get_output_embeddings(), torch.zeros(len(targets))
+    whole = torch.ones(len(targets), dtype=torch.bool) if bare is None else ~bare
+    parts = zip(hidden[whole].split(_TILE_ROWS), targets[whole].split(_TILE_ROWS))
+    values[whole] = torch.cat([_running_log_probs(h, head.weight, head.bias, t) for h, t in parts])
+    if bare is not None:
+        weight, bias = head.weight[targets[bare]], 0 if head.bias is None else head.bias[targets[bare]]
+        values[bare] = (hidden[bare].float() * weight.float()).sum(1) + bias
+    return values.double().numpy()
 
 
 def _running_log_probs(hidden, weight, bias, targets):

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import BertConfig, BertForMaskedLM, Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
+import lmnotes.perplexity as room
 from lmnotes import benchmarks, finetuning
 from lmnotes.benchmarks import GLUE, agreement_pairs, cloze, cloze_passages, compare_pairs, glue, glue_average, glue_data, harness_tasks, leaderboard, load_pairs, minimal_pairs
 from lmnotes.pretraining import save_folder
@@ -49,6 +50,8 @@ def causal(kind, vocabulary):
     small = dict(vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64)
     if kind == "llama":
         return made(LlamaForCausalLM, LlamaConfig(intermediate_size=48, initializer_range=0.3, **small))
+    if kind == "gemma2":                                        # its logits go through a tanh: not the plain product of the head
+        return made(Gemma2ForCausalLM, Gemma2Config(intermediate_size=48, head_dim=16, num_key_value_heads=2, final_logit_softcapping=2.0, initializer_range=0.3, **small))
     return made(OPTForCausalLM, OPTConfig(ffn_dim=48, init_std=0.3, word_embed_proj_dim=32, **small))
 
 
@@ -69,7 +72,7 @@ def log_likelihood(model, row, start=1):
 
 # ---- minimal pairs
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "opt"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "opt", "gemma2"])
 @pytest.mark.parametrize("before", ["", " "])
 def test_margins_of_causal_models_are_those_of_whole_sentences(bpe, kind, before):
     model, begin = causal(kind, len(bpe)), [bpe.bos_token_id if bpe.bos_token_id is not None else bpe.eos_token_id]
@@ -77,6 +80,24 @@ def test_margins_of_causal_models_are_those_of_whole_sentences(bpe, kind, before
     result = quiet(model, PAIRS, bpe, before=before)
     np.testing.assert_allclose(result.margins, wanted, atol=2e-4)
     assert result.identical == 1 and result.ties == 1 and result.accuracy == np.mean([1.0 if w > 1e-9 else 0.0 for w in wanted[:-1]] + [0.5])
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gemma2"])
+def test_the_normaliser_is_left_out_only_where_both_tokens_follow_the_same_ones(bpe, kind, monkeypatch):
+    "Where both sentences have a token at the first difference, two logits decide it; not where one sentence has ended, nor after other tokens."
+    model, places, original = causal(kind, len(bpe)), [], room._running_log_probs
+    monkeypatch.setattr(room, "_running_log_probs", lambda hidden, *rest: places.append(len(hidden)) or original(hidden, *rest))
+    ids = lambda text: bpe(text, add_special_tokens=False)["input_ids"]
+    begin, pairs = [bpe.bos_token_id if bpe.bos_token_id is not None else bpe.eos_token_id], [("the cat", "the mat"), ("the cat", "the cat sits on"), ("the mat", "cat")]
+    for bos in (True, False):
+        for good, bad in pairs:
+            one, two = (begin * bos + ids(s) for s in (good, bad))
+            same = next((i for i, (a, b) in enumerate(zip(one, two)) if a != b), min(len(one), len(two)))
+            places.clear()
+            margin = quiet(model, [(good, bad)], bpe, bos=bos).margins[0]
+            assert margin == pytest.approx(log_likelihood(model, one) - log_likelihood(model, two), abs=2e-4)
+            both = 1 <= same < min(len(one), len(two))
+            assert both == (bos or same > 0) * (pairs[1] != (good, bad)) and (kind == "gemma2" or sum(places) == len(one) + len(two) - 2 * max(1, same) - 2 * both)
 
 
 def test_margins_do_not_depend_on_batches_order_or_neighbours(bpe):
@@ -176,12 +197,12 @@ def test_no_number_names_pair_sentence_and_position(bpe, which, monkeypatch):
     "One token of one sentence has no number: its place is said, counted without the token that begins the text."
     pair = ["the cat sits on the mat", "the cat sits on the mat"]
     pair[which] = "the cat sits on the moon"
-    ids, scored = bpe(pair[which], add_special_tokens=False)["input_ids"], benchmarks._tiled
+    ids, scored = bpe(pair[which], add_special_tokens=False)["input_ids"], benchmarks._by_tiles
     assert ids[-1] not in bpe(pair[1 - which], add_special_tokens=False)["input_ids"]
 
-    def broken(model, run, targets):
-        return np.where(targets.numpy() == ids[-1], np.nan, scored(model, run, targets))
-    monkeypatch.setattr(benchmarks, "_tiled", broken)
+    def broken(model, hidden, targets, bare):
+        return np.where(targets.numpy() == ids[-1], np.nan, scored(model, hidden, targets, bare))
+    monkeypatch.setattr(benchmarks, "_by_tiles", broken)
     with pytest.raises(FloatingPointError, match=f"no number for token {len(ids) - 1} of the {('good', 'bad')[which]} sentence of pair 1: its weights are damaged"):
         quiet(gpt(len(bpe)), [("the cat", "the dogs"), tuple(pair)], bpe)
 

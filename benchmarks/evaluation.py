@@ -5,6 +5,7 @@
     python benchmarks/evaluation.py --only metric    one part: metric, rolling, short, masked
     python benchmarks/evaluation.py --minicons PYTHON    an interpreter with minicons 0.3.39 and transformers < 5
     python benchmarks/evaluation.py --stories       values only: a pretrained model of one megabyte, with lm_eval; some seconds; writes benchmarks/results/stories.json and .md
+    python benchmarks/evaluation.py --streams       memory: files of 10 and 100 MB, each in a process of its own; some minutes; writes benchmarks/results/streams.json and .md
 
 Needs ../shared/data, and ../shared/models for --stories (or the folder named by LMNOTES_SHARED). lm_eval is used where it is installed. Hugging Face's metric is loaded from the hub and
 cannot be had offline: its computation is done again here from its published description; so is minicons' where no interpreter is given.
@@ -255,6 +256,68 @@ def write_stories():
     print(text)
 
 
+STREAM = """
+import json, sys, threading, time
+import torch
+from lmnotes.perplexity import perplexity
+folder, file, documents = sys.argv[1:4]
+resident = lambda: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) / 1024
+perplexity(folder, ["a text to begin with"], device="cpu", progress=False)
+before, most, ended = resident(), [0.0], threading.Event()
+
+def watch():
+    while not ended.wait(0.05):
+        most[0] = max(most[0], resident())
+threading.Thread(target=watch, daemon=True).start()
+start = time.perf_counter()
+result = perplexity(folder, file, documents=documents, device="cpu", progress=False)
+seconds = time.perf_counter() - start
+ended.set()
+print("RESULT " + json.dumps({"documents": len(result.tokens), "tokens": sum(result.tokens), "seconds": seconds, "before": before, "most": most[0], "perplexity": result.perplexity}))
+"""
+
+
+def generated(path, megabytes, between="\n\n", seed=0):
+    "A file of so many million bytes: lines of some 300 characters, words of a Zipf law over ten thousand made-up ones; an empty line ends a document."
+    generator = np.random.default_rng(seed)
+    words = np.array(["".join(w) for w in generator.choice(list("etaoinshrdlu"), (10_000, 6))])
+    with open(path, "w", encoding="utf-8") as file:
+        while file.tell() < megabytes * 1e6:
+            drawn = words[np.minimum(generator.zipf(1.3, 43 * 1000) - 1, 9999)].reshape(1000, 43)
+            file.write("".join(" ".join(line) + between for line in drawn))
+
+
+def write_streams(sizes=(10, 100)):
+    "Memory for files of different sizes, and write its results."
+    import sys
+    from transformers import GPT2Config, GPT2LMHeadModel
+    from lmnotes.pretraining import save_folder
+    from lmnotes.tokenization import train_tokenizer
+    found = []
+    with tempfile.TemporaryDirectory() as tmp:
+        folder = Path(tmp)
+        generated(folder / "sample.txt", 1)
+        tokenizer = train_tokenizer((folder / "sample.txt").read_text().splitlines(), kind="bpe", vocab_size=1000, progress=False)
+        torch.manual_seed(0)
+        save_folder(folder / "model", GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=128, n_embd=64, n_layer=1, n_head=2)), tokenizer)
+        for size in sizes:
+            for kind, between, documents in (("each by itself", "\n\n", "each"), ("joined", "\n\n", "joined"), ("one for the whole file", "\n", "each")):
+                generated(folder / "text.txt", size, between)
+                ran = subprocess.run([sys.executable, "-c", STREAM, str(folder / "model"), str(folder / "text.txt"), documents], capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+                facts = json.loads(next(line[7:] for line in ran.stdout.splitlines() if line.startswith("RESULT ")))
+                found.append({"file, MB": size, "documents": kind, "number": f"{facts['documents']:,}", "tokens": f"{facts['tokens']:,}", "seconds": f"{facts['seconds']:.1f}",
+                              "resident before, MiB": f"{facts['before']:.0f}", "at most, MiB": f"{facts['most']:.0f}", "more, MiB": f"{facts['most'] - facts['before']:.0f}"})
+                print(found[-1], flush=True)
+    facts = machine()
+    table = ["| " + " | ".join(found[0]) + " |", "|" + "---|" * len(found[0])] + ["| " + " | ".join(map(str, row.values())) + " |" for row in found]
+    text = (f"# Perplexity of a streamed file: memory\n\n`python benchmarks/evaluation.py --streams`, {facts['date']}, {facts['machine']}, {', '.join(f'{k} {v}' for k, v in facts['versions'].items())}\n\n"
+            + "\n".join(table) + "\n\nGenerated text, lines of some 300 characters; GPT-2 of one layer, 64 wide, random weights, a vocabulary of 1,000; each row in a process of its own, after the model was loaded and had scored one text. "
+            "What grows with the file are the numbers that are kept of each document; a document is held whole, with its tokens.\n")
+    (RESULTS / "streams.json").write_text(json.dumps({**facts, "rows": found}, indent=1) + "\n")
+    (RESULTS / "streams.md").write_text(text)
+    print(text)
+
+
 def has_harness():
     "Whether lm_eval is installed."
     try:
@@ -298,9 +361,12 @@ def main():
     parser.add_argument("--minicons", help="an interpreter with minicons and transformers < 5")
     parser.add_argument("--bf16", choices=["auto", "yes", "no"], default="auto", help="measure bfloat16 (auto: where the processor computes in it)")
     parser.add_argument("--stories", action="store_true", help="only compare values, with stories260K")
+    parser.add_argument("--streams", action="store_true", help="only measure memory, with files of 10 and 100 MB")
     args = parser.parse_args()
     if args.stories:
         return write_stories()
+    if args.streams:
+        return write_streams()
     facts = machine()
     able = "avx512_bf16" in facts["machine"] or "amx_bf16" in facts["machine"]
     narrow = args.bf16 == "yes" or args.bf16 == "auto" and able

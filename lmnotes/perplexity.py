@@ -16,6 +16,7 @@ import re
 import sys
 import types
 import weakref
+from array import array
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from html import escape
@@ -698,8 +699,8 @@ class _Reader:
     def __init__(self, tokenizer, rows, rule):
         self.tokenizer, self.rows, self.rule = tokenizer, rows, rule
         self.headless = rule.task == "causal" and not _start(tokenizer, rule)      # the first token is not scored
-        self.numbers, self.words, self.bytes, self.characters = [], [], [], []
-        self.sums, self.squares, self.counts, self.sizes = [], [], [], []
+        self.numbers, self.words, self.bytes, self.characters, self.counts, self.sizes = (array("q") for _ in range(6))     # eight bytes each
+        self.sums, self.squares = array("d"), array("d")
         self.read, self.lost, self.digest = 0, None, hashlib.blake2b(digest_size=6)
 
     def documents(self, pairs):
@@ -721,8 +722,8 @@ class _Reader:
         if long:
             parts = _parts(self.tokenizer, glued[0])
             encoded = self._encode(parts[:1])
-            rows = [encoded["input_ids"][0], *(self._encode([part])["input_ids"][0] for part in parts[1:])]
-            ids, more = [np.concatenate([np.array(row, np.int64) for row in rows])], [None]
+            rows = encoded["input_ids"]
+            ids, more = [np.concatenate([np.array(row, np.int64) for row in chain(rows, (self._encode([part])["input_ids"][0] for part in parts[1:]))])], [None]
         else:
             encoded = self._encode(glued, target)
             parts, rows = glued, encoded["input_ids"]

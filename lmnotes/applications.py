@@ -30,7 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import load, task_of
 from .finetuning import _blank, _question_room, _questions_in_windows, _too_long, _words_in_windows, answer_places, collate, predict_answers, predict_logits, predict_tags, predicted_labels, token_batches
-from .generation import _separator, check_decoding, generate_texts, generation_features, generation_loss
+from .generation import _generated, _separator, check_decoding, end_of_text, generation_features, generation_loss
 from .metrics import chrf, token_f1
 from .metrics import spans as spans_of
 from .tasks import _list_in
@@ -285,16 +285,19 @@ class GeneratedText:
         What it was given.
     text : str
         What it wrote; without the source.
+    cut : bool
+        Whether the source was longer than what is read: then a causal model read its end only, an encoder–decoder its beginning.
     """
 
     source: str
     text: str
+    cut: bool = False
 
     def __repr__(self):
-        return f"{_short(self.source)} -> {self.text!r}"
+        return f"{_short(self.source)} -> {self.text!r}{' [source not read whole]' * self.cut}"
 
     def _repr_html_(self):
-        return f"<p>{escape(self.source)} <b>{escape(self.text)}</b></p>"
+        return f"<p>{escape(self.source)} <b>{escape(self.text)}</b>{' [source not read whole]' * self.cut}</p>"
 
 # %% ../nbs/11_applications.ipynb #b0384812
 @dataclass(frozen=True)
@@ -304,7 +307,7 @@ class PredictionOptions:
     Parameters
     ----------
     max_length : int, optional
-        Tokens that are read at once; by default all that the model takes (windows of 384 at most for tags and answers).
+        Tokens that are read at once; by default all that the model takes (windows of 384 at most for tags and answers; of a source, what is left beside `max_new_tokens` of a causal model).
     stride : int
         Tokens that two windows share.
     threshold : float
@@ -384,7 +387,7 @@ def _text(value, name="text"):
     if not isinstance(value, str):
         raise ValueError(f"the {name} is {type(value).__name__}, not a text")
     if not value.strip():
-        raise ValueError(f"the {name} is empty")
+        raise ValueError(f"the {name} is empty: give one with words, or leave it out")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
         raise ValueError(f"the {name} is not UTF-8: save it as UTF-8")
     return value
@@ -420,7 +423,7 @@ def _words(item, pattern):
     words = [_text(word, "word") for word in item]
     ends = np.cumsum([len(word) + 1 for word in words]).tolist()
     if not words:
-        raise ValueError("the list of words is empty")
+        raise ValueError("the list of words is empty: give one word or more, or leave it out")
     return " ".join(words), [(end - 1 - len(word), end - 1) for word, end in zip(words, ends)]
 
 
@@ -532,8 +535,8 @@ def _answered(opened, records, options):
 def _written(opened, records, options):
     "Sources with what the model writes for them."
     sources = [source for source, in records]
-    texts = generate_texts(opened.model, opened.tokenizer, sources, batch_tokens=options.batch_tokens, seed=options.seed, progress=False, **options._decoding())
-    return [GeneratedText(source, text) for source, text in zip(sources, texts)]
+    texts, cut = _generated(opened.model, opened.tokenizer, sources, max_source_length=options.max_length, batch_tokens=options.batch_tokens, seed=options.seed, progress=False, **options._decoding())
+    return [GeneratedText(source, text, i in cut) for i, (source, text) in enumerate(zip(sources, texts))]
 
 
 _ANSWERS = {"classification": _classified, "tokens": _tagged, "question-answering": _answered, "generation": _written}
@@ -611,7 +614,8 @@ class _Lines:
 def _rows_of_csv(lines, delimiter):
     "Rows of a CSV file as dictionaries; an error in place of a row that cannot be read."
     csv.field_size_limit(2**31 - 1)                          # a text may be longer than the usual 131,072 characters
-    reader = csv.reader(lines, delimiter=delimiter)
+    held = []                                                # the lines of a row
+    reader = csv.reader((held.append(line) or line for line in lines), delimiter=delimiter)
     try:
         header = next(reader, None)
     except csv.Error as error:
@@ -621,6 +625,7 @@ def _rows_of_csv(lines, delimiter):
     if (longest := max(map(len, header))) > 1000:
         raise ValueError(f"the header names a column by {longest:,} characters: close the quotation mark in the first line")
     while True:
+        held.clear()
         try:
             row = next(reader)
         except StopIteration:
@@ -629,7 +634,9 @@ def _rows_of_csv(lines, delimiter):
             yield ValueError(f"the row cannot be read ({error})")
             continue
         row = row or ([""] if len(header) == 1 else row)
-        if len(row) == len(header):
+        if len(held) > 1 and sum(line.count('"') for line in held) % 2:
+            yield ValueError(f"a quotation mark that begins a field is not closed, so the row takes this line and the {len(held) - 1:,} after it: close it, or write it twice inside of quotation marks")
+        elif len(row) == len(header):
             yield dict(zip(header, row))
         elif row:
             yield ValueError(f"the row has {len(row)} field{'s' * (len(row) != 1)}, and the header {len(header)}")
@@ -1015,8 +1022,7 @@ def _label_aim(opened, record, label, word, options):
     starts = (0, len(record[0]) + 1)
     row, places, spans = _tokens_of(encoded, 0, lambda i: (starts[part := encoded.sequence_ids(0)[i]], starts[part] + len(record[part])))
     with torch.inference_mode():
-        whole = _probabilities(model, model(**_batch(opened, [row])).logits.float().cpu().numpy())[0]
-    at, name = _explained(model, whole, label)
+        at, name = _explained(model, model(**_batch(opened, [row])).logits.float().cpu().numpy(), label)
 
     def measure(batch):
         logits = model(**batch).logits.float()
@@ -1084,12 +1090,15 @@ def _writing_aim(opened, record, label, word, options):
     kept = [(i, span) for i, span in zip(places, spans) if span[1] > span[0]]           # those of the separator have no length here
     row = {"input_ids": whole, "labels": target} if causal else {"input_ids": whole}
 
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end_of_text(tokenizer)
+    gone = first if causal and target[1:2] != [-100] else None       # a prompt of one token: without it the beginning of a text stands there, as before an empty one
+
     def measure(batch):
         if not causal:
             batch = {**batch, "labels": torch.tensor([target] * len(batch["input_ids"]), device=model.device)}
         found = -torch.stack([generation_loss(model, items=1, **{name: values[i:i + 1] for name, values in batch.items()}) for i in range(len(batch["input_ids"]))])
         return found, found
-    return _Aim(source, written, row, [i for i, _ in kept], [span for _, span in kept], None, measure)
+    return _Aim(source, written, row, [i for i, _ in kept], [span for _, span in kept], gone, measure)
 
 
 _AIMS = {"classification": _label_aim, "tokens": _word_aim, "question-answering": _answer_aim, "generation": _writing_aim}
@@ -1195,7 +1204,7 @@ def explain(model, text, method="occlusion", label=None, word=None, context=None
     Raises
     ------
     ValueError
-        If the text is empty, the model has no such label or method, the text no such word, or the context no such answer.
+        If the text is empty, the model has no such label or method (one that gives a number has none), the text no such word, or the context no such answer.
     """
     options = replace(options or PredictionOptions(), **changes).check()
     if method not in ("occlusion", "gradient"):
@@ -1211,14 +1220,16 @@ def explain(model, text, method="occlusion", label=None, word=None, context=None
     return Explanation(aim.text, aim.name, float(value), tuple((aim.text[a:b], a, b, float(v)) for (a, b), v in zip(aim.spans, parts)), method)
 
 # %% ../nbs/11_applications.ipynb #a95185b0
-def _explained(model, whole, label):
-    "Place and name of the label to explain."
-    names = _labels(model)
-    if _kind(model) == "regression":
+def _explained(model, logits, label):
+    "Place and name of the label to explain: by default the one that the model answers, of several the likeliest."
+    names, kind = _labels(model), _kind(model)
+    if kind == "regression":
+        if label is not None:
+            raise ValueError(f"label {label!r} is not one of the model's, which gives a number: leave label out")
         return 0, "number"
     if label is not None and label not in names:
         raise ValueError(f"label {label!r} is not one of the model's: {', '.join(names)}")
-    at = int(np.argmax(whole)) if label is None else names.index(label)
+    at = names.index(label) if label is not None else int(predicted_labels(logits, model.config)[0]) if kind == "label" else int(logits[0].argmax())
     return at, names[at]
 
 # %% ../nbs/11_applications.ipynb #26b01d4a

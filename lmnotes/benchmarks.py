@@ -31,7 +31,7 @@ from transformers import PreTrainedModel
 
 from .checkpoints import info, load, task_of
 from .corpora import check_output_dir
-from .finetuning import FinetuningOptions, finetune, predict_logits
+from .finetuning import FinetuningOptions, finetune, predict_logits, predicted_labels
 from .metrics import accuracy, matthews_correlation, mcnemar, paired_bootstrap, pearson, precision_recall_f1, spearman
 from .perplexity import _before_head, _beginning, _by_tiles, _digest, _log_probs, _logits_at, _own_or_given, _specials, perplexity
 from .pretraining import damaged_files, resolve_device, write_aside, write_checksums
@@ -50,7 +50,7 @@ def load_pairs(data):
     Parameters
     ----------
     data : str, path, Dataset or list
-        A folder or file (JSONL, Parquet, CSV) or hub name (`nyu-mll/blimp`), a data set, a list of (good, bad), or a list of dicts;
+        A folder or file (JSONL, Parquet, CSV) or hub name (`nyu-mll/blimp`, all its paradigms, or one as `nyu-mll/blimp:wh_island`), a data set, a list of (good, bad), or a list of dicts;
         the columns are `sentence_good`, `sentence_bad` (or `good`, `bad`) and, if there is one, `UID` or `paradigm`.
 
     Returns
@@ -86,10 +86,10 @@ def load_pairs(data):
     return Dataset.from_dict(pairs)
 
 
-def _rows(data, name):
-    "Rows of a list, a data set, a file, a folder or the hub; several splits or configurations one after another."
+def _rows(data, name, held_out=False):
+    "Rows of a list, a data set, a file, a folder or the hub; several splits or configurations one after another, or of the splits only the one that is held out."
     if isinstance(data, DatasetDict):
-        data = [row for split in data.values() for row in split]
+        data = [row for split in _chosen(data, held_out) for row in data[split]]
     if isinstance(data, Dataset) or (isinstance(data, (list, tuple)) and len(data)):
         return data if isinstance(data, Dataset) else Dataset.from_list(list(data))
     if not isinstance(data, (str, os.PathLike)):
@@ -97,7 +97,8 @@ def _rows(data, name):
     path = Path(data).expanduser()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in _READERS) if path.is_dir() else None
     if files is None:
-        return _from_hub(str(data), name)
+        return _from_hub(str(data), name, held_out)
+    files = [path for path in files if path.name in _chosen([path.name for path in files], held_out)]
     rows = [row for file in files for row in _READERS.get(file.suffix, _unreadable)(file)]
     if not rows:
         raise ValueError(f"{name}: {str(data)!r} has no row in a file that ends in {', '.join(_READERS)}")
@@ -117,10 +118,23 @@ def _unreadable(file):
 _READERS = {".jsonl": _json_rows, ".json": _json_rows, ".parquet": lambda file: pyarrow.parquet.read_table(file).to_pylist(), ".csv": _read_csv}
 
 
-def _from_hub(data, name):
-    "All rows of a data set of the hub."
+def _chosen(names, held_out):
+    "Names of splits, or of their files, to read: all, or those of the test split, else of validation, else all."
+    ways = ("test", "validation", "valid", "dev") if held_out else ()
+    return next((found for way in ways if (found := [name for name in names if re.search(rf"(?<![a-z]){way}(?![a-z])", name.lower())])), list(names))
+
+
+def _from_hub(data, name, held_out):
+    "Rows of a data set of the hub, of one configuration (NAME:CONFIGURATION) or all."
+    data, _, config = data.partition(":")
     try:
-        return Dataset.from_list([row for config in get_dataset_config_names(data) for split in load_dataset(data, config).values() for row in split])
+        configs = [config] if config else get_dataset_config_names(data)
+        if held_out and len(configs) > 1 and "default" not in configs:
+            raise LookupError(f"{name}: {data!r} has the configurations {', '.join(configs)}: choose one, {data}:{configs[0]}")
+        splits = [load_dataset(data, config) for config in (["default"] if held_out and len(configs) > 1 else configs)]
+        return Dataset.from_list([row for found in splits for split in _chosen(list(found), held_out) for row in found[split]])
+    except LookupError as error:
+        raise ValueError(error.args[0]) from None
     except (OSError, ConnectionError, ValueError) as error:
         raise FileNotFoundError(f"{name}: {data!r} is no file or folder here and cannot be had from the hub: check the path, the name or the network") from error
 
@@ -307,7 +321,7 @@ class MinimalPairsResult:
         return f"<table><tr><th>minimal pairs</th><th>{escape(self.model)}</th></tr>" + "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in rows.items()) + "</table>"
 
 # %% ../nbs/10_benchmarks.ipynb #ce401654
-def minimal_pairs(model, pairs, tokenizer=None, *, bos=True, before="", max_pairs=None, batch_tokens=8192, device="auto", progress=True):
+def minimal_pairs(model, pairs, tokenizer=None, *, bos=True, before="", max_pairs=None, batch_tokens=None, device="auto", progress=True):
     """Accuracy on minimal pairs, for a causal or a masked model, without training.
 
     Parameters
@@ -324,8 +338,8 @@ def minimal_pairs(model, pairs, tokenizer=None, *, bos=True, before="", max_pair
         Text put before each sentence; lm-evaluation-harness puts one space.
     max_pairs : int, optional
         At most so many pairs of each paradigm, the first ones.
-    batch_tokens : int
-        Tokens of a batch; bounds the memory.
+    batch_tokens : int, optional
+        Tokens of a batch; bounds the memory. By default 8,192, and for a masked model as `perplexity` chooses.
     device : str
         `auto`, `cpu`, `cuda`.
     progress : bool
@@ -354,11 +368,11 @@ def minimal_pairs(model, pairs, tokenizer=None, *, bos=True, before="", max_pair
         bare = next((s for s, row in zip(each, tokenizer(each, add_special_tokens=False, verbose=False)["input_ids"]) if not row), None)
         if bare is not None:
             raise ValueError(f"pairs: the tokenizer gives no token for {bare!r}: leave the pair out")
-        scores = perplexity(model, each, tokenizer, device=device, progress=progress).log_likelihoods
+        scores = perplexity(model, each, tokenizer, batch_tokens="auto" if batch_tokens is None else batch_tokens, device=device, progress=progress).log_likelihoods
         each = dict(zip(each, scores))
         margins = [each[g] - each[b] for g, b in zip(good, bad)]
     elif family == "causal":
-        margins = _causal_margins(model, tokenizer, good, bad, bos, batch_tokens, progress)
+        margins = _causal_margins(model, tokenizer, good, bad, bos, 8192 if batch_tokens is None else batch_tokens, progress)
     else:
         raise ValueError(f"model {name!r} is for {family}: minimal pairs need a causal or a masked language model")
     protocol = {"pairs": _digest(list(zip(data["good"], data["bad"]))), "score": "log-likelihood" if family == "causal" else "pseudo-log-likelihood, one token masked", "tie": "one half", "before": repr(before),
@@ -520,7 +534,8 @@ def cloze(model, texts, tokenizer=None, *, bos=None, text_column="text", max_tex
     model : str, path or PreTrainedModel
         A folder, a hub name, or a model in hand (then with its tokenizer).
     texts : str, path, Dataset or list of str
-        Passages whose last word is asked for: a list, a file or folder (JSONL, Parquet, CSV), a hub name, a data set.
+        Passages whose last word is asked for: a list, a file or folder (JSONL, Parquet, CSV), a hub name (of several configurations one, as
+        `EleutherAI/lambada_openai:en`), a data set. Of several splits the test split is taken, else validation.
     tokenizer : PreTrainedTokenizerFast, optional
         The model's tokenizer; by default that of the folder.
     bos : bool, optional
@@ -578,7 +593,7 @@ def _passages(texts, text_column):
     "Passages from a list of texts, or the column of rows."
     if isinstance(texts, (list, tuple)) and texts and all(isinstance(t, str) for t in texts):
         return list(texts)
-    rows = _rows(texts, "texts")
+    rows = _rows(texts, "texts", held_out=True)
     if text_column not in rows.column_names:
         raise ValueError(f"texts: column {text_column!r} is not there, the columns are {', '.join(rows.column_names)}")
     return [text or "" for text in rows[text_column]]
@@ -594,6 +609,8 @@ def _cloze_rows(model, tokenizer, split, bos):
         kept = whole[-((position_limit(model) or 1024) + 1):]
         rows.append(kept)
         starts.append(max(1, len(before) - (len(whole) - len(kept))))
+        if starts[-1] >= len(kept):
+            raise ValueError(f"texts: the tokenizer gives no token for {word!r}, the last word of {context[-40:] + ' ' + word!r}: leave the passage out")
     _check_rows(model, rows, "passage")
     return rows, starts
 
@@ -660,7 +677,7 @@ def harness_tasks(output_dir, pairs=None, passages=None, name="my", overwrite=Fa
         rows = [{"sentence_good": p["good"], "sentence_bad": p["bad"], "UID": p["paradigm"]} for p in load_pairs(pairs)]
         tasks[f"{name}_pairs"] = (rows, {"output_type": "multiple_choice", "doc_to_text": "", "doc_to_target": 0, "doc_to_choice": "{{[sentence_good, sentence_bad]}}"}, [("acc", "mean", True)])
     if passages is not None:
-        rows = [{"text": text} for text in _passages(passages, "text")]
+        rows = [{"text": text.rstrip()} for text in _passages(passages, "text") if " " in text.strip()]       # those that `cloze` asks, as it does
         cut = {"output_type": "loglikelihood", "doc_to_text": "{{text.split(' ')[:-1]|join(' ')}}", "doc_to_target": "{{' '+text.split(' ')[-1]}}"}
         tasks[f"{name}_cloze"] = (rows, cut, [("perplexity", "perplexity", False), ("acc", "mean", True)])
     with write_aside(output_dir, overwrite) as aside:
@@ -716,7 +733,6 @@ GLUE = {
 }
 
 # %% ../nbs/10_benchmarks.ipynb #64e7f5b7
-_MAIN = {"cola": "mcc", "sst2": "accuracy", "mrpc": "f1", "stsb": "spearman", "qqp": "f1", "mnli": "accuracy_matched", "qnli": "accuracy", "rte": "accuracy", "wnli": "accuracy"}
 REFERENCES = {
     "BERT-base": {"mnli": {"accuracy_matched": 84.6, "accuracy_mismatched": 83.4}, "qqp": {"f1": 71.2}, "qnli": {"accuracy": 90.5}, "sst2": {"accuracy": 93.5},
                   "cola": {"mcc": 52.1}, "stsb": {"spearman": 85.8}, "mrpc": {"f1": 88.9}, "rte": {"accuracy": 66.4}},
@@ -888,7 +904,7 @@ def _predicted(model, tokenizer, task, split, length):
     "Predictions of a fine-tuned model for a split: label numbers, or numbers from 0 to 5."
     columns = [list(split[c]) for c in GLUE[task].texts]
     logits = predict_logits(model, tokenizer, columns[0], length, pairs=columns[1] if len(columns) > 1 else None)
-    return (logits.argmax(1) if GLUE[task].labels else logits[:, 0]).tolist()
+    return (predicted_labels(logits, model.config) if GLUE[task].labels else logits[:, 0]).tolist()
 
 
 def _write_submission(folder, task, name, split, predictions):

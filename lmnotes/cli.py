@@ -655,7 +655,7 @@ def execute(table, argv):
     return 0
 
 # %% ../nbs/20_cli.ipynb #a3595d0d
-_FAMILIES = {"masked": ("MaskedLM", "ForPreTraining"), "causal": ("CausalLM", "LMHeadModel")}
+_FAMILIES = {"masked": ("MaskedLM", "ForPreTraining"), "causal": ("CausalLM", "LMHeadModel")}       # as BertForPreTraining, which has a head for masked tokens
 
 
 def _open(model, family, device):
@@ -671,7 +671,7 @@ def _open(model, family, device):
     except OSError as error:
         raise FileNotFoundError(f"no model at {str(model)!r}: neither a folder with config.json, nor a model that the hub gives here") from error
     names = config.architectures or ["a model without a head"]
-    if not names[0].endswith(_FAMILIES[family]):
+    if not names[0].endswith(_FAMILIES[family]) or names[0] == "ElectraForPreTraining":               # that one tells replaced tokens, and predicts none
         other = "generate takes causal models, fill-mask masked ones"
         raise ValueError(f"{str(model)!r} holds {names[0]}, which is no {family} language model; {other}")
     auto = AutoModelForMaskedLM if family == "masked" else AutoModelForCausalLM
@@ -740,7 +740,7 @@ def fill_mask(model, text, top=5, device="auto"):
     import torch
     network, tokenizer = _open(model, "masked", device)
     ids = tokenizer(text.replace("[MASK]", tokenizer.mask_token), return_tensors="pt").input_ids.to(network.device)
-    _check_gaps(ids, text, top, network.config, tokenizer)
+    _check_gaps(ids, text, top, network, tokenizer)
     at = (ids[0] == tokenizer.mask_token_id).nonzero().flatten()
     with torch.inference_mode():
         best = network(input_ids=ids).logits[0, at].float().softmax(-1).topk(top)
@@ -750,12 +750,14 @@ def fill_mask(model, text, top=5, device="auto"):
     return Filling(tokenizer.decode(ids[0], skip_special_tokens=True), gaps)
 
 
-def _check_gaps(ids, text, top, config, tokenizer):
+def _check_gaps(ids, text, top, model, tokenizer):
     "Refuse what cannot be filled, before the model runs."
+    from lmnotes.transformer import position_limit
+    config, room = model.config, position_limit(model)
     if not (ids == tokenizer.mask_token_id).any():
         raise ValueError(f"text {text!r} has no [MASK]: write one where a token is to be found")
-    if ids.shape[1] > config.max_position_embeddings:
-        raise ValueError(f"text has {ids.shape[1]} tokens and the model takes {config.max_position_embeddings}: shorten it")
+    if room and ids.shape[1] > room:
+        raise ValueError(f"text has {ids.shape[1]} tokens and the model takes {room}: shorten it")
     if not 1 <= top <= config.vocab_size:
         raise ValueError(f"top={top} must lie between 1 and the vocabulary's {config.vocab_size}")
 
@@ -821,19 +823,19 @@ def generate(model, prompt, max_new_tokens=50, temperature=1.0, top_k=None, top_
     """
     import torch
 
-    from lmnotes.generation import check_sampling
+    from lmnotes.generation import check_sampling, only_said
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be 1 or more")
     check_sampling(temperature, top_k, top_p)
     network, tokenizer = _open(model, "causal", device)
     separator = getattr(network.config, "prompt_separator", None) or ""
-    ids = torch.tensor([_prompt_ids(prompt + separator, max_new_tokens, network.config, tokenizer)], device=network.device)
+    ids = torch.tensor([_prompt_ids(prompt + separator, max_new_tokens, network, tokenizer)], device=network.device)
     shown = _shown(tokenizer, prompt, ids.shape[1] if separator else 0)
     pieces, cuda = _pieces(shown, on_text), [network.device] if network.device.type == "cuda" else []
-    with torch.random.fork_rng(cuda):                      # the caller's random state stays as it is
+    said = _sampling(network.config, max_new_tokens, temperature, top_k, top_p)
+    with torch.random.fork_rng(cuda), only_said(network, said):       # the caller's random state stays as it is
         torch.manual_seed(seed)
-        out = network.generate(inputs=ids, attention_mask=torch.ones_like(ids), streamer=pieces,
-                               generation_config=_sampling(network.config, max_new_tokens, temperature, top_k, top_p))
+        out = network.generate(inputs=ids, attention_mask=torch.ones_like(ids), streamer=pieces, generation_config=said)
     new = out[0, ids.shape[1]:]
     ended = bool(len(new)) and int(new[-1]) in _ends(network.config)
     return Generation(prompt, shown(out[0].tolist()), len(new) - ended, ended)
@@ -845,17 +847,18 @@ def _ends(config):
     return set(ids if isinstance(ids, list) else [] if ids is None else [ids])
 
 
-def _prompt_ids(prompt, max_new_tokens, config, tokenizer):
+def _prompt_ids(prompt, max_new_tokens, model, tokenizer):
     "The prompt's ids, without an end of text after it; refuse a prompt that leaves no room."
+    from lmnotes.transformer import position_limit
     ids = tokenizer(prompt).input_ids
-    while len(ids) > 1 and ids[-1] in _ends(config):       # some tokenizers close every text
+    while len(ids) > 1 and ids[-1] in _ends(model.config):       # some tokenizers close every text
         ids.pop()
     ids = ids or ([tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else [])
-    room = config.max_position_embeddings
+    room = position_limit(model)                           # None: as many as there is memory for
     if not ids:
         raise ValueError("prompt is empty and the tokenizer has no start-of-text token: give a prompt")
-    if len(ids) + max_new_tokens > room:
-        raise ValueError(f"a prompt of {len(ids)} tokens and max_new_tokens={max_new_tokens} do not fit into the model's {room} positions")
+    if room and len(ids) + max_new_tokens > room:
+        raise ValueError(f"a prompt of {len(ids)} tokens and max_new_tokens={max_new_tokens} do not fit into the model's {room} positions: shorten one of them")
     return ids
 
 
@@ -1047,8 +1050,8 @@ COMMANDS["score"] = Command("lmnotes.metrics:score_files", "Score predictions ag
 # %% ../nbs/20_cli.ipynb #cd36914b
 COMMANDS |= {
     "minimal-pairs": Command("lmnotes.benchmarks:minimal_pairs", "Score a language model on minimal pairs such as BLiMP's.",
-                             ("lmnotes minimal-pairs runs/pretrained blimp", "lmnotes minimal-pairs runs/gpt pairs.jsonl --max-pairs 100")),
-    "cloze": Command("lmnotes.benchmarks:cloze", "Ask a causal model for the last word of passages, as LAMBADA does.", ("lmnotes cloze runs/gpt lambada --max-texts 500",)),
+                             ("lmnotes minimal-pairs runs/pretrained nyu-mll/blimp", "lmnotes minimal-pairs runs/gpt pairs.jsonl --max-pairs 100")),
+    "cloze": Command("lmnotes.benchmarks:cloze", "Ask a causal model for the last word of passages, as LAMBADA does.", ("lmnotes cloze runs/gpt passages.jsonl --max-texts 500",)),
     "glue": Command("lmnotes.benchmarks:glue", "Fine-tune a model on tasks of GLUE, score it, write the submission files.",
                     ("lmnotes glue runs/pretrained --data-dir glue_data --tasks rte --tasks cola", "lmnotes glue runs/pretrained --output-dir runs/all --learning-rate 5e-5 --epochs 3"),
                     rest="lmnotes.finetuning:FinetuningOptions", hidden=("options", "regression")),

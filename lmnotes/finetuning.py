@@ -679,7 +679,7 @@ class FinetuningOptions:
 
     @property
     def decay(self):
-        "Share of the steps of a falling learning rate, which only `wsd` uses."
+        "Share of the steps in which the engine lets the rate fall; no schedule here waits until then."
         return 1.0
 
     def check(self):
@@ -690,6 +690,8 @@ class FinetuningOptions:
         for name, known in _KNOWN.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not known: {', '.join(map(str, known))}")
+        if self.stride is not None and self.stride < 0:
+            raise ValueError(f"stride {self.stride} must be 0 (windows that share nothing) or more")
         if not 0 <= self.warmup < 1 or not 0 < self.layer_decay <= 1 or self.weight_decay < 0 or self.samples < 0:
             raise ValueError(f"warmup {self.warmup} must lie between 0 and 1, layer_decay {self.layer_decay} above 0 and up to 1, weight_decay {self.weight_decay} and samples {self.samples} must not be below 0")
         check_decoding(self.max_new_tokens, self.num_beams, length_penalty=self.length_penalty, no_repeat_ngram_size=self.no_repeat_ngram_size)
@@ -736,7 +738,8 @@ def _length(task, model, options):
 
 
 def _stride(task, model, options):
-    return options.stride or _length(task, model, options) // 4
+    "Tokens that neighbouring windows share."
+    return _length(task, model, options) // 4 if options.stride is None else options.stride
 
 
 def _examples(task, model, tokenizer, split, options):
@@ -810,7 +813,7 @@ def _answer_rows(tokenizer, split, length, stride):
 
 def _text_rows(model, tokenizer, split, options, quiet=False):
     "Sources with what is to be written; the loss is on the latter."
-    length = options.max_length or 128
+    length = _source_length(options)
     features = generation_features(model, tokenizer, list(split["source"]), list(split["target"]), length, options.max_new_tokens)
     if (features.cut_sources or features.cut_targets) and not quiet:
         _tell(options, "%d of %d sources and %d targets were cut, with max_length %d and max_new_tokens %d: give more of them where the rest is wanted",
@@ -819,8 +822,13 @@ def _text_rows(model, tokenizer, split, options, quiet=False):
 
 
 def _written(model, tokenizer, split, options):
-    "What the model writes for the sources."
-    return generate_texts(model, tokenizer, list(split["source"]), progress=False, **_as_written(options))
+    "What the model writes for the sources, of which it reads as many tokens as in training."
+    return generate_texts(model, tokenizer, list(split["source"]), max_source_length=_source_length(options), progress=False, **_as_written(options))
+
+
+def _source_length(options):
+    "Tokens of a source for which a text is written."
+    return options.max_length or 128
 
 
 def _as_written(options):
@@ -1006,10 +1014,10 @@ class _Trainer(engine._Trainer):
         return self.lr_scheduler
 
 # %% ../nbs/09_finetuning.ipynb #2c77fada
-def _draw(ax, history, metric=None):
+def _draw(ax, history, metric=None, task=None):
     "Training loss over the epochs, and the validation score on an axis of its own."
     ax.plot([h["epoch"] for h in history], [h["loss"] for h in history], color="#0072B2", label="training loss")
-    ax.set(xlabel="epochs", ylabel="training loss (nats)")
+    ax.set(xlabel="epochs", ylabel=f"training loss ({'mean square' if task == 'regression' else 'nats'})")
     ax.yaxis.label.set_color("#0072B2"), ax.spines[["top"]].set_visible(False)
     measured = [(h["epoch"], h["validation"][metric]) for h in history if metric in h.get("validation", {})]
     if measured:
@@ -1021,14 +1029,14 @@ def _draw(ax, history, metric=None):
 class _Curve(engine._Curve):
     "The curve of the run, drawn anew in a notebook every few seconds."
 
-    def update(self, history, metric=None):
+    def update(self, history, metric=None, task=None):
         if not self.active or len(history) < 3 or time.perf_counter() - self.drawn < self.seconds:
             return
         import io
         from IPython.display import Image, display
         from matplotlib.figure import Figure
         figure, buffer = Figure((6, 2.6)), io.BytesIO()
-        _draw(figure.subplots(), history, metric)
+        _draw(figure.subplots(), history, metric, task)
         figure.savefig(buffer, format="png", dpi=80, bbox_inches="tight")
         picture = Image(buffer.getvalue(), alt="Training loss and validation score over the epochs")
         self.handle = self.handle or display(picture, display_id=True)
@@ -1052,7 +1060,7 @@ class _Watch(engine._Watch):
         row["epoch"] = round(float(self.run["epochs"][row["step"] - 1]), 4)
         self.bar.n = round(100 * share, 1)
         self.bar.set_postfix_str(f"loss {row['loss']:.3f}, {row['tokens_per_second']:,} tokens/s, gradient {row.get('gradient_norm', math.nan):.2f}")
-        self.curve.update(self.run["history"], self.run["metric"])
+        self.curve.update(self.run["history"], self.run["metric"], self.run["task"])
         if self.trainer.options.report_to != "none":
             self.trainer.log({k: v for k, v in row.items() if k != "step"})
 
@@ -1240,6 +1248,7 @@ def baseline(task, train, test):
     list
         For classes the most frequent one, for numbers the mean, for sets the labels that most examples have; for words the most frequent label of the word in
         training; for questions the sentence that shares most words with the question (or none, where most have no answer); for texts the first line of the source.
+        (The cards of tasks have rules of their own for the last two: `lmnotes.tasks.heuristic_predictions`.)
     """
     if task == "classification":
         return [Counter(train["label"]).most_common(1)[0][0]] * len(test)
@@ -1356,7 +1365,7 @@ class FinetuningResult:
         "Draw the training loss and the validation score over the epochs, on `ax` or a new figure; give the axes."
         import matplotlib.pyplot as plt
         ax = ax or plt.subplots(figsize=(6, 3.2))[1]
-        _draw(ax, self.history, _measure_name(self.task, self.scores))
+        _draw(ax, self.history, _measure_name(self.task, self.scores), self.task)
         return ax
 
 # %% ../nbs/09_finetuning.ipynb #8db973e7
@@ -1479,7 +1488,7 @@ def _identity(task, rows, tokenizer, model, options, parent, from_scratch):
             digest.update(name.encode() + np.asarray(value).tobytes())
     shapes = str([(n, tuple(p.shape)) for n, p in model.named_parameters()])
     return {"task": task, "data": digest.hexdigest()[:16], "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16],
-            "model": hashlib.sha256(shapes.encode()).hexdigest()[:16], "from_scratch": from_scratch, **{k: v for k, v in asdict(options).items() if k not in _FREE}}
+            "model": hashlib.sha256(shapes.encode()).hexdigest()[:16], "weights": None if from_scratch else engine._weights_in(parent), "from_scratch": from_scratch, **{k: v for k, v in asdict(options).items() if k not in _FREE}}
 
 
 def _earlier(output_dir, identity):
@@ -1519,7 +1528,8 @@ def _new_run(task, rows, model, parameters, options, identity, device):
     lengths, parts = np.array([len(row["input_ids"]) for row in rows]), world_size() * options.accumulation
     budget = options.batch_tokens or math.ceil(options.batch_size * lengths.mean())
     plan = training_batches(lengths, max(1, budget // parts), options.epochs, options.seed)
-    plan += plan[: -len(plan) % parts]                                          # each step takes equally many
+    missing = -len(plan) % parts
+    plan += (plan * -(-missing // len(plan)))[:missing]                         # each step takes equally many
     steps = len(plan) // parts
     tokens = np.cumsum([int(lengths[b].sum()) for b in plan])[parts - 1::parts]
     seen = np.cumsum([len(b) for b in plan])[parts - 1::parts] / len(rows)
@@ -1629,7 +1639,7 @@ def _finish(task, trainer, adapter, model, tokenizer, splits, output_dir, option
 def _reading(task, model, options):
     "How the test was read or written, by the names that a prediction has for it."
     if task in _WRITING:
-        return _as_written(options)
+        return {"max_length": _source_length(options), **_as_written(options)}
     return {"max_length": _length(task, model, options)} | ({"stride": _stride(task, model, options)} if task in ("tokens", "question-answering") else {})
 
 
@@ -1767,6 +1777,7 @@ def search(model, data="docstrings/package", options=None, trials=8, minutes=Non
         return metrics["eval_score"]
     _search(trainer, draw, objective, trials, minutes, options.seed)
     best = max(noted, key=lambda row: row["score"])
+    noted = [{**row, "score": run["sign"] * row["score"]} if "score" in row else row for row in noted]     # a loss as it is, though the search looks for the highest of its negatives
     return SearchResult({k: v for k, v in best.items() if k != "score"}, run["sign"] * best["score"], run["metric"], tuple(noted))
 
 

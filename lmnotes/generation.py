@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['logger', 'IGNORED', 'SEPARATOR', 'Features', 'end_of_text', 'completion_features', 'seq2seq_features',
            'generator_family', 'generation_features', 'generation_collator', 'generation_loss',
-           'encoder_decoder_config', 'generate_texts', 'check_sampling', 'check_decoding', 'warm_start',
+           'encoder_decoder_config', 'generate_texts', 'check_sampling', 'check_decoding', 'only_said', 'warm_start',
            'open_generator']
 
 # %% ../nbs/08b_generation.ipynb #9d1a64af
@@ -58,7 +58,7 @@ class Features:
     target_tokens: int
 
     def __repr__(self):
-        return (f"{len(self.rows):,} examples of {self.source_tokens:,} source and {self.target_tokens:,} target tokens; "
+        return (f"{len(self.rows):,} example{'s' * (len(self.rows) != 1)} of {self.source_tokens:,} source and {self.target_tokens:,} target tokens; "
                 f"cut: {self.cut_sources:,} sources, {self.cut_targets:,} targets")
 
     def _repr_html_(self):
@@ -108,7 +108,7 @@ def _examples(sources, targets):
     "Sources and targets, as many of each, and no target empty."
     sources, targets = _texts(sources, "sources"), _texts(targets, "targets", empty=False)
     if len(sources) != len(targets):
-        raise ValueError(f"{len(sources)} sources and {len(targets)} targets: give one target for each source, in the same order")
+        raise ValueError(f"the number of sources is {len(sources)} and of targets {len(targets)}: give one target for each source, in the same order")
     return sources, targets
 
 # %% ../nbs/08b_generation.ipynb #81d680c6
@@ -441,7 +441,7 @@ def _samplers(numbers, start, temperature, top_k, top_p):
     return LogitsProcessorList([*chain, _Draw(numbers, start)])
 
 # %% ../nbs/08b_generation.ipynb #271426e8
-def generate_texts(model, tokenizer, sources, *, max_new_tokens=64, num_beams=1, temperature=0.0, top_k=None, top_p=None, length_penalty=1.0,
+def generate_texts(model, tokenizer, sources, *, max_source_length=None, max_new_tokens=64, num_beams=1, temperature=0.0, top_k=None, top_p=None, length_penalty=1.0,
                    no_repeat_ngram_size=0, batch_tokens=4096, seed=0, progress=True):
     """What a causal model or an encoder–decoder writes for each source.
 
@@ -453,6 +453,8 @@ def generate_texts(model, tokenizer, sources, *, max_new_tokens=64, num_beams=1,
         Its tokenizer.
     sources : sequence of str
         Prompts or sources. One that is too long is cut as in training: a prompt from the left, a source from the right; a warning says how many.
+    max_source_length : int, optional
+        Tokens of a source that are read at most; by default as many as the model has positions for, beside what a causal model is to write.
     max_new_tokens : int
         Tokens to write at most.
     num_beams : int
@@ -466,7 +468,7 @@ def generate_texts(model, tokenizer, sources, *, max_new_tokens=64, num_beams=1,
     length_penalty : float
         With beams, a hypothesis is judged by its log-probability divided by this power of its length: 0 favours short ones, above 1 long ones.
     no_repeat_ngram_size : int
-        Never write an n-gram of this size twice; 0 allows it.
+        Never write an n-gram of this size twice, those of a causal model's prompt included; 0 allows it.
     batch_tokens : int
         Tokens of a batch at most, those to be written included, times the beams.
     seed : int
@@ -482,22 +484,31 @@ def generate_texts(model, tokenizer, sources, *, max_new_tokens=64, num_beams=1,
 
     Raises
     ------
+    TypeError
+        If `sources` is no list of texts.
     ValueError
         If the model writes no text, leaves no room for `max_new_tokens`, or a parameter is out of range.
     """
+    return _generated(model, tokenizer, sources, max_source_length, max_new_tokens, num_beams, temperature, top_k, top_p, length_penalty, no_repeat_ngram_size, batch_tokens, seed, progress)[0]
+
+
+def _generated(model, tokenizer, sources, max_source_length, max_new_tokens, num_beams, temperature, top_k, top_p, length_penalty, no_repeat_ngram_size, batch_tokens, seed, progress):
+    "What is written for each source, and the numbers of the sources that were cut."
     check_decoding(max_new_tokens, num_beams, temperature, top_k, top_p, length_penalty, no_repeat_ngram_size, batch_tokens)
     sources = _texts(sources, "sources")
-    rows = _inputs(model, tokenizer, sources, max_new_tokens)
+    if max_source_length is not None and max_source_length < 1:
+        raise ValueError(f"max_source_length {max_source_length} must be 1 or more; leave it out to read what the model takes")
+    rows, cut = _inputs(model, tokenizer, sources, max_source_length, max_new_tokens)
     numbers = _numbers(sources, max_new_tokens, seed) if temperature else None
     options = _decoding(model, tokenizer, max_new_tokens, num_beams, length_penalty, no_repeat_ngram_size)
     written = [""] * len(rows)
-    with torch.no_grad(), evaluating(model), tqdm(total=len(rows), desc="generating", unit="text", disable=not progress) as bar:
-        for index in _batches([len(row) for row in rows], max_new_tokens, num_beams, batch_tokens):
+    with torch.no_grad(), evaluating(model), only_said(model, options), tqdm(total=len(rows), desc="generating", unit="text", disable=not progress) as bar:
+        for index in _batches([len(row) for row in rows], max_new_tokens, num_beams, batch_tokens, alike=no_repeat_ngram_size == 1):     # padding would be a token that came before
             new = _write(model, options, [rows[i] for i in index], None if numbers is None else numbers[index], temperature, top_k, top_p)
             for i, ids in zip(index, new):
                 written[i] = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
             bar.update(len(index))
-    return written
+    return written, cut
 
 
 def _numbers(sources, steps, seed):
@@ -510,11 +521,12 @@ def _numbers(sources, steps, seed):
     return np.array(rows)
 
 
-def _batches(lengths, max_new_tokens, num_beams, budget):
-    "Numbers of the sources of each batch, the longest first, so that memory runs out at once or not at all."
+def _batches(lengths, max_new_tokens, num_beams, budget, alike=False):
+    "Numbers of the sources of each batch, the longest first, so that memory runs out at once or not at all; of one length each where they must be alike."
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     while order:
         size = max(1, budget // ((lengths[order[0]] + max_new_tokens) * num_beams))
+        size = sum(lengths[i] == lengths[order[0]] for i in order[:size]) if alike else size
         yield order[:size]
         order = order[size:]
 
@@ -583,21 +595,41 @@ def check_decoding(max_new_tokens=64, num_beams=1, temperature=0.0, top_k=None, 
         raise ValueError(f"length_penalty {length_penalty} must be a number")
 
 
-def _inputs(model, tokenizer, sources, max_new_tokens):
-    "Ids that the model reads for each source, cut where they leave no room."
+def _inputs(model, tokenizer, sources, max_source_length, max_new_tokens):
+    "Ids that the model reads for each source, cut where they leave no room, and the numbers of those that were."
     positions, causal = position_limit(model) or sys.maxsize, generator_family(model) == "causal"
     room = positions - max_new_tokens if causal else min(positions, tokenizer.model_max_length)
     if room < 1 or max_new_tokens >= positions:
         raise ValueError(f"max_new_tokens {max_new_tokens} leaves no room in the model's {positions} positions: choose fewer")
-    if causal:
-        rows = _prompts(tokenizer, sources, _separator(model))
-        cut = sum(len(row) > room for row in rows)
-        rows = [_cut_left(row, room, tokenizer) for row in rows]
-    else:
-        rows, cut = _closed(tokenizer, sources, room, "the model's positions")
+    room = min(room, max_source_length or room)
+    whole = _prompts(tokenizer, sources, _separator(model)) if causal else _closed(tokenizer, sources, sys.maxsize, "")[0]
+    rows = [_cut_left(row, room, tokenizer) for row in whole] if causal else _closed(tokenizer, sources, room, "the model's positions, or max_source_length,")[0]
+    cut = [i for i, row in enumerate(whole) if len(row) > room]
     if cut:
-        logger.warning("%d of %d sources are longer than %d tokens and were cut %s", cut, len(rows), room, "from the left" if causal else "from the right")
-    return rows
+        logger.warning("%d of %d sources are longer than %d tokens and were cut %s", len(cut), len(rows), room, "from the left" if causal else "from the right")
+    return rows, cut
+
+
+@contextmanager
+def only_said(model, options):
+    """While inside, the library finds no other options of generation than these, whatever the model's folder holds.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A model whose `generate` is called inside. Options that a call leaves open it would take from the model's own, such as a penalty for repetitions.
+    options : GenerationConfig
+        What is said.
+
+    Yields
+    ------
+    None
+    """
+    own, model.generation_config = model.generation_config, options
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _decoding(model, tokenizer, max_new_tokens, num_beams, length_penalty, no_repeat_ngram_size):

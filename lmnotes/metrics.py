@@ -120,24 +120,23 @@ def _averaged(hits, called, there, average):
 _AVERAGES = ("macro", "micro", "weighted", "binary", None)
 
 
-def _confusions(predictions, references, labels=None):
-    "A function that counts the chosen examples by (true label, predicted label), and the labels."
+def _counted(predictions, references, labels=None):
+    "A function that counts, for each label, the chosen examples that are called it rightly, are called it, and have it; and the labels."
     p, r, known = _codes(predictions, references, labels)
-    cell, size = r * len(known) + p, len(known)
-    return lambda chosen: np.bincount(cell[chosen], minlength=size * size).reshape(size, size), known
+    count = lambda codes: np.bincount(codes, minlength=len(known))              # no table of all pairs of labels, which may be many
+    return lambda chosen: (count(p[chosen][p[chosen] == r[chosen]]), count(p[chosen]), count(r[chosen])), known
 
 # %% ../nbs/08_metrics.ipynb #7c412fb2
 def _precision_recall_f1(predictions, references, average="macro", labels=None, positive=1):
     if average not in _AVERAGES:
         raise ValueError(f"average {average!r} must be one of {_shown(_AVERAGES)}")
-    confusions, known = _confusions(predictions, references, labels)
+    counted, known = _counted(predictions, references, labels)
     if average == "binary" and positive not in known:
         raise ValueError(f"positive {positive!r} is not among the labels {_shown(known)}: name the label that precision and recall are of")
     one = [known.index(positive)] if average == "binary" else _ALL
 
     def measure(chosen):
-        counts = confusions(chosen)
-        values = _averaged(counts.diagonal()[one], counts.sum(0)[one], counts.sum(1)[one], "micro" if average == "binary" else average)
+        values = _averaged(*(counts[one] for counts in counted(chosen)), "micro" if average == "binary" else average)
         return values if average else {label: {name: float(v[i]) for name, v in values.items()} for i, label in enumerate(known)}
     return measure
 
@@ -171,12 +170,12 @@ def precision_recall_f1(predictions, references, average="macro", labels=None, p
 
 # %% ../nbs/08_metrics.ipynb #2ae512b5
 def _matthews_correlation(predictions, references, labels=None):
-    confusions, _ = _confusions(predictions, references, labels)
+    counted, _ = _counted(predictions, references, labels)
 
     def measure(chosen):
-        counts = confusions(chosen).astype(float)
-        n, there, called = counts.sum(), counts.sum(1), counts.sum(0)
-        above, below = n * counts.trace() - there @ called, (n * n - there @ there) * (n * n - called @ called)
+        hits, called, there = (counts.astype(float) for counts in counted(chosen))
+        n = there.sum()
+        above, below = n * hits.sum() - there @ called, (n * n - there @ there) * (n * n - called @ called)
         return float(above / math.sqrt(below)) if below > 0 else 0.0
     return measure
 
@@ -469,7 +468,7 @@ def _tag_rows(predictions, references):
                 raise ValueError(f"{name}[{i}] is {str(row)[:60]!r}: give a list of tags for each sentence")
     for i, (p, r) in enumerate(zip(predictions, references)):
         if len(p) != len(r):
-            raise ValueError(f"sentence {i} has {len(p)} predicted tags and {len(r)} true ones: give one tag for each token")
+            raise ValueError(f"sentence {i} has {len(p)} predicted tag{'s' * (len(p) != 1)} and {len(r)} true: give one tag for each token")
     if not any(map(len, references)):
         raise ValueError("no sentence has a tag: there is nothing to score")
     return predictions, references

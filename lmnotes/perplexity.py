@@ -57,7 +57,16 @@ def windows(length, window, stride=None):
     -------
     list of tuple of int
         (begin, first, end) of each window: tokens `begin` to `end - 2` are read, tokens `first` to `end - 1` are scored.
+
+    Raises
+    ------
+    ValueError
+        If the window is empty, or the stride is none from 1 to the window.
     """
+    if window < 1:
+        raise ValueError(f"window {window} must be at least 1")
+    if stride is not None and not 1 <= stride <= window:
+        raise ValueError(f"stride {stride} must be at least 1 and at most the window, {window}: a longer one would leave tokens without what stands before them")
     spans, scored, begin = [], 1, 0
     while scored < length:
         end = min((scored if stride is None else begin + 1) + window, length)
@@ -433,14 +442,14 @@ class PerplexityResult:
     log_likelihoods : tuple of float
         Of each document, in nats.
     tokens, words, bytes, characters : tuple of int
-        Scored tokens, and sizes of each document (words are separated by white space, bytes are those of UTF-8), without
+        Tokens that the log-likelihood is of (where it is estimated, all of them), and sizes of each document (words are separated by white space, bytes are those of UTF-8), without
         what a first token covers that is not scored.
     skipped : int
         Empty texts left out, and texts with no token to score.
     protocol : dict
         What was done, in words: all that is needed to repeat the number.
     options : dict
-        The same as arguments: `perplexity(model, texts, **result.options)` gives the same number.
+        The same as arguments: `perplexity(model, texts, **result.options)` gives the same number, with the same tokenizer, sources and `text_column`.
     variances : tuple of float
         Of the documents' log-likelihoods where they are estimates (`masks`); empty otherwise.
     """
@@ -511,7 +520,7 @@ class PerplexityResult:
         low, high = self.interval()
         spread = f" [{low:.3f}, {high:.3f}]" if low == low else ""
         drawn = f", log-likelihood {self.log_likelihood:,.1f} ± {self.standard_error:,.1f} (standard error of the drawn masks)" if self.variances else ""
-        return f"{self.perplexity:.3f} per token{spread}, {self.per('words'):.2f} per word, {self.per('bytes'):.4f} per byte, {self.bits_per_byte:.4f} bits per byte, {self.bits_per_character:.4f} per character{drawn}"
+        return f"{self.perplexity:.3f} per token{spread}, {self.per('words'):.2f} per word, {self.per('bytes'):.4f} per byte, {self.bits_per_byte:.4f} bits per byte, {self.bits_per_character:.4f} bits per character{drawn}"
 
     def _counts(self):
         "The counts, in a line."
@@ -533,6 +542,8 @@ def _bootstrap(sums, sizes, confidence, samples, seed, of=lambda x: x):
 def _as_texts(texts, text_column=None, name="texts", aligned=False):
     "An iterator over texts from a list, a file, a data set or a stream, and the split if one was chosen; a list is checked at once. Aligned files keep their empty rows."
     split = None
+    if isinstance(texts, dict):
+        texts, split = _chosen(texts)
     if isinstance(texts, (str, os.PathLike)):
         embedded = str(texts).split(":")[0] == "docstrings"
         if not Path(texts).exists() and not embedded:
@@ -557,7 +568,9 @@ def _as_texts(texts, text_column=None, name="texts", aligned=False):
 
 def _chosen(splits):
     "The split that is scored, the most held-out one, and its name where there are others."
-    name = next(s for s in ("test", "validation", "train") if s in splits)
+    name = next((s for s in ("test", "validation", "train") if s in splits), None)
+    if name is None:
+        raise ValueError(f"texts has the parts {', '.join(map(str, splits)) or 'none'}, and none of test, validation, train: give one of them")
     return splits[name], name if len(splits) > 1 else None
 
 
@@ -628,6 +641,9 @@ def _checked_rule(model, rule):
         raise ValueError(f"window {window} must be at least 2" + (f" and at most the model's {positions} positions" if positions < sys.maxsize else ""))
     if rule.stride is not None and not 1 <= rule.stride <= window:
         raise ValueError(f"stride {rule.stride} must be at least 1 and at most the window, {window}: a longer one would leave tokens out")
+    for name, value, task in (("masks", rule.masks, "masked"), ("within_word", rule.within_word or None, "masked"), ("stride", rule.stride, "causal")):
+        if value is not None and rule.task != task:
+            raise ValueError(f"{name} {value} is for {task} models, and this one is {rule.task}: leave it out")
     if rule.masks is not None and rule.masks < 2:
         raise ValueError(f"masks {rule.masks} must be at least 2, so that its error can be estimated")
     if rule.documents == "joined" and rule.task != "causal":
@@ -639,7 +655,7 @@ _DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "
 
 
 def _opened(model, tokenizer, device, dtype, task):
-    "Model, tokenizer, name and task; the model on the device and in the type that were asked for. A model in hand is not changed."
+    "Model, tokenizer, name and task; the model on the device and in the type that were asked for. A model in hand is copied where its type changes, and moved where a device is named."
     if dtype not in _DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known: choose {', '.join(_DTYPES)}")
     if task not in (None, "causal", "masked", "seq2seq"):
@@ -829,7 +845,8 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
     model : str, path or PreTrainedModel
         A folder, a hub name, or a model in hand (then with its tokenizer).
     texts : str, path, list, Dataset or iterable
-        A file or folder (read as a stream, as `load_corpus` does), `docstrings`, a data set, a list or any stream of texts.
+        A file or folder (read as a stream, as `load_corpus` does), `docstrings`, a data set (of several splits the test split is taken, else
+        validation, else train), a list or any stream of texts.
     tokenizer : PreTrainedTokenizerFast, optional
         The model's tokenizer; by default that of the folder.
     sources : str, path, list or iterable, optional
@@ -865,7 +882,7 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
     batch_tokens : int or str
         Tokens of a batch, which bounds the memory; `auto` begins with 2,048 (4,096 for a masked model; 65,536 on a GPU). It halves itself when memory is short.
     device : str
-        `auto`, `cpu`, `cuda`.
+        `auto`, `cpu`, `cuda`; a model in hand is moved there, and with `auto` stays where it is.
     progress : bool
         Show a bar.
 
@@ -876,6 +893,8 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
 
     Raises
     ------
+    TypeError
+        If a text is none.
     ValueError
         If there is nothing to score, or model, tokenizer, window and stride do not fit.
     FileNotFoundError
@@ -894,14 +913,14 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
         raise ValueError(f"sources {'are missing: a sequence-to-sequence model scores targets given sources' if sources is None else f'do not go with a {task} model: leave them out'}")
     reader = _Reader(tokenizer, _rows(model), rule)
     pairs = islice(_paired(texts, None if sources is None else _as_texts(sources, name="sources", aligned=True)[0]), max_texts)
-    jobs, score = _work(model, tokenizer, name, reader.documents(pairs), rule)
+    jobs, score = _work(model, tokenizer, name, reader.documents(pairs), rule, reader.numbers)
     with evaluating(model), fused_gelu(model), torch.no_grad():
         for batch, values in _run(jobs, score, _budget(batch_tokens, model, rule.task), progress):
             reader.add(batch, values)
     return _result(reader, _protocol(model, tokenizer, name, reader, rule, split, max_texts), rule, dtype, max_texts)
 
 
-def _work(model, tokenizer, name, documents, rule):
+def _work(model, tokenizer, name, documents, rule, numbers=()):
     "Jobs of the documents, and the function that scores a batch of them."
     if rule.task == "causal":
         start = _start(tokenizer, rule)
@@ -910,7 +929,7 @@ def _work(model, tokenizer, name, documents, rule):
         _check_ids(np.array(start), _rows(model))
         return (_joined if rule.documents == "joined" else _spans)(documents, start, rule), partial(_causal_values, model)
     if rule.task == "seq2seq":
-        return _pairs(documents, rule), partial(_pair_values, model)
+        return _pairs(documents, rule, numbers), partial(_pair_values, model)
     if tokenizer.mask_token_id is None:
         raise ValueError(f"the tokenizer of {name!r} has no mask token, which a masked model needs: give the model's own tokenizer")
     before, after = _specials(tokenizer)
@@ -918,13 +937,13 @@ def _work(model, tokenizer, name, documents, rule):
     return _gaps(documents, len(before) + len(after), rule), partial(_masked_values, model, before=before, after=after, mask=tokenizer.mask_token_id)
 
 
-def _pairs(documents, rule):
-    "Sources with their targets, none longer than the model's positions."
+def _pairs(documents, rule, numbers):
+    "Sources with their targets, none longer than the model's positions; `numbers` has the row of each document."
     for number, target, source in documents:
         if not len(target):
             continue                                           # no token to score
         if max(len(target), len(source)) > rule.window:
-            raise ValueError(f"the pair of document {number} has {len(source)} source and {len(target)} target tokens, and the model takes {rule.window}: cut it into shorter ones")
+            raise ValueError(f"the pair of document {numbers[number]} has {len(source)} source and {len(target)} target tokens, and the model takes {rule.window}: cut it into shorter ones")
         yield _Pair(source, target, number)
 
 
@@ -1144,7 +1163,7 @@ def surprisal(model, text, tokenizer=None, *, window=None, stride=None, bos=True
     dtype : str
         As in `perplexity`.
     device : str
-        `auto`, `cpu`, `cuda`.
+        `auto`, `cpu`, `cuda`; a model in hand is moved there, and with `auto` stays where it is.
 
     Returns
     -------
@@ -1153,8 +1172,16 @@ def surprisal(model, text, tokenizer=None, *, window=None, stride=None, bos=True
 
     Raises
     ------
+    TypeError
+        If the text is none.
     ValueError
         If the text is empty, or model and tokenizer do not fit.
+    FileNotFoundError
+        If there is no such model.
+    FloatingPointError
+        If the model answers with no number.
+    MemoryError
+        If a single window is too much.
     """
     _as_texts([text], name="text")
     model, tokenizer, name, task = _opened(model, tokenizer, device, dtype, task)

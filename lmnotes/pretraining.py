@@ -20,6 +20,7 @@ import logging
 import math
 import os
 import platform
+import re
 import shutil
 import signal
 import sys
@@ -123,7 +124,7 @@ def write_blocks(texts, tokenizer, block_size, path, limit=None, pairs=False):
     path : str or path
         File to write, `*.arrow`, or a folder, in which the file is named by its content; it appears when it is whole, with `*.json` beside it.
     limit : int, optional
-        Stop after so many blocks.
+        Stop after so many blocks, rounded up to whole parts of the file of 1,024; by default at the end of the text.
     pairs : bool
         For next-sentence prediction: each row is two neighbouring segments of one document, without special tokens.
 
@@ -203,10 +204,14 @@ class Blocks:
         if isinstance(i, slice):
             part = Blocks.__new__(Blocks)
             part.__dict__.update(self.__dict__)
-            first, last, _ = i.indices(len(self))
-            part.start, part.stop = self.start + first, self.start + last
+            first, last, step = i.indices(len(self))
+            if step != 1:
+                raise ValueError(f"a slice of blocks has no step, and this one has {step}: take the blocks one by one")
+            part.start, part.stop = self.start + first, self.start + max(first, last)
             return part
-        i += self.start
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"there is no block {i}: they are 0 to {len(self) - 1}")
+        i = i % len(self) + self.start
         return self.parts[i // _ROWS][i % _ROWS]
 
     def __repr__(self):
@@ -237,7 +242,16 @@ def choose_tokens(ids, special, starts, rate, generator, masking="tokens"):
     -------
     numpy.ndarray of bool, shape (block,)
         The chosen.
+
+    Raises
+    ------
+    ValueError
+        If there is no such masking, or words are asked for and `starts` does not say where they begin.
     """
+    if masking not in ("tokens", "words", "spans"):
+        raise ValueError(f"masking {masking!r} is not known: 'tokens', 'words' or 'spans'")
+    if starts is None and masking != "tokens":
+        raise ValueError(f"masking {masking!r} needs to know where words begin: give starts=word_starts(tokenizer)")
     free = ~special[ids]
     if masking == "tokens":
         return (generator.random(len(ids)) < rate) & free
@@ -301,6 +315,11 @@ def mask_block(ids, special, mask_id, vocab_size, rate, generator, starts=None, 
     tuple of numpy.ndarray, each of shape (block,)
         Input ids with 80 % of the chosen masked and 10 % replaced, and labels: the token where chosen, -100 elsewhere
         (Devlin et al. 2019, section 3.1).
+
+    Raises
+    ------
+    ValueError
+        As `choose_tokens` does.
     """
     chosen = choose_tokens(ids, special, starts, rate, generator, masking)
     action, other = generator.random(len(ids)), generator.integers(0, vocab_size, len(ids))
@@ -608,11 +627,15 @@ class _FusedCrossEntropy(torch.autograd.Function):
         gradient = torch.empty_like(logits)
         _row_loss[len(logits),](logits, targets, share, losses, gradient, logits.shape[1], WIDTH=8192, num_warps=16)
         ctx.save_for_backward(gradient)
+        ctx.used = False
         return losses.sum()
 
     @staticmethod
     def backward(ctx, above):
         gradient, = ctx.saved_tensors
+        if ctx.used:                                           # it is scaled in place
+            raise RuntimeError("this loss can be differentiated once: compute it again, in place of retain_graph=True")
+        ctx.used = True
         _scale[1024,](gradient, above, gradient.numel(), WIDTH=4096)
         return gradient, None, None
 
@@ -632,7 +655,8 @@ def inside_documents(model, documents, causal):
     Returns
     -------
     dict
-        `attention_mask` of bool, (batch, 1, block, block), True where a token may look, and `position_ids`.
+        `attention_mask` of bool, (batch, 1, block, block), True where a token may look (for a model with two kinds of layers, such as
+        ModernBERT, a dictionary of two such masks), and `position_ids` of int, (batch, block).
     """
     config, places = getattr(model, "module", model).config, torch.arange(documents.shape[1], device=documents.device)
     new = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0))
@@ -814,7 +838,7 @@ class MuonAdamW(torch.optim.Optimizer):
         return {"state": {}, "param_groups": [], "parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state):
-        "Take states of the parts; learning rates stay those of the schedule."
+        "Take states of the parts; learning rates become the saved ones."
         for part, saved in zip(self.parts, state["parts"]):
             part.load_state_dict(saved)
         self.param_groups = [g for part in self.parts for g in part.param_groups]
@@ -931,7 +955,7 @@ class PretrainingOptions:
     mask_rate : float
         Share of tokens to predict in masked language modelling.
     mask_rate_end : float, optional
-        Share at the end of the run, where it shall change linearly.
+        Share at the end of the run, where it shall change linearly; by default it stays.
     masking : str
         What is chosen: `"tokens"`, whole `"words"`, or `"spans"` of words.
     next_sentence : bool
@@ -953,17 +977,17 @@ class PretrainingOptions:
     evaluations : int
         How often the validation loss is measured during a run, besides before and after.
     patience : int, optional
-        Stop after so many evaluations without a lower validation loss; the best weights are kept.
+        Stop after so many evaluations without a lower validation loss; the best weights are kept. By default never.
     best : bool
         End with the weights of the lowest validation loss that was measured.
     checkpoint_minutes : float
         Minutes between two checkpoints.
     checkpoint_steps : int, optional
-        Steps between two checkpoints, beside the minutes.
+        Steps between two checkpoints, beside the minutes; by default by minutes only.
     keep : int
         Checkpoints to keep, beside the best.
     log_steps : int, optional
-        Steps between two rows of the history.
+        Steps between two rows of the history; by default a row comes some twenty times in a run, and at least every ten steps.
     report_to : str
         Where Trainer also reports: `none`, `tensorboard`, `trackio`, …
     resume : bool
@@ -1021,7 +1045,7 @@ class PretrainingOptions:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not known: {', '.join(known)}")
         world = int(os.environ.get("WORLD_SIZE", 1))
         if self.batch_size % (world * self.accumulation):
-            parts = f"{world} processes" + (f" and accumulation {self.accumulation}" if self.accumulation > 1 else "")
+            parts = f"{world} process{'es' * (world > 1)}" + (f" and accumulation {self.accumulation}" if self.accumulation > 1 else "")
             raise ValueError(f"batch_size {self.batch_size} cannot be dealt out to {parts}: choose a multiple of {world * self.accumulation}")
         return self
 
@@ -1068,7 +1092,12 @@ def learning_rate_factor(progress, warmup=0.05, schedule="linear", decay=0.2):
     Returns
     -------
     float
-        Between 0 and 1.
+        Between 0 and 1. A run of n steps takes them at 1/n, 2/n, …, 1: where the rate falls to 0, the last step has none.
+
+    Raises
+    ------
+    KeyError
+        If there is no such schedule.
     """
     if progress < warmup:
         return progress / warmup
@@ -1109,11 +1138,13 @@ def peak_flops(device="cpu", bf16=False):
     Returns
     -------
     float or None
-        Measured by a matrix product on a CPU; on CUDA the figure of the data sheet for 16 bits, None where it is not known.
+        Measured by a matrix product on a CPU; on CUDA the figure of the data sheet for 16 bits, None where it is not known, and elsewhere.
     """
     device = torch.device(device)
     if device.type == "cuda":
-        return next((peak for name, peak in _PEAKS.items() if name in torch.cuda.get_device_name(device)), None)
+        return next((peak for name, peak in _PEAKS.items() if re.search(rf"\b{name}\b", torch.cuda.get_device_name(device))), None)
+    if device.type != "cpu":
+        return None
     matrix, best = torch.ones(512, 512, dtype=torch.bfloat16 if bf16 else torch.float32, device=device), math.inf
     for _ in range(6):
         start = time.perf_counter()
@@ -1193,6 +1224,13 @@ def save_folder(folder, model, tokenizer, facts=None, overwrite=False):
     -------
     Path
         The folder.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder holds something and `overwrite` is not set.
+    OSError
+        If it cannot be written.
     """
     with write_aside(folder, overwrite) as aside, _readable_errors(folder):
         model.save_pretrained(aside)
@@ -1374,12 +1412,12 @@ def _optimizer_tensors(optimizer):
 
 def _random_state(device):
     "States of the random generators of PyTorch, of all processes."
-    own = torch.get_rng_state()
-    state = {"cpu": own}
-    if world_size() > 1:
-        states = [torch.zeros_like(own, device=device) for _ in range(world_size())]
-        dist.all_gather(states, own.to(device))
-        state |= {f"rank{r}": s.cpu() for r, s in enumerate(states)}
+    state = {"cpu": torch.get_rng_state()}
+    own = {"": state["cpu"], **({".cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})}
+    for kind, mine in own.items() if world_size() > 1 else ():
+        states = [torch.zeros_like(mine, device=device) for _ in range(world_size())]
+        dist.all_gather(states, mine.to(device))
+        state |= {f"rank{r}{kind}": s.cpu() for r, s in enumerate(states)}
     return state | ({f"cuda{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())} if torch.cuda.is_available() else {})
 
 
@@ -1388,6 +1426,8 @@ def _set_random_state(state):
     torch.set_rng_state(state.get(f"rank{_rank()}", state["cpu"]))
     if torch.cuda.is_available() and "cuda0" in state:
         torch.cuda.set_rng_state_all([state[f"cuda{i}"] for i in range(torch.cuda.device_count()) if f"cuda{i}" in state])
+    if torch.cuda.is_available() and f"rank{_rank()}.cuda" in state:                          # of several processes each has its own
+        torch.cuda.set_rng_state(state[f"rank{_rank()}.cuda"])
 
 # %% ../nbs/05_pretraining.ipynb #4d6a8f95
 def _load_training_state(trainer, folder):
@@ -1507,13 +1547,19 @@ class _Watch(TrainerCallback):
     def __init__(self, trainer, run, evaluate, folder):
         self.trainer, self.run, self.evaluate, self.folder, self.curve = trainer, run, evaluate, folder, _Curve()
         self.interrupted, self.bar, self.saved, self.since, self.seen = threading.Event(), None, time.perf_counter(), time.perf_counter(), 0
-        self.last_saved = None
+        self.last_saved, self.rate = None, None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.clock.tick()
         style = {"bar_format": "{l_bar}{bar}| {elapsed}<{remaining}{postfix}", "mininterval": 0.1 if sys.stderr.isatty() or self.curve.active else 30}
         self.bar = tqdm(total=100, desc="pretraining", unit="%", disable=not state.is_world_process_zero, **style)
         self.seen, self.trainer.losses = state.global_step, []
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.rate = self.trainer.optimizer.param_groups[0]["lr"]      # of this step; when it has ended, that of the next one is set
+
+    def _rate(self):
+        return self.trainer.optimizer.param_groups[0]["lr"] if self.rate is None else self.rate
 
     def on_step_end(self, args, state, control, **kwargs):
         trainer, clock, step = self.trainer, self.trainer.clock, state.global_step
@@ -1564,7 +1610,7 @@ class _Watch(TrainerCallback):
         rate = (step - self.seen) * run["tokens_per_step"] / max(now - self.since, 1e-9)
         self.since, self.seen = now, step
         row = {"step": step, "tokens": step * run["tokens_per_step"], "seconds": round(self.trainer.clock.used, 3), "loss": loss,
-               "learning_rate": self.trainer.optimizer.param_groups[0]["lr"], "tokens_per_second": round(rate)}
+               "learning_rate": self._rate(), "tokens_per_second": round(rate)}
         if self.trainer.grad_norm is not None:
             row["gradient_norm"] = float(self.trainer.grad_norm)
         if run["peak"]:
@@ -1579,7 +1625,7 @@ class _Watch(TrainerCallback):
     def _broken(self, what):
         self._close()
         last = last_checkpoint(self.folder.parent)
-        raise FloatingPointError(f"{what} at step {self.trainer.state.global_step} with learning rate {self.trainer.optimizer.param_groups[0]['lr']:.2g}: "
+        raise FloatingPointError(f"{what} at step {self.trainer.state.global_step} with learning rate {self._rate():.2g}: "
                                  f"lower the learning rate; {f'the last good checkpoint is {last}' if last else 'no checkpoint was saved before'}")
 
     def _show(self, row, share):
@@ -1876,11 +1922,17 @@ _SAME = ("steps", "tokens", "minutes", "epochs", "block_size", "batch_size", "re
 _UNSETTLED = ("transformers_version", "dtype", "torch_dtype", "architectures", "use_cache")      # of a configuration: differ once it was saved, or between runs
 
 
-def _identity(blocks, held, tokenizer, model, options):
+def _weights_in(folder):
+    "Short hash of the weights in the folder that training starts from; None where it starts from no folder."
+    files = sorted(Path(folder).glob("*.safetensors")) if folder and Path(folder).is_dir() else []
+    return _short_hash("".join(map(_digest, files))) if files else None
+
+
+def _identity(blocks, held, tokenizer, model, options, parent):
     "What must be equal for a run to be resumed."
     shapes, config = str([(n, tuple(p.shape)) for n, p in model.named_parameters()]), json.dumps(_settled(model.config.to_diff_dict()), sort_keys=True, default=str)
     corpus, validation = (f"{b.facts['digest'][:16]}, {len(b)} blocks" for b in (blocks, held))
-    return {"corpus": corpus, "validation": validation, "tokenizer": _short_hash(_rules(tokenizer)), "model": _short_hash(shapes + config), **{n: getattr(options, n) for n in _SAME}}
+    return {"corpus": corpus, "validation": validation, "tokenizer": _short_hash(_rules(tokenizer)), "model": _short_hash(shapes + config), "weights": _weights_in(parent), **{n: getattr(options, n) for n in _SAME}}
 
 
 def _short_hash(text):
@@ -1967,12 +2019,12 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
 
     Parameters
     ----------
-    corpus : DatasetDict
-        Text to learn from, with a column `text`; its `validation` split is held out.
+    corpus : DatasetDict, Dataset, or iterable of str
+        Text to learn from, with a column `text`; its `validation` split is held out, and where there is none the last twentieth of the blocks.
     tokenizer : PreTrainedTokenizerFast
         The tokenizer.
     model : str, PretrainedConfig or PreTrainedModel
-        A preset such as `bert-mini` or `gpt-mini`, a configuration, or a folder or hub name to go on with.
+        A preset such as `bert-mini` or `gpt-mini`, a configuration, a folder or hub name to go on with, or a model in hand, which is trained in place.
     output_dir : str or path
         Folder for the model; checkpoints of the run stand in its sub-folder `checkpoints`.
     options : PretrainingOptions, optional
@@ -1989,8 +2041,12 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     ------
     ValueError
         If a choice cannot be, or corpus, tokenizer and model do not fit.
+    FileNotFoundError
+        If a model of the hub cannot be had.
     FileExistsError
         If the folder holds an earlier result, and neither `overwrite` nor `resume` is set.
+    OSError
+        If the folder cannot be written, or the disk is full.
     FloatingPointError
         If the loss is no number any more, or far above that of a model that knows nothing.
     KeyboardInterrupt
@@ -2005,7 +2061,7 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     arguments = _arguments(Path(output_dir), options, device)                    # also joins the other processes, where there are some
     budget = _budget(options)
     blocks, held = _split_blocks(corpus, tokenizer, options, _blocks_needed(budget, options))
-    identity = _identity(blocks, held, tokenizer, model, options)
+    identity = _identity(blocks, held, tokenizer, model, options, parent)
     _prepare_folder(output_dir, options)
     checkpoint, saved = _earlier(output_dir, identity) if options.resume else (None, None)
     if options.resume and saved is None and Path(output_dir).is_dir() and {p.name for p in Path(output_dir).iterdir()} - {"checkpoints"}:

@@ -49,6 +49,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from .checkpoints import save
 from .corpora import check_output_dir, write_aside
+from .generation import only_said
 from .perplexity import _beginning, perplexity
 from .pretraining import resolve_device
 from .transformer import model_config
@@ -392,10 +393,12 @@ def _extract(model, tokenizer, canary, samples, temperature, seed):
     start = _beginning(tokenizer)
     given = start + tokenizer(canary.before.rstrip(), add_special_tokens=False)["input_ids"]
     longest = max(1, len(tokenizer(canary.text, add_special_tokens=False)["input_ids"]) + 1 - len(given))
-    common, ids = dict(max_new_tokens=longest, pad_token_id=tokenizer.pad_token_id or 0), torch.tensor([given], device=model.device)
+    common, ids = dict(max_new_tokens=longest, pad_token_id=tokenizer.pad_token_id or 0, eos_token_id=model.generation_config.eos_token_id), torch.tensor([given], device=model.device)
 
     def written(**options):
-        out = model.generate(inputs=ids, attention_mask=torch.ones_like(ids), generation_config=GenerationConfig(**common, **options))
+        said = GenerationConfig(**common, **options)
+        with only_said(model, said):
+            out = model.generate(inputs=ids, attention_mask=torch.ones_like(ids), generation_config=said)
         return [tokenizer.decode(row[len(given):], skip_special_tokens=True).strip() for row in out]
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)

@@ -223,7 +223,8 @@ def _read_texts(split, name, texts, label, family):
             raise ValueError(f"label_column {label!r} holds no lists, which a multi-label task needs: give a list of labels for each text (an empty one for none)")
         columns["labels"] = said = [None if v is None else _named_values(inner, v) if v else [] for v in values]
     elif family == "regression":
-        columns["label"] = said = [_number(v, name, i) for i, v in enumerate(values)]
+        hidden = name != "train" and all(v == -1 for v in values)                # as in the test split of STS-B
+        columns["label"] = said = [None if hidden else _number(v, name, i) for i, v in enumerate(values)]
     else:
         columns["label"] = said = _named_values(feature, values)
     keep = [value is not None and not (isinstance(value, list) and None in value) and all(map(_filled, row)) for value, *row in zip(said, *list(columns.values())[:len(texts)])]
@@ -566,7 +567,7 @@ def _label_names(rows, feature, column, family):
     for split, columns in rows.items():
         unknown, unseen = sorted(set(of(columns)) - set(names)), sorted(set(of(columns)) - set(seen))
         if unknown:
-            raise ValueError(f"labels {', '.join(unknown)} stand in a held-out split and not in training: the known ones are {', '.join(names)}")
+            raise ValueError(f"labels {', '.join(unknown)} stand in a held-out split and not in training: the known ones are {', '.join(names)}; add training examples of {'them' if len(unknown) > 1 else 'it'}, or leave these rows out")
         if unseen:
             logger.warning("%s: labels %s stand in no training example and cannot be learned", split, ", ".join(unseen))
     if family == "classification" and len(seen) > max(20, len(rows["train"][column]) // 2):
@@ -886,7 +887,7 @@ def heuristic_predictions(splits):
     list
         Label ids (the most frequent of training); numbers (the mean); lists of label ids (those that more than half of the texts have, else the
         most frequent); lists of tag ids (the most frequent of each word, `O` or the most frequent of all for new words); answers (the sentence
-        that shares most words with the question); texts (the first sentence of the source; of an empty source, an empty text).
+        that shares most words with the question, divided by its own number of words and four); texts (the first sentence of the source; of an empty source, an empty text).
     """
     family, train, test = _loaded_family(splits), splits["train"], splits["test"]
     if family == "regression":
@@ -915,7 +916,7 @@ def _usual_tags(train_words, train_tags, words):
 
 
 def _nearest_sentence(question, context):
-    "The sentence or line of a context that shares most words with the question."
+    "The sentence or line of a context that shares most words with the question, for its length."
     asked = set(re.findall(r"\w+", question.lower()))
     parts = [part.strip() for part in re.split(r"(?<=[.!?])\s|\n", context) if part.strip()]
     return max(parts, key=lambda part: len(asked & set(re.findall(r"\w+", part.lower()))) / (4 + len(part.split())), default="")

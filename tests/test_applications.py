@@ -795,7 +795,7 @@ def test_command_predict(folder, tmp_path, capsys):
     (tmp_path / "a.csv").write_text("id,text\n1,the soup was cold\n2,\n")
     assert cli.execute(cli.COMMANDS, ["predict", str(folder), str(tmp_path / "a.csv")]) == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
-    assert first["label"] in LABELS and second == {"row": 2, "error": "the text is empty"}
+    assert first["label"] in LABELS and second == {"row": 2, "error": "the text is empty: give one with words, or leave it out"}
     line = ["predict", str(folder), str(tmp_path / "a.csv"), "--output", str(tmp_path / "out.jsonl"), "--max-length", "16"]
     assert cli.execute(cli.COMMANDS, line) == 0 and "2 rows; 1 predicted, 1 errors (row 2)" in capsys.readouterr().out
     assert cli.execute(cli.COMMANDS, line) == 2 and "--overwrite" in capsys.readouterr().err

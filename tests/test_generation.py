@@ -111,7 +111,7 @@ def test_bad_examples_are_refused(tokenizers):
     for make in (completion_features, seq2seq_features):
         with pytest.raises(ValueError, match=r"targets\[1\] is empty.*leave the example out"):
             make(tokenizer, ["a", "b"], ["a", " \n"])
-        with pytest.raises(ValueError, match="2 sources and 1 targets"):
+        with pytest.raises(ValueError, match="the number of sources is 2 and of targets 1"):
             make(tokenizer, ["a", "b"], ["a"])
         with pytest.raises(TypeError, match=r"sources\[0\] is int"):
             make(tokenizer, [3], ["a"])

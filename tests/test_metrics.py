@@ -465,7 +465,7 @@ def test_the_command_scores_files(tmp_path):
     (lambda: spearman(["1", "2"], [1, 2]), "no finite number"),
     (lambda: exact_match([None], ["x"]), r"predictions\[0\] is 'None', a NoneType"),
     (lambda: token_f1(["x"], [3]), r"references\[0\] is '3'"),
-    (lambda: span_f1([["O"]], [["O", "O"]]), "sentence 0 has 1 predicted tags and 2 true ones"),
+    (lambda: span_f1([["O"]], [["O", "O"]]), "sentence 0 has 1 predicted tag and 2 true"),
     (lambda: span_f1([["O"], ["PER"]], [["O"], ["O"]]), r"predictions\[1\], tag 0 is 'PER'"),
     (lambda: span_f1([["B-X"]], [["B-Y"]], labels=["X"]), "'Y' is not among the labels"),
     (lambda: span_f1(["B-X"], ["B-X"]), "give a list of tags for each sentence"),

@@ -680,6 +680,51 @@ def test_explains_numbers():
     assert got.label == "number" and got.value == pytest.approx(predict((model, tokenizer), "the soup").value, abs=1e-5)
 
 
+def test_a_model_with_a_threshold_is_explained_by_what_it_answers():
+    model, tokenizer = bert(BertForSequenceClassification, ["rare", "usual"], problem_type="single_label_classification")
+    texts = ["the hot soup", "cold bread", "the bread was cold", "soup"]
+    for threshold in (0.0, 1.01):
+        model.config.decision_threshold, model.config.decision_label = threshold, 0
+        said = ["rare" if threshold == 0 else "usual"] * 4
+        assert [p.label for p in predict((model, tokenizer), texts)] == said == [explain((model, tokenizer), text).label for text in texts]
+    number = bert(BertForSequenceClassification, ["LABEL_0"], problem_type="regression")
+    with pytest.raises(ValueError, match="label 'rare' is not one of the model's, which gives a number"):
+        explain(number, "the soup", label="rare")
+
+
+def test_a_source_of_one_token_is_explained_beside_an_empty_prompt(writer):
+    "Without its only token, the beginning of a text stands before what is written, so that as many tokens are scored."
+    model, tokenizer = writer
+    got = explain(writer, "a", label="bc")
+    ids = tokenizer("bc")["input_ids"] + [tokenizer.eos_token_id]
+
+    def score(first):
+        with torch.no_grad():
+            return model(torch.tensor([[first, *ids]])).logits[0, :-1].double().log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).sum().item()
+    one = tokenizer("a")["input_ids"][0]
+    assert got.value == pytest.approx(score(one), abs=1e-4) and got.tokens[0][3] == pytest.approx(score(one) - score(tokenizer.bos_token_id), abs=1e-4)
+
+
+def test_a_source_that_is_not_read_whole_says_so(writer, tmp_path):
+    long, short = predict(writer, ["a" * 90, "a"], max_new_tokens=4)
+    assert long.cut and not short.cut and "not read whole" in repr(long) and "not read whole" in long._repr_html_() and "not read" not in repr(short)
+    assert predict(writer, "abcdef", max_new_tokens=4, max_length=2).text == predict(writer, "ef", max_new_tokens=4).text
+    (tmp_path / "a.txt").write_text("a" * 90 + "\nb\n")
+    predict_file(writer, tmp_path / "a.txt", tmp_path / "a.out", max_new_tokens=4, progress=False)
+    assert [json.loads(line).get("cut", False) for line in (tmp_path / "a.out").read_text().splitlines()] == [True, False]
+
+
+def test_a_quotation_mark_that_stays_open_is_an_error_of_its_row(classifier, tmp_path):
+    "It takes the rest of the file, and that is said, also where the field is the last one of its row."
+    (tmp_path / "a.tsv").write_text('id\ttext\n1\tsoup\n2\t"bread was good\n3\tsoup\n4\tbread\n')
+    predict_file(classifier, tmp_path / "a.tsv", tmp_path / "a.out", progress=False)
+    first, second = (json.loads(line) for line in (tmp_path / "a.out").read_text().splitlines())
+    assert first["label"] in LABELS and "takes this line and the 2 after it: close it" in second["error"]
+    (tmp_path / "b.csv").write_text('text,id\n"two\nlines",1\nsoup 5" wide,2\n')
+    predict_file(classifier, tmp_path / "b.csv", tmp_path / "b.out", progress=False)
+    assert all("label" in json.loads(line) for line in (tmp_path / "b.out").read_text().splitlines())
+
+
 def test_worst_errors(classifier, folder):
     texts = sentences(40)
     found = predict(classifier, texts)

@@ -293,6 +293,34 @@ def test_cloze_refuses_what_it_cannot_score(bpe, wordpiece):
             cloze(model, texts, tokenizer, device="cpu", progress=False)
 
 
+def test_a_last_word_without_a_token_is_refused(bpe, monkeypatch):
+    "It would count as right, with probability 1."
+    model = gpt(len(bpe))
+    monkeypatch.setattr(type(bpe), "__call__", lambda self, text, **options: {"input_ids": self.encode(text.replace("\u200b", "").rstrip(), add_special_tokens=False)})
+    with pytest.raises(ValueError, match="no token for .*, the last word of .*: leave the passage out"):
+        cloze(model, ["the cat \u200b"], bpe, device="cpu", progress=False)
+
+
+def test_passages_come_from_the_split_that_is_held_out(bpe, tmp_path, monkeypatch):
+    model, rows = gpt(len(bpe)), lambda n: Dataset.from_dict({"text": PASSAGES[n:n + 1]})
+    words = lambda texts: cloze(model, texts, bpe, device="cpu", progress=False).words
+    assert words(DatasetDict(train=rows(0), validation=rows(1), test=rows(2))) == ("dog",) and words(DatasetDict(train=rows(0), validation=rows(1))) == ("moon",) and words(DatasetDict(train=rows(0))) == ("mat",)
+    for name, n in (("train", 0), ("test", 3)):
+        rows(n).to_parquet(tmp_path / f"{name}-00000-of-00001.parquet")
+    assert words(tmp_path) == ("cats",)
+    asked = []
+    monkeypatch.setattr(benchmarks, "get_dataset_config_names", lambda name: {"one/set": ["plain"], "many/set": ["de", "en"], "own/set": ["default", "en"]}[name])
+    monkeypatch.setattr(benchmarks, "load_dataset", lambda name, config: asked.append((name, config)) or DatasetDict(train=rows(0), test=rows(2)))
+    assert words("one/set") == words("many/set:en") == words("own/set") == ("dog",) and asked == [("one/set", "plain"), ("many/set", "en"), ("own/set", "default")]
+    with pytest.raises(ValueError, match="'many/set' has the configurations de, en: choose one, many/set:de"):
+        words("many/set")
+
+
+def test_the_harness_gets_the_passages_that_are_asked(tmp_path):
+    harness_tasks(tmp_path / "t", passages=["the cat sits \n", "word", " word "])
+    assert [json.loads(line) for line in (tmp_path / "t" / "my_cloze.jsonl").read_text().splitlines()] == [{"text": "the cat sits"}]
+
+
 @pytest.mark.parametrize("count", [0, -1])
 def test_numbers_of_texts_below_one_are_refused(bpe, count):
     model = gpt(len(bpe))

@@ -508,6 +508,25 @@ def test_greedy_is_the_argmax(models):
     assert cli.generate(models / "causal", "a list", max_new_tokens=10, temperature=0, device="cpu").text == tokenizer.decode(ids[0], skip_special_tokens=True)
 
 
+def test_what_a_folder_says_of_sampling_does_not_apply(models, tmp_path):
+    import shutil
+    shutil.copytree(models / "causal", tmp_path / "own")
+    facts = json.loads((tmp_path / "own" / "generation_config.json").read_text())
+    (tmp_path / "own" / "generation_config.json").write_text(json.dumps(facts | {"repetition_penalty": 3.0, "num_beams": 4, "min_p": 0.5, "suppress_tokens": list(range(60, 120)), "no_repeat_ngram_size": 1}))
+    for temperature in (0, 1.0):
+        assert len({cli.generate(folder, "the", max_new_tokens=20, temperature=temperature, device="cpu").text for folder in (models / "causal", tmp_path / "own")}) == 1
+
+
+def test_a_model_that_tells_replaced_tokens_fills_no_gaps(models, tmp_path):
+    import shutil
+    from transformers import AutoTokenizer, ElectraConfig, ElectraForPreTraining
+    shutil.copytree(models / "masked", tmp_path / "electra")
+    size = len(AutoTokenizer.from_pretrained(tmp_path / "electra"))
+    ElectraForPreTraining(ElectraConfig(vocab_size=size, embedding_size=16, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)).save_pretrained(tmp_path / "electra")
+    with pytest.raises(ValueError, match="holds ElectraForPreTraining, which is no masked language model"):
+        cli.fill_mask(tmp_path / "electra", "the [MASK]", device="cpu")
+
+
 def test_empty_prompt_begins_with_the_start_of_text(models):
     assert cli.generate(models / "causal", "", max_new_tokens=3, device="cpu").new_tokens <= 3
 

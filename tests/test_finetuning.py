@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
-from transformers import (AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, BartForConditionalGeneration, BertConfig, BertForMaskedLM,
+from safetensors.torch import load_file, save_file
+from transformers import (AutoConfig, AutoModel, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, BartForConditionalGeneration, BertConfig, BertForMaskedLM,
                           BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification, GPT2Config, GPT2LMHeadModel, pipeline)
 
 from lmnotes import finetuning
 from lmnotes.applications import predict, worst_errors
 from lmnotes.checkpoints import info, load, verify
 from lmnotes.cli import COMMANDS, execute
-from lmnotes.finetuning import (answer_places, align_labels, baseline, best_spans, best_threshold, choose_parameters, default_learning_rate, finetune, predict_answers,
+from lmnotes.finetuning import (FinetuningOptions, answer_places, align_labels, baseline, best_spans, best_threshold, choose_parameters, default_learning_rate, finetune, predict_answers,
                                 predict_logits, predict_tags, predicted_labels, search, token_batches, training_batches, uncorrected, word_windows)
 from lmnotes.generation import SEPARATOR, encoder_decoder_config, generate_texts
 from lmnotes.pretraining import last_checkpoint, save_folder
@@ -574,6 +574,30 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_whole_run_given_back(encoder,
     assert again.scores == json.loads((start.place / "damaged" / "lmnotes.json").read_text())["scores"] and "is complete" in caplog.text
     with pytest.raises(ValueError, match="learning_rate .then 0.003, now 0.001."):
         finetune(encoder, classes(), start.place / "damaged", **{**RUN, "resume": True, "learning_rate": 1e-3})
+
+
+def test_a_run_of_other_weights_is_another_run(encoder, tmp_path):
+    "The same shapes and the same tokenizer, but another model: its run is neither gone on with nor given back as this one's."
+    shutil.copytree(encoder, tmp_path / "other")
+    weights = load_file(tmp_path / "other" / "model.safetensors")
+    save_file({k: v + 0.01 for k, v in weights.items()}, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
+    for file in ("SHA256SUMS",):
+        (tmp_path / "other" / file).unlink(missing_ok=True)
+    first = finetune(encoder, classes(), tmp_path / "run", **TINY)
+    assert finetune(encoder, classes(), tmp_path / "run", resume=True, **TINY).scores == first.scores
+    with pytest.raises(ValueError, match="cannot be resumed with another weights"):
+        finetune(tmp_path / "other", classes(), tmp_path / "run", resume=True, **TINY)
+
+
+def test_a_plan_shorter_than_a_step_is_repeated(encoder, tmp_path):
+    result = finetune(encoder, classes(), tmp_path / "f", **{**TINY, "epochs": 1, "train_examples": 8, "accumulation": 16})
+    assert result.steps >= 1 and math.isfinite(result.history[-1]["loss"])
+
+
+def test_windows_may_share_nothing(encoder, tmp_path):
+    assert finetuning._stride("question-answering", AutoModel.from_pretrained(encoder), FinetuningOptions(stride=0, max_length=24)) == 0
+    with pytest.raises(ValueError, match="stride -1 must be 0"):
+        FinetuningOptions(stride=-1).check()
 
 
 @pytest.mark.slow

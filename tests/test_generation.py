@@ -229,6 +229,36 @@ def test_what_a_folder_says_of_decoding_does_not_apply(tokenizers):
     assert write(model, tokenizer, SOURCES) == plain
 
 
+@pytest.mark.parametrize("name", ["gpt2", "bart"])
+def test_nothing_that_a_folder_says_of_decoding_applies(tokenizers, name):
+    "Options that we do not name, too: the library would take them from the model's own."
+    model, tokenizer = MODELS[name](tokenizers)
+    plain = write(model, tokenizer, SOURCES)
+    own = model.generation_config
+    own.suppress_tokens, own.num_beam_groups, own.bad_words_ids, own.min_new_tokens, own.encoder_no_repeat_ngram_size = list(range(3, 40)), None, [[i] for i in range(40, 60)], 6, 1
+    assert write(model, tokenizer, SOURCES) == plain and model.generation_config is own
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bart"])
+def test_a_source_is_read_as_far_as_it_is_asked(tokenizers, name, caplog):
+    model, tokenizer = MODELS[name](tokenizers)
+    ids = [tokenizer(s)["input_ids"] for s in SOURCES]
+    short = [tokenizer.decode(row[-4:] if name == "gpt2" else row[:3]) for row in ids]
+    assert all(tokenizer(s)["input_ids"] == (row[-4:] if name == "gpt2" else row[:3]) for s, row in zip(short, ids))
+    with caplog.at_level(logging.WARNING, "lmnotes.generation"):
+        assert write(model, tokenizer, SOURCES, max_source_length=4) == write(model, tokenizer, short) != write(model, tokenizer, SOURCES)
+    assert "longer than 4 tokens" in caplog.text
+    with pytest.raises(ValueError, match="max_source_length 0 must be 1 or more"):
+        write(model, tokenizer, SOURCES, max_source_length=0)
+
+
+def test_no_token_twice_is_the_same_in_batches(tokenizers):
+    "A causal model's padding would count as a token that came before."
+    model, tokenizer = MODELS["gpt2"](tokenizers)
+    together = write(model, tokenizer, SOURCES, no_repeat_ngram_size=1, max_new_tokens=9)
+    assert together == [write(model, tokenizer, [s], no_repeat_ngram_size=1, max_new_tokens=9)[0] for s in SOURCES]
+
+
 def test_long_sources_are_cut_as_in_training_and_counted(tokenizers, caplog):
     tokenizer, long = tokenizers["bpe"], " ".join(TEXTS)
     for model, kept in ((causal(tokenizer), tokenizer.decode(tokenizer(long)["input_ids"][-42:])), (seq2seq(tokenizer), tokenizer.decode(tokenizer(long)["input_ids"][:47]))):

@@ -516,3 +516,10 @@ def test_indicator_columns_are_no_lists_of_labels():
             score("multi-label", *given, samples=0)
     values = score("multi-label", [np.flatnonzero(row) for row in p], [np.flatnonzero(row) for row in r], samples=0).values
     assert values["micro_f1"] == 0
+
+
+def test_many_labels_take_little_memory():
+    "A label for each example, as text that was given as labels: no table of all pairs of them."
+    texts = [f"label {i}" for i in range(30_000)]
+    found = score("classification", texts[1:] + texts[:1], texts, samples=2)
+    assert found.values["accuracy"] == 0

@@ -558,6 +558,34 @@ def test_drawn_masks_estimate_the_whole(wordpiece):
         quiet(model, texts, wordpiece, masks=1)
 
 
+@pytest.mark.parametrize("window, stride, says", [(0, None, "window 0 must be at least 1"), (4, 0, "stride 0"), (4, 5, "stride 5 must be at least 1 and at most the window, 4")])
+def test_windows_that_would_not_end_or_leave_out_are_refused(window, stride, says):
+    with pytest.raises(ValueError, match=says):
+        windows(10, window, stride)
+
+
+def test_choices_of_another_kind_of_model_are_refused(bpe, wordpiece):
+    for options, says in ((dict(masks=2), "masks 2 is for masked models"), (dict(within_word=True), "within_word True is for masked models")):
+        with pytest.raises(ValueError, match=says):
+            quiet(gpt(len(bpe)), TEXTS, bpe, **options)
+    with pytest.raises(ValueError, match="stride 2 is for causal models, and this one is masked"):
+        quiet(bert(len(wordpiece)), TEXTS, wordpiece, stride=2)
+
+
+def test_of_several_splits_the_held_out_one_is_scored(bpe):
+    from datasets import Dataset, DatasetDict
+    model, rows = gpt(len(bpe)), lambda part: Dataset.from_dict({"text": TEXTS[part]})
+    found = quiet(model, DatasetDict(train=rows(slice(0, 2)), validation=rows(slice(2, 4))), bpe)
+    assert found.log_likelihoods == quiet(model, TEXTS[2:4], bpe).log_likelihoods and found.protocol["split"] == "validation"
+    with pytest.raises(ValueError, match="parts a, b, and none of test, validation, train"):
+        quiet(model, DatasetDict(a=rows(slice(0, 2)), b=rows(slice(0, 2))), bpe)
+
+
+def test_a_pair_that_is_too_long_is_named_by_its_row(bpe):
+    with pytest.raises(ValueError, match="the pair of document 2 has"):
+        quiet(t5(len(bpe)).eval(), ["a cat", " ", " ".join(TEXTS * 4)], bpe, sources=["a", "b", "c"], window=20)
+
+
 # ---- streams, files, data sets
 
 def test_forms_of_texts(bpe, tmp_path):

@@ -760,6 +760,38 @@ def test_an_output_that_is_a_file(corpus, tokenizer, tmp_path):
             pretrain(corpus, tokenizer, "bert-tiny", place, steps=1, **TINY)
 
 
+def test_a_run_from_other_weights_is_another_run(corpus, tokenizer, tmp_path):
+    first, second = (pretrain(corpus, tokenizer, "bert-tiny", tmp_path / str(seed), steps=2, seed=seed, **TINY).output_dir for seed in (0, 1))
+    pretrain(corpus, tokenizer, first, tmp_path / "run", steps=2, **TINY)
+    assert pretrain(corpus, tokenizer, first, tmp_path / "run", steps=2, resume=True, **TINY).steps == 2
+    with pytest.raises(ValueError, match="cannot be resumed with another weights"):
+        pretrain(corpus, tokenizer, second, tmp_path / "run", steps=2, resume=True, **TINY)
+
+
+def test_a_row_of_the_history_has_the_rate_of_its_own_step(corpus, tokenizer, tmp_path):
+    result = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "f", steps=6, log_steps=1, learning_rate=1e-3, warmup=0.0, schedule="linear", **TINY)
+    assert [h["learning_rate"] for h in result.history] == pytest.approx([1e-3 * (1 - k / 6) for k in range(1, 7)])
+
+
+def test_blocks_are_those_of_their_slice(tokenizer, tmp_path):
+    blocks = pretraining.write_blocks([" ".join(["the cat sat"] * 40)] * 30, tokenizer, 16, tmp_path / "b.arrow")
+    part = blocks[2:6]
+    assert len(part) == 4 and np.array_equal(part[-1], blocks[5]) and np.array_equal(blocks[-1], blocks[len(blocks) - 1]) and len(list(part)) == 4 and len(blocks[5:3]) == 0
+    for i in (4, -5):
+        with pytest.raises(IndexError, match=f"no block {i}: they are 0 to 3"):
+            part[i]
+    with pytest.raises(ValueError, match="has no step"):
+        blocks[::2]
+
+
+def test_masking_that_cannot_be_is_named(tokenizer):
+    ids, special = np.arange(8), np.zeros(len(tokenizer), bool)
+    with pytest.raises(ValueError, match="masking 'word' is not known"):
+        pretraining.choose_tokens(ids, special, None, 0.5, np.random.default_rng(0), "word")
+    with pytest.raises(ValueError, match="give starts=word_starts"):
+        pretraining.mask_block(ids, special, 3, len(tokenizer), 0.5, np.random.default_rng(0), masking="words")
+
+
 def test_resuming_another_run_names_the_difference(corpus, tokenizer, tmp_path):
     done = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "r", steps=3, **TINY)
     again = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "r", steps=3, resume=True, **TINY)

@@ -51,6 +51,14 @@ def test_families_are_recognised_and_take_one_form(columns, family, kept):
     assert sorted(map(str, again["test"])) == sorted(map(str, loaded["test"]))
 
 
+def test_numbers_that_are_hidden_are_no_numbers(caplog):
+    "STS-B's test split has -1 for each; a split of real numbers, -1 among them, stays."
+    rows = lambda values: Dataset.from_dict({"sentence1": TEXTS, "sentence2": TEXTS[::-1], "label": values})
+    real = [i / 8 - 1 for i in range(40)]
+    loaded = load_task({"train": rows(real), "validation": rows(real), "test": rows([-1.0] * 40)}, "regression")
+    assert loaded["test"]["label"] == loaded["train"]["label"] == real and "none of its 40 rows has a label" in caplog.text
+
+
 def test_names_of_labels_keep_their_order():
     assert load_task(both({"text": TEXTS, "label": [str(i % 12) for i in range(40)]}))["train"].features["label"].names == [str(i) for i in range(12)]
     declared = Features({"text": Value("string"), "label": ClassLabel(names=["z", "a"])})

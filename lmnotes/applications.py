@@ -1345,7 +1345,8 @@ def worst_errors(predictions, references=None, count=10, texts=None):
     Raises
     ------
     ValueError
-        If they are not equally many, or a reference is a label that the model does not know.
+        If they are not equally many, a reference is a label that the model does not know, a row of words has another number of tags, or `texts` are
+        missing for the result of a fine-tuning.
     """
     known = ()
     if hasattr(predictions, "output_dir"):
@@ -1395,6 +1396,13 @@ class Dialogue:
         Choices.
     turns : list of AnswerPrediction
         The turns so far; their questions are as they were asked.
+
+    Raises
+    ------
+    ValueError
+        If the model answers no questions, or the document, or later a question, is empty.
+    FileNotFoundError
+        If there is no such model.
     """
 
     model: object

@@ -82,14 +82,14 @@ def load_pairs(data):
         raise ValueError(f"pairs: pair {other} of paradigm {pairs['paradigm'][other]!r} holds {pairs['good'][other]!r} and {pairs['bad'][other]!r}, not two sentences")
     empty = next((i for i in range(len(rows)) if not (pairs["good"][i] or "").strip() or not (pairs["bad"][i] or "").strip()), None)
     if empty is not None:
-        raise ValueError(f"pairs: pair {empty} of paradigm {pairs['paradigm'][empty]!r} has an empty sentence")
+        raise ValueError(f"pairs: pair {empty} of paradigm {pairs['paradigm'][empty]!r} has an empty sentence: write one, or leave the pair out")
     return Dataset.from_dict(pairs)
 
 
 def _rows(data, name, held_out=False):
     "Rows of a list, a data set, a file, a folder or the hub; several splits or configurations one after another, or of the splits only the one that is held out."
     if isinstance(data, DatasetDict):
-        data = [row for split in _chosen(data, held_out) for row in data[split]]
+        data = [row for split in _parts_of(data, held_out) for row in data[split]]
     if isinstance(data, Dataset) or (isinstance(data, (list, tuple)) and len(data)):
         return data if isinstance(data, Dataset) else Dataset.from_list(list(data))
     if not isinstance(data, (str, os.PathLike)):
@@ -98,7 +98,7 @@ def _rows(data, name, held_out=False):
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in _READERS) if path.is_dir() else None
     if files is None:
         return _from_hub(str(data), name, held_out)
-    files = [path for path in files if path.name in _chosen([path.name for path in files], held_out)]
+    files = [path for path in files if path.name in _parts_of([path.name for path in files], held_out)]
     rows = [row for file in files for row in _READERS.get(file.suffix, _unreadable)(file)]
     if not rows:
         raise ValueError(f"{name}: {str(data)!r} has no row in a file that ends in {', '.join(_READERS)}")
@@ -118,7 +118,7 @@ def _unreadable(file):
 _READERS = {".jsonl": _json_rows, ".json": _json_rows, ".parquet": lambda file: pyarrow.parquet.read_table(file).to_pylist(), ".csv": _read_csv}
 
 
-def _chosen(names, held_out):
+def _parts_of(names, held_out):
     "Names of splits, or of their files, to read: all, or those of the test split, else of validation, else all."
     ways = ("test", "validation", "valid", "dev") if held_out else ()
     return next((found for way in ways if (found := [name for name in names if re.search(rf"(?<![a-z]){way}(?![a-z])", name.lower())])), list(names))
@@ -132,7 +132,7 @@ def _from_hub(data, name, held_out):
         if held_out and len(configs) > 1 and "default" not in configs:
             raise LookupError(f"{name}: {data!r} has the configurations {', '.join(configs)}: choose one, {data}:{configs[0]}")
         splits = [load_dataset(data, config) for config in (["default"] if held_out and len(configs) > 1 else configs)]
-        return Dataset.from_list([row for found in splits for split in _chosen(list(found), held_out) for row in found[split]])
+        return Dataset.from_list([row for found in splits for split in _parts_of(list(found), held_out) for row in found[split]])
     except LookupError as error:
         raise ValueError(error.args[0]) from None
     except (OSError, ConnectionError, ValueError) as error:

@@ -92,7 +92,7 @@ def training_batches(lengths, batch_tokens, epochs=1.0, seed=0, pool=50):
     Returns
     -------
     list of numpy.ndarray of int
-        Places of the examples of each batch; each epoch has each example once.
+        Places of the examples of each batch; each whole epoch has each example once, a part of one at the end so large a part of them.
     """
     lengths, plan = np.asarray(lengths), []
     per_batch = max(1.0, batch_tokens / max(1.0, lengths.mean()))
@@ -287,6 +287,11 @@ def word_windows(tokenizer, rows, max_length, stride):
     tuple
         Windows (dictionaries with `input_ids`), and three arrays over all words: row and number of the word in it, shape (words, 2);
         its window; and the place of its first token there.
+
+    Raises
+    ------
+    ValueError
+        If `max_length` leaves no room beside the special tokens.
     """
     encoded, where, window, place = _words_in_windows(tokenizer, rows, max_length, stride)
     return _rows(encoded), where, window, place
@@ -718,7 +723,14 @@ def default_learning_rate(parameters, method="full"):
     float
         For everything, 1.5e-4 at 22 million parameters, falling with the root of the size (at BERT's 110 million a little above the 2e-5 to 5e-5 of
         Devlin et al. 2019, appendix A.3), and never above 5e-4; a fresh layer alone takes more, and so do low-rank changes, which begin at zero.
+
+    Raises
+    ------
+    ValueError
+        If there is no such method.
     """
+    if method not in _KNOWN["method"]:
+        raise ValueError(f"method {method!r} is not known: {', '.join(_KNOWN['method'])}")
     full = min(5e-4, 1.5e-4 * math.sqrt(22e6 / max(1, parameters)))
     return full * {"full": 1, "last": 2, "lora": 5, "frozen": 10}[method]
 

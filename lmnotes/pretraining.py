@@ -132,7 +132,14 @@ def write_blocks(texts, tokenizer, block_size, path, limit=None, pairs=False):
     -------
     Blocks
         The file, mapped into memory.
+
+    Raises
+    ------
+    ValueError
+        If a block is too short for two segments.
     """
+    if pairs and _pair_width(block_size) < 2:
+        raise ValueError(f"block_size {block_size} holds no two segments beside three special tokens: take at least 5")
     path, counts, digest = Path(path), _counts(), hashlib.sha256()
     width = _pair_width(block_size) if pairs else block_size
     folder = path.parent if path.suffix == ".arrow" else path
@@ -1923,16 +1930,16 @@ _UNSETTLED = ("transformers_version", "dtype", "torch_dtype", "architectures", "
 
 
 def _weights_in(folder):
-    "Short hash of the weights in the folder that training starts from; None where it starts from no folder."
+    "Short hash of the weights in the folder that training starts from; None where it starts from none."
     files = sorted(Path(folder).glob("*.safetensors")) if folder and Path(folder).is_dir() else []
     return _short_hash("".join(map(_digest, files))) if files else None
 
 
-def _identity(blocks, held, tokenizer, model, options, parent):
+def _identity(blocks, held, tokenizer, model, options, weights):
     "What must be equal for a run to be resumed."
     shapes, config = str([(n, tuple(p.shape)) for n, p in model.named_parameters()]), json.dumps(_settled(model.config.to_diff_dict()), sort_keys=True, default=str)
     corpus, validation = (f"{b.facts['digest'][:16]}, {len(b)} blocks" for b in (blocks, held))
-    return {"corpus": corpus, "validation": validation, "tokenizer": _short_hash(_rules(tokenizer)), "model": _short_hash(shapes + config), "weights": _weights_in(parent), **{n: getattr(options, n) for n in _SAME}}
+    return {"corpus": corpus, "validation": validation, "tokenizer": _short_hash(_rules(tokenizer)), "model": _short_hash(shapes + config), "weights": weights, **{n: getattr(options, n) for n in _SAME}}
 
 
 def _short_hash(text):
@@ -1969,8 +1976,8 @@ def _recover(output_dir):
 
 
 def _compare(output_dir, saved, identity):
-    "Raise where a saved run is another one."
-    other = [f"{k} (then {saved.get(k)}, now {v})" for k, v in identity.items() if saved.get(k) != v]
+    "Raise where a saved run is another one. Of a model in hand it is not known with which weights it began."
+    other = [f"{k} (then {saved.get(k)}, now {v})" for k, v in identity.items() if saved.get(k) != v and not (k == "weights" and None in (v, saved.get(k)))]
     if other:
         raise ValueError(f"the run in {str(output_dir)!r} cannot be resumed with another {', '.join(other)}: give the same, or start anew in another folder")
 
@@ -2055,13 +2062,14 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     options = replace(options or PretrainingOptions(), **changes).check()
     device = resolve_device(options.device)
     check_output_dir(output_dir, options.overwrite or options.resume)
-    fresh, parent, model = _is_fresh(model), _parent(model), _open_model(model, tokenizer, options)
+    fresh, parent, weights = _is_fresh(model), _parent(model), _weights_in(None if isinstance(model, PreTrainedModel) else _parent(model))
+    model = _open_model(model, tokenizer, options)
     causal = _is_causal(model.config)
     _check_fit(model, tokenizer, options, causal)
     arguments = _arguments(Path(output_dir), options, device)                    # also joins the other processes, where there are some
     budget = _budget(options)
     blocks, held = _split_blocks(corpus, tokenizer, options, _blocks_needed(budget, options))
-    identity = _identity(blocks, held, tokenizer, model, options, parent)
+    identity = _identity(blocks, held, tokenizer, model, options, weights)
     _prepare_folder(output_dir, options)
     checkpoint, saved = _earlier(output_dir, identity) if options.resume else (None, None)
     if options.resume and saved is None and Path(output_dir).is_dir() and {p.name for p in Path(output_dir).iterdir()} - {"checkpoints"}:

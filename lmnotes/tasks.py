@@ -652,13 +652,15 @@ def load_task(data="docstrings/package", task=None, *, text_column=None, label_c
     Returns
     -------
     DatasetDict
-        `train` and `test` (and `validation` where both are given), with the columns of the family. Labels are `ClassLabel`s. An answer that
+        `train` and `test` (and `validation` where both are given, and further splits as they are named), with the columns of the family. Labels are `ClassLabel`s. An answer that
         is not in the context of a held-out question has `answer_start` -1; a text to be continued has an empty `source`.
 
     Raises
     ------
     FileNotFoundError
         If there is no such data.
+    TypeError
+        If `data` is nothing that can be read.
     ValueError
         If a column is not there, there are fewer than two labels, a held-out label stands nowhere in training, tokens and tags differ in length,
         or a label of a regression is no number.

@@ -33,7 +33,7 @@ from .checkpoints import info, load, task_of
 from .corpora import check_output_dir
 from .finetuning import FinetuningOptions, finetune, predict_logits, predicted_labels
 from .metrics import accuracy, matthews_correlation, mcnemar, paired_bootstrap, pearson, precision_recall_f1, spearman
-from .perplexity import _before_head, _beginning, _by_tiles, _digest, _log_probs, _logits_at, _own_or_given, _specials, perplexity
+from .perplexity import _before_head, _beginning, _by_tiles, _digest, _log_probs, _logits_at, _own_or_given, _plain, _specials, perplexity
 from .pretraining import damaged_files, resolve_device, write_aside, write_checksums
 from .tasks import _json_rows
 from .transformer import evaluating, fused_gelu, position_limit
@@ -76,7 +76,7 @@ def load_pairs(data):
     if missing:
         raise ValueError(f"pairs: column {missing[0]!r} is not there, the columns are {', '.join(rows.column_names)}")
     name = next((c for c in _PARADIGM if c in rows.column_names), None)
-    pairs = {"paradigm": [str(v) for v in rows[name]] if name else ["all"] * len(rows), "good": list(rows["sentence_good"]), "bad": list(rows["sentence_bad"])}
+    pairs = {"paradigm": [str(v) for v in rows[name][:]] if name else ["all"] * len(rows), "good": rows["sentence_good"][:], "bad": rows["sentence_bad"][:]}
     other = next((i for i in range(len(rows)) for c in ("good", "bad") if not isinstance(pairs[c][i] or "", str)), None)
     if other is not None:
         raise ValueError(f"pairs: pair {other} of paradigm {pairs['paradigm'][other]!r} holds {pairs['good'][other]!r} and {pairs['bad'][other]!r}, not two sentences")
@@ -185,6 +185,7 @@ def _continuations(model, rows, starts, batch_tokens=8192, greedy=False, bare=No
     """
     order, totals, best = np.argsort([-len(row) for row in rows], kind="stable"), np.zeros(len(rows)), np.ones(len(rows), bool)
     batches, waiting, limit = [], [], batch_tokens // 8
+    _plain.discard(model)
     for i in order[[len(rows[i]) > starts[i] for i in order]]:
         last = batches[-1] if batches else []
         scored = sum(len(rows[j]) - starts[j] for j in last) + len(rows[i]) - starts[i]
@@ -362,7 +363,7 @@ def minimal_pairs(model, pairs, tokenizer=None, *, bos=True, before="", max_pair
     """
     data = _at_most(load_pairs(pairs), max_pairs)
     model, tokenizer, family, name = _opened(model, tokenizer, device)
-    good, bad = ([before + s for s in data[column]] for column in ("good", "bad"))
+    good, bad = ([before + s for s in data[column][:]] for column in ("good", "bad"))
     if family == "masked":
         each = list(dict.fromkeys(good + bad))
         bare = next((s for s, row in zip(each, tokenizer(each, add_special_tokens=False, verbose=False)["input_ids"]) if not row), None)
@@ -375,10 +376,10 @@ def minimal_pairs(model, pairs, tokenizer=None, *, bos=True, before="", max_pair
         margins = _causal_margins(model, tokenizer, good, bad, bos, 8192 if batch_tokens is None else batch_tokens, progress)
     else:
         raise ValueError(f"model {name!r} is for {family}: minimal pairs need a causal or a masked language model")
-    protocol = {"pairs": _digest(list(zip(data["good"], data["bad"]))), "score": "log-likelihood" if family == "causal" else "pseudo-log-likelihood, one token masked", "tie": "one half", "before": repr(before),
+    protocol = {"pairs": _digest(list(zip(data["good"][:], data["bad"][:]))), "score": "log-likelihood" if family == "causal" else "pseudo-log-likelihood, one token masked", "tie": "one half", "before": repr(before),
                 "beginning": (_first(tokenizer, bos) or "first token not scored") if family == "causal" else "as the tokenizer puts it",
                 "dtype": str(next(model.parameters()).dtype).removeprefix("torch."), "torch": torch.__version__, "transformers": transformers.__version__}
-    return MinimalPairsResult(name, tuple(data["paradigm"]), tuple(map(float, margins)), sum(g == b for g, b in zip(good, bad)), protocol)
+    return MinimalPairsResult(name, tuple(data["paradigm"][:]), tuple(map(float, margins)), sum(g == b for g, b in zip(good, bad)), protocol)
 
 
 def _at_most(pairs, count):

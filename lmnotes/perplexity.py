@@ -166,6 +166,7 @@ def _head(model, output, targets, edges=None):
 _TILE = 1024                    # tokens of the vocabulary, and
 _TILE_ROWS = 512                # places, whose logits are held at a time: 2 MiB in float32
 _whole = weakref.WeakSet()      # models that do something else to their logits: noticed once
+_plain = weakref.WeakSet()      # models that do not: looked at in the first batch of a call
 
 
 def _tiled(model, run, targets):
@@ -181,17 +182,22 @@ def _before_head(model, run, count):
         return None
 
     def record(hidden):
-        few = hidden[:, :8] if hidden.shape[:-1] == (1, count) else hidden
-        seen.append((hidden, F.linear(few, head.weight, head.bias)))
-        return seen[-1][1]
+        there = hidden.shape[:-1] == (1, count)
+        if there and model in _plain:                          # a stand-in: the head's weights would be read for nothing
+            logits = hidden.new_zeros(1, 1, 1).expand(1, 1, len(head.weight))
+        else:
+            logits = F.linear(hidden[:, :8] if there else hidden, head.weight, head.bias)
+        seen.append((hidden, logits))
+        return logits
     head.forward = record
     try:
         logits = run()
     finally:
         del head.forward
-    if len(seen) != 1 or seen[0][0].shape[:-1] != (1, count) or not torch.equal(logits.flatten(0, -2).float(), seen[0][1][0].float()):
-        _whole.add(model)
+    if len(seen) != 1 or seen[0][0].shape[:-1] != (1, count) or not (model in _plain or torch.equal(logits.flatten(0, -2).float(), seen[0][1][0].float())):
+        _whole.add(model), _plain.discard(model)
         return None
+    _plain.add(model)
     return seen[0][0][0]
 
 
@@ -909,6 +915,7 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
     texts, split = _as_texts(texts, text_column, aligned=sources is not None)
     model, tokenizer, name, task = _opened(model, tokenizer, device, dtype, task)
     rule = _checked_rule(model, _Rule(task, window, stride, bos, further, documents, separator, within_word, masks, seed))
+    _plain.discard(model)
     if (sources is None) == (task == "seq2seq"):
         raise ValueError(f"sources {'are missing: a sequence-to-sequence model scores targets given sources' if sources is None else f'do not go with a {task} model: leave them out'}")
     reader = _Reader(tokenizer, _rows(model), rule)
@@ -1190,6 +1197,7 @@ def surprisal(model, text, tokenizer=None, *, window=None, stride=None, bos=True
     if not tokenizer.is_fast:
         raise ValueError(f"surprisal needs a fast tokenizer, which knows the places of its tokens, and {type(tokenizer).__name__} is none")
     rule = _checked_rule(model, _Rule(task, window, stride, bos, "text", "each", "", within_word, None, 0))
+    _plain.discard(model)
     reader, encoded = _Reader(tokenizer, _rows(model), rule), tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     (_, ids, words), = reader.documents(iter([(0, text, None)]))
     edges = _edges(tokenizer, _rows(model)) if task == "causal" else None

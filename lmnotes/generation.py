@@ -184,12 +184,12 @@ def _features(rows, counts):
 
 # %% ../nbs/08b_generation.ipynb #b8ecbc06
 def _closed(tokenizer, texts, length, name):
-    "Ids of each text with the tokenizer's own special tokens, closed by an end of text, at most `length`; and how many were cut."
+    "Ids of each text with the tokenizer's own special tokens, closed by an end of text, at most `length`; and the numbers of those that were cut."
     end, rows = end_of_text(tokenizer), _ids(tokenizer, texts)
     rows = [row if row[-1:] == [end] else [*row, end] for row in rows]
     if length < 3:
         raise ValueError(f"{name} {length} must be 3 or more: a text stands between its special tokens")
-    return [row if len(row) <= length else [*row[:length - 1], end] for row in rows], sum(len(row) > length for row in rows)
+    return [row if len(row) <= length else [*row[:length - 1], end] for row in rows], [i for i, row in enumerate(rows) if len(row) > length]
 
 
 def seq2seq_features(tokenizer, sources, targets, max_source_length=128, max_target_length=128):
@@ -218,7 +218,7 @@ def seq2seq_features(tokenizer, sources, targets, max_source_length=128, max_tar
     inputs, cut_sources = _closed(tokenizer, sources, max_source_length, "max_source_length")
     labels, cut_targets = _closed(tokenizer, targets, max_target_length, "max_target_length")
     rows = {"input_ids": inputs, "attention_mask": [[1] * len(row) for row in inputs], "labels": labels}
-    return _features(rows, (cut_sources, cut_targets, sum(map(len, inputs)), sum(map(len, labels))))
+    return _features(rows, (len(cut_sources), len(cut_targets), sum(map(len, inputs)), sum(map(len, labels))))
 
 # %% ../nbs/08b_generation.ipynb #7b345f69
 def generator_family(model):
@@ -602,9 +602,11 @@ def _inputs(model, tokenizer, sources, max_source_length, max_new_tokens):
     if room < 1 or max_new_tokens >= positions:
         raise ValueError(f"max_new_tokens {max_new_tokens} leaves no room in the model's {positions} positions: choose fewer")
     room = min(room, max_source_length or room)
-    whole = _prompts(tokenizer, sources, _separator(model)) if causal else _closed(tokenizer, sources, sys.maxsize, "")[0]
-    rows = [_cut_left(row, room, tokenizer) for row in whole] if causal else _closed(tokenizer, sources, room, "the model's positions, or max_source_length,")[0]
-    cut = [i for i, row in enumerate(whole) if len(row) > room]
+    if causal:
+        whole = _prompts(tokenizer, sources, _separator(model))
+        rows, cut = [_cut_left(row, room, tokenizer) for row in whole], [i for i, row in enumerate(whole) if len(row) > room]
+    else:
+        rows, cut = _closed(tokenizer, sources, room, "max_source_length, or the model's positions,")
     if cut:
         logger.warning("%d of %d sources are longer than %d tokens and were cut %s", len(cut), len(rows), room, "from the left" if causal else "from the right")
     return rows, cut

@@ -488,7 +488,7 @@ def membership_inference(model, tokenizer, members, non_members, reference=None,
     if any(not isinstance(text, str) or not text.strip() for text in texts):
         raise ValueError("members and non_members hold an empty text: leave such texts out")
     if both := set(members) & set(non_members):
-        raise ValueError(f"{len(both)} texts are members and non_members, for example {next(iter(both))[:40]!r}: leave them out of the others")
+        raise ValueError(f"{len(both)} texts are members and non_members, for example {min(both)[:40]!r}: leave them out of the others")
     if isinstance(reference, str) and reference != "zlib":
         raise ValueError(f"reference {reference!r} is not known: give a model, 'zlib', or nothing")
     measure = lambda m: (r := perplexity(m, texts, tokenizer, device=device, progress=False), np.array(r.log_likelihoods) / np.array(r.tokens))[1]

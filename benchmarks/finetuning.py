@@ -175,12 +175,12 @@ def predict(model, folder, args, add):
 
 # what a part asks for beside the defaults: a quarter of an hour at most on four cores
 REAL = {
-    "sst2": dict(data="sst2", shown=("accuracy",), epochs=3, batch_size=32, learning_rate=2e-4, layer_decay=0.8),
+    "sst2": dict(data="sst2", shown=("accuracy",), epochs=3, batch_size=32),
     "wnut17": dict(data="wnut17", shown=("span_f1",), epochs=4, batch_size=32, learning_rate=4e-4, layer_decay=0.8),
     "ewt": dict(data="ud_english_ewt", shown=("token_accuracy",), epochs=3, batch_size=48, learning_rate=4e-4),
     "sms": dict(data="sms_spam", shown=("accuracy", "spam_f1"), epochs=3, text_column="sms"),
-    "rte": dict(data="rte", shown=("accuracy",), epochs=5),
-    "cola": dict(data="cola", shown=("matthews_correlation",), epochs=4),
+    "rte": dict(data="rte", shown=("accuracy",), epochs=8, batch_size=32, learning_rate=3e-4, layer_decay=0.8),
+    "cola": dict(data="cola", shown=("matthews_correlation",), epochs=6, batch_size=32, learning_rate=3e-4, layer_decay=0.8),
 }
 
 

@@ -211,7 +211,7 @@ def squad(model, folder, args, add):
         start, cpu = time.perf_counter(), time.process_time()
         facts = dict(epochs=args.epochs or 3, learning_rate=args.learning_rate or 3e-4, max_length=256, train_examples=count, test_examples=64 if args.quick else 1000, seed=args.seed or 0)
         result = finetune(model, str(SHARED / "squad_dev"), Path(folder) / "squad", overwrite=True, **facts)
-        add({"part": "squad", "data": "squad_dev", "questions": count, "exact_match": result.scores["exact_match"], "token_f1": result.scores["token_f1"], "interval": result.intervals["token_f1"],
+        add({"part": "squad", "data": "squad_dev", "questions": min(count, len(data("squad_dev")["train"])), "exact_match": result.scores["exact_match"], "token_f1": result.scores["token_f1"], "interval": result.intervals["token_f1"],
                      "without_a_model": result.majority["token_f1"], "minutes": (time.perf_counter() - start) / 60, "cpu_minutes": (time.process_time() - cpu) / 60, "choices": {**facts, **result.choices}})
 
 

@@ -272,6 +272,13 @@ def test_translation_on_the_page_is_that_of_the_benchmark():
     assert f"{facts['with beams']['bleu']} [{low}, {high}]; the source copied as it is has {facts['source copied']}" in page
 
 
+def test_memory_on_the_page_is_that_of_the_benchmark():
+    page = "\n".join(cell["source"] for cell in cells(ROOT / "nbs" / "07_perplexity.ipynb", "markdown"))
+    rows = json.loads((ROOT / "benchmarks" / "results" / "streams.json").read_text(encoding="utf-8"))["rows"]
+    more = {(row["file, MB"], row["documents"]): row["more, MiB"] for row in rows}
+    assert f"took {more[10, 'each by itself']} MiB beside the loaded model, one of 100 MB {more[100, 'each by itself']} MiB" in page and f"one of 100 MB took {more[100, 'one for the whole file']} MiB" in page
+
+
 def test_measured_numbers_of_readme_stand_in_the_results():
     table = (ROOT / "README.md").read_text(encoding="utf-8").split("## What is measured")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (.+) \| (.+) \| (.+) \(\[(\w+)\]\(https://github\.com/lmnotes/lmnotes/blob/main/(benchmarks/results/\w+\.md)\)\) \|$", table, re.M)

@@ -299,7 +299,7 @@ def write_streams(sizes=(10, 100)):
         generated(folder / "sample.txt", 1)
         tokenizer = train_tokenizer((folder / "sample.txt").read_text().splitlines(), kind="bpe", vocab_size=1000, progress=False)
         torch.manual_seed(0)
-        save_folder(folder / "model", GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=128, n_embd=64, n_layer=1, n_head=2)), tokenizer)
+        save_folder(folder / "model", GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=128, n_embd=64, n_layer=1, n_head=2, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)), tokenizer)
         for size in sizes:
             for kind, between, documents in (("each by itself", "\n\n", "each"), ("joined", "\n\n", "joined"), ("one for the whole file", "\n", "each")):
                 generated(folder / "text.txt", size, between)

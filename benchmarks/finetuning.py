@@ -190,7 +190,7 @@ def real(part, model, folder, args, add):
     from lmnotes.metrics import precision_recall_f1
     facts = dict(REAL[part])
     source, shown = facts.pop("data"), facts.pop("shown")
-    facts |= {k: v for k, v in (("epochs", args.epochs), ("learning_rate", args.learning_rate), ("batch_size", args.batch_size), ("train_examples", 64 if args.quick else args.train_examples), ("test_examples", 64 if args.quick else None), ("seed", args.seed)) if v is not None}
+    facts |= {k: v for k, v in (("epochs", args.epochs), ("learning_rate", args.learning_rate), ("batch_size", args.batch_size), ("layer_decay", args.layer_decay), ("train_examples", 64 if args.quick else args.train_examples), ("test_examples", 64 if args.quick else None), ("seed", args.seed)) if v is not None}
     examined = str(SHARED / source)
     if args.judge:
         splits = data(source)
@@ -326,6 +326,7 @@ def main():
     parser.add_argument("--epochs", type=float, help="in place of each part's own")
     parser.add_argument("--learning-rate", type=float, help="in place of each part's own")
     parser.add_argument("--batch-size", type=int, help="in place of each part's own")
+    parser.add_argument("--layer-decay", type=float, help="in place of each part's own")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--judge", action="store_true", help="examine real results on the validation split (SST-2: on part of train); nothing is written")
     parser.add_argument("--pretraining-minutes", type=float, default=10.0, help="of the Chinese model, and of our own")
@@ -335,19 +336,21 @@ def main():
     parser.add_argument("--bf16", choices=["auto", "yes", "no"], default="auto", help="measure bfloat16 (auto: where the processor computes in it)")
     args = parser.parse_args()
     narrow = args.bf16 == "yes" or args.bf16 == "auto" and computes_bf16()
-    before = json.loads((RESULTS / "finetuning.json").read_text(encoding="utf-8")) if (RESULTS / "finetuning.json").exists() else {"machines": {}, "rows": []}
-    result = before
+    written = lambda: json.loads((RESULTS / "finetuning.json").read_text(encoding="utf-8")) if (RESULTS / "finetuning.json").exists() else {"machines": {}, "rows": []}
+    result = written()
     with tempfile.TemporaryDirectory() as folder:
         model = minilm(folder)
         for part in args.only:
             again = lambda row: row["part"] == part and (part != "value" or row["data"].split("/")[1] in args.tasks and row["train_examples"] in args.counts)
-            rows, others = [], [row for row in result["rows"] if not again(row)]
+            rows = []
 
             def add(row):
                 "Print a row and write it at once: nothing is lost where a part is stopped."
                 nonlocal result
                 rows.append(row)
                 print(row, flush=True)
+                result = result if args.quick or args.judge else written()          # another run may have added rows of other parts
+                others = [row for row in result["rows"] if not again(row)]
                 result = {"machines": {**result["machines"], part: machine()}, "rows": others + rows}
                 if not (args.quick or args.judge):
                     RESULTS.mkdir(exist_ok=True)

@@ -129,14 +129,13 @@ def _from_hub(data, name, held_out):
     data, _, config = data.partition(":")
     try:
         configs = [config] if config else get_dataset_config_names(data)
-        if held_out and len(configs) > 1 and "default" not in configs:
-            raise LookupError(f"{name}: {data!r} has the configurations {', '.join(configs)}: choose one, {data}:{configs[0]}")
-        splits = [load_dataset(data, config) for config in (["default"] if held_out and len(configs) > 1 else configs)]
-        return Dataset.from_list([row for found in splits for split in _parts_of(list(found), held_out) for row in found[split]])
-    except LookupError as error:
-        raise ValueError(error.args[0]) from None
+        wanted = ["default"] if held_out and "default" in configs else configs
+        splits = [load_dataset(data, config) for config in wanted] if len(wanted) == 1 or not held_out else []
     except (OSError, ConnectionError, ValueError) as error:
         raise FileNotFoundError(f"{name}: {data!r} is no file or folder here and cannot be had from the hub: check the path, the name or the network") from error
+    if not splits:
+        raise ValueError(f"{name}: {data!r} has the configurations {', '.join(configs)}: choose one, {data}:{configs[0]}")
+    return Dataset.from_list([row for found in splits for split in _parts_of(list(found), held_out) for row in found[split]])
 
 # %% ../nbs/10_benchmarks.ipynb #23cc5537
 _AGREEMENT = re.compile(r"\b([Tt]he|[Tt]hese|[Tt]hose|[Tt]his|[Tt]hat) ([a-z]{3,}) (is|are)\b[^.\n]*\.")

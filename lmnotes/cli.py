@@ -655,13 +655,12 @@ def execute(table, argv):
     return 0
 
 # %% ../nbs/20_cli.ipynb #a3595d0d
-_FAMILIES = {"masked": ("MaskedLM", "ForPreTraining"), "causal": ("CausalLM", "LMHeadModel")}       # as BertForPreTraining, which has a head for masked tokens
-
-
 def _open(model, family, device):
     "Open a folder or hub name as a masked or causal model, with its tokenizer; refuse the wrong family."
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+    from lmnotes.checkpoints import _task_named
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if str(device).startswith("cuda") and not torch.cuda.is_available():
@@ -671,7 +670,7 @@ def _open(model, family, device):
     except OSError as error:
         raise FileNotFoundError(f"no model at {str(model)!r}: neither a folder with config.json, nor a model that the hub gives here") from error
     names = config.architectures or ["a model without a head"]
-    if not names[0].endswith(_FAMILIES[family]) or names[0] == "ElectraForPreTraining":               # that one tells replaced tokens, and predicts none
+    if _task_named(names[0]) != family:
         other = "generate takes causal models, fill-mask masked ones"
         raise ValueError(f"{str(model)!r} holds {names[0]}, which is no {family} language model; {other}")
     auto = AutoModelForMaskedLM if family == "masked" else AutoModelForCausalLM

@@ -915,7 +915,6 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
     texts, split = _as_texts(texts, text_column, aligned=sources is not None)
     model, tokenizer, name, task = _opened(model, tokenizer, device, dtype, task)
     rule = _checked_rule(model, _Rule(task, window, stride, bos, further, documents, separator, within_word, masks, seed))
-    _plain.discard(model)
     if (sources is None) == (task == "seq2seq"):
         raise ValueError(f"sources {'are missing: a sequence-to-sequence model scores targets given sources' if sources is None else f'do not go with a {task} model: leave them out'}")
     reader = _Reader(tokenizer, _rows(model), rule)
@@ -929,6 +928,7 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
 
 def _work(model, tokenizer, name, documents, rule, numbers=()):
     "Jobs of the documents, and the function that scores a batch of them."
+    _plain.discard(model)
     if rule.task == "causal":
         start = _start(tokenizer, rule)
         if rule.bos and not start:
@@ -1197,7 +1197,6 @@ def surprisal(model, text, tokenizer=None, *, window=None, stride=None, bos=True
     if not tokenizer.is_fast:
         raise ValueError(f"surprisal needs a fast tokenizer, which knows the places of its tokens, and {type(tokenizer).__name__} is none")
     rule = _checked_rule(model, _Rule(task, window, stride, bos, "text", "each", "", within_word, None, 0))
-    _plain.discard(model)
     reader, encoded = _Reader(tokenizer, _rows(model), rule), tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     (_, ids, words), = reader.documents(iter([(0, text, None)]))
     edges = _edges(tokenizer, _rows(model)) if task == "causal" else None

@@ -1103,9 +1103,11 @@ def learning_rate_factor(progress, warmup=0.05, schedule="linear", decay=0.2):
 
     Raises
     ------
-    KeyError
+    ValueError
         If there is no such schedule.
     """
+    if schedule not in _KNOWN["schedule"]:
+        raise ValueError(f"schedule {schedule!r} is not known: {', '.join(_KNOWN['schedule'])}")
     if progress < warmup:
         return progress / warmup
     left = min(1.0, max(0.0, (1 - progress) / (1 - warmup) if warmup < 1 else 1.0))

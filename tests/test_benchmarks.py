@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import BertConfig, BertForMaskedLM, Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 import lmnotes.perplexity as room
 from lmnotes import benchmarks, finetuning
@@ -511,6 +511,16 @@ def test_all_of_glue_and_its_submission(encoder, tmp_path):
     assert "test server" in (tmp_path / "run" / "results.md").read_text() and json.loads((tmp_path / "run" / "results.json").read_text())["complete"]
     assert "84.6" in repr(result) and "<table>" in result._repr_html_()
     assert all("Devlin et al. 2019, table 1" in text for text in (repr(result), result._repr_html_(), result.markdown()))
+
+
+def test_a_task_is_answered_by_the_threshold_of_its_model(wordpiece):
+    "As the fine-tuned model itself answers, and not by the likeliest label."
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(vocab_size=len(wordpiece), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, max_position_embeddings=64, num_labels=2, problem_type="single_label_classification")).eval()
+    split = Dataset.from_dict({"sentence": TEXTS[:6]})
+    for threshold, wanted in ((0.0, [0] * 6), (1.01, [1] * 6)):
+        model.config.decision_threshold, model.config.decision_label = threshold, 0
+        assert benchmarks._predicted(model, wordpiece, "sst2", split, 32) == wanted
 
 
 def test_a_run_goes_on_where_it_stopped(encoder, tmp_path, monkeypatch):

@@ -431,3 +431,10 @@ def test_a_model_without_a_head_is_described(tokenizer, tmp_path):
     GPT2Model(GPT2Config(vocab_size=100, n_embd=32, n_layer=1, n_head=2, n_positions=64)).save_pretrained(tmp_path / "m")
     described = info(tmp_path / "m")
     assert (described.architecture, described.task, described.problems, described.vocab_size) == ("GPT2Model", "?", (), 100)
+
+
+def test_a_discriminator_has_no_family():
+    from lmnotes.checkpoints import task_of
+    assert task_of("BertForPreTraining") == "masked"
+    with pytest.raises(ValueError, match="say what the model is for"):
+        task_of("ElectraForPreTraining")

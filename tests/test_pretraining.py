@@ -773,6 +773,11 @@ def test_a_row_of_the_history_has_the_rate_of_its_own_step(corpus, tokenizer, tm
     assert [h["learning_rate"] for h in result.history] == pytest.approx([1e-3 * (1 - k / 6) for k in range(1, 7)])
 
 
+def test_a_schedule_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="schedule 'step' is not known: linear, cosine, wsd, constant"):
+        learning_rate_factor(0.5, schedule="step")
+
+
 def test_blocks_are_those_of_their_slice(tokenizer, tmp_path):
     blocks = pretraining.write_blocks([" ".join(["the cat sat"] * 40)] * 30, tokenizer, 16, tmp_path / "b.arrow")
     part = blocks[2:6]

@@ -260,6 +260,9 @@ def test_fine_tuning_on_the_page_is_that_of_the_benchmark():
     keys = {"sst2": "accuracy", "wnut17": "span_f1", "ewt": "token_accuracy", "sms": "spam_f1", "rte": "accuracy", "cola": "matthews_correlation", "squad": "token_f1"}
     real = [row for part in keys for row in rows if row["part"] == part]
     intervals = ["" if row["part"] == "sms" else f"[{row['interval'][0]:.3f}, {row['interval'][1]:.3f}]" for row in real]
+    log = (ROOT / "benchmarks" / "LOG.md").read_text(encoding="utf-8")
+    chosen, = re.findall(r"validation split \(span F1 ([\d., ]+)\).+ they had (0\.\d+) and (0\.\d+)\.", page)
+    assert all(number in log for number in (*chosen[0].split(", "), *chosen[1:]))
     assert len(table) >= 6 and table == [(f"{row[keys[row['part']]]:.3f}", interval, f"{row['minutes']:.1f}") for row, interval in zip(real, intervals)]
 
 

@@ -10,6 +10,7 @@ __all__ = ['logger', 'KINDS', 'REGIONS', 'Canary', 'plant_canaries', 'sentence_l
            'train_privately']
 
 # %% ../nbs/13_privacy.ipynb #07cb20da
+import bisect
 import csv
 import datetime
 import gzip
@@ -27,9 +28,10 @@ import warnings
 import zlib
 from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from itertools import zip_longest
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +47,14 @@ from stdnum.cn import ric
 from stdnum.exceptions import ValidationError
 from torch.func import functional_call, grad, vmap
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from .checkpoints import save
 from .corpora import check_output_dir, write_aside
 from .generation import only_said
 from .perplexity import _beginning, perplexity
 from .pretraining import resolve_device
-from .transformer import model_config
+from .transformer import evaluating, model_config, position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +126,8 @@ def plant_canaries(corpus, repeats=(1, 4, 16), *, each=2, template="The code of 
     Returns
     -------
     tuple
-        The corpus with the canaries in it, of the same type, and the list of `Canary`.
+        The corpus with the canaries in it, its rows in another order, and the list of `Canary`: a list for a list or tuple, a
+        `Dataset` or `DatasetDict` for one of these, with the column `text` alone.
 
     Raises
     ------
@@ -197,7 +200,8 @@ def _groups(rows):
     "Rows of ids by what stands before their last token: lists of (place of the row, last token)."
     groups = {}
     for place, row in enumerate(rows):
-        groups.setdefault(tuple(row[:-1]), []).append((place, row[-1]))
+        if row:
+            groups.setdefault(tuple(row[:-1]), []).append((place, row[-1]))
     return groups
 
 
@@ -212,7 +216,7 @@ def sentence_log_likelihoods(model, tokenizer, texts, batch_numbers=2**24):
     tokenizer : PreTrainedTokenizerFast
         Its tokenizer.
     texts : sequence of str
-        Texts that fit into the model.
+        Texts that fit into the model; one without a token has log-likelihood 0.
     batch_numbers : int
         Logits held at once, which bounds the memory.
 
@@ -220,11 +224,22 @@ def sentence_log_likelihoods(model, tokenizer, texts, batch_numbers=2**24):
     -------
     numpy.ndarray, shape (texts,)
         In nats, the first token included where the tokenizer has a beginning-of-text token.
+
+    Raises
+    ------
+    ValueError
+        If a text is longer than the model's positions.
     """
-    start = _beginning(tokenizer)
-    rows = [start + ids for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    start, texts = _beginning(tokenizer), list(texts)
+    rows = [start + ids for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+    limit = position_limit(model)
+    for text, row in zip(texts, rows):
+        if limit and len(row) - 1 > limit:
+            raise ValueError(f"texts hold one of {len(row) - 1:,} tokens and the model has {limit:,} positions: shorten {text[:40]!r}")
     groups, values = _groups(rows), np.zeros(len(rows))
-    contexts = sorted(groups, key=len)
+    contexts = sorted((context for context in groups if context), key=len)         # the first token of a text has nothing before it where no token begins a text
+    if not contexts:
+        return values
     size = max(1, batch_numbers // (len(contexts[-1]) * model.config.vocab_size))
     for i in range(0, len(contexts), size):
         part = contexts[i:i + size]
@@ -292,11 +307,11 @@ def exposure(model, tokenizer, canaries, *, exact_limit=10_000, samples=1_000, s
     Raises
     ------
     ValueError
-        If a canary is longer than the model's positions, or the model is not a causal one.
+        If a canary is longer than the model's positions, its secret has characters outside its alphabet, or the model is not a causal one.
     """
-    _check_causal(model)
-    for canary in canaries:
-        _check_length(canary, tokenizer, model.config.max_position_embeddings)
+    _check_canaries(model, tokenizer, canaries)
+    if not isinstance(samples, Integral) or samples < 10:
+        raise ValueError(f"samples {samples!r} are too few to fit a distribution to: draw at least 10, better 1,000")
     was, draw = model.training, np.random.default_rng(seed)
     model.eval()
     try:
@@ -305,10 +320,21 @@ def exposure(model, tokenizer, canaries, *, exact_limit=10_000, samples=1_000, s
         model.train(was)
 
 # %% ../nbs/13_privacy.ipynb #0160d287
+def _check_canaries(model, tokenizer, canaries):
+    "Refuse a model that cannot be asked, and canaries that it cannot read or that are none."
+    _check_causal(model)
+    for canary in canaries:
+        if not canary.secret or set(canary.secret) - set(canary.alphabet):
+            raise ValueError(f"the secret {canary.secret!r} is not made of its alphabet {canary.alphabet!r}: give Canary(..., alphabet=...) the characters that secrets consist of")
+        _check_length(canary, tokenizer, model.config.max_position_embeddings)
+
+
 def _check_causal(model):
     "Refuse a model that does not read from the left."
     if type(model).__name__ not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         raise ValueError(f"model is a {type(model).__name__}: give a causal language model, such as lmnotes.load opens")
+    if model.config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and getattr(model.config, "is_decoder", None) is False:
+        raise ValueError(f"model is a {type(model).__name__} that reads in both directions and so sees the token that it is to predict: give a causal one, such as a preset gpt-tiny")
 
 
 def _exposure(model, tokenizer, canary, exact_limit, samples, draw):
@@ -320,8 +346,10 @@ def _exposure(model, tokenizer, canary, exact_limit, samples, draw):
     if exact:
         rank = max(1, round(1 + float((others > own + 1e-6).sum()) + (float((abs(others - own) <= 1e-6).sum()) - 1) / 2))
         return Exposure(canary, math.log2(canary.space) - math.log2(rank), rank, float(own), "exact")
-    costs = -others / math.log(2)
-    logged = stats.skewnorm.logcdf(-own / math.log(2), *stats.skewnorm.fit(costs)) / math.log(2)
+    fitted = stats.skewnorm.fit(-others / math.log(2))
+    logged = stats.skewnorm.logcdf(-own / math.log(2), *fitted) / math.log(2)
+    if not np.isfinite(logged):                                # so far out that the probability is no number any more: the tail of the normal distribution bounds it
+        logged = stats.norm.logcdf(-own / math.log(2), *fitted[1:]) / math.log(2)
     return Exposure(canary, float(max(0.0, -logged)), None, float(own), "sampled")
 
 # %% ../nbs/13_privacy.ipynb #d446b4c9
@@ -380,12 +408,11 @@ def extract(model, tokenizer, canaries, *, samples=100, temperature=1.0, seed=0)
     Raises
     ------
     ValueError
-        If a canary is longer than the model's positions, or the model is not a causal one.
+        If a canary is longer than the model's positions, its secret has characters outside its alphabet, or the model is not a causal one.
     """
-    _check_causal(model)
-    for canary in canaries:
-        _check_length(canary, tokenizer, model.config.max_position_embeddings)
-    return [_extract(model, tokenizer, canary, samples, temperature, seed) for canary in canaries]
+    _check_canaries(model, tokenizer, canaries)
+    with evaluating(model):
+        return [_extract(model, tokenizer, canary, samples, temperature, seed) for canary in canaries]
 
 
 def _extract(model, tokenizer, canary, samples, temperature, seed):
@@ -491,12 +518,13 @@ def membership_inference(model, tokenizer, members, non_members, reference=None,
         raise ValueError(f"{len(both)} texts are members and non_members, for example {min(both)[:40]!r}: leave them out of the others")
     if isinstance(reference, str) and reference != "zlib":
         raise ValueError(f"reference {reference!r} is not known: give a model, 'zlib', or nothing")
-    measure = lambda m: (r := perplexity(m, texts, tokenizer, device=device, progress=False), np.array(r.log_likelihoods) / np.array(r.tokens))[1]
-    scores = measure(model)
-    if isinstance(reference, str):
-        scores = scores * np.array([len(tokenizer(t)["input_ids"]) / len(zlib.compress(t.encode("utf-8", "replace"))) for t in texts])
-    elif reference is not None:
-        scores = scores - measure(reference)
+    measure = lambda m: perplexity(m, texts, tokenizer, device=device, progress=False)
+    per_token = lambda r: np.array(r.log_likelihoods) / np.array(r.tokens)
+    own = measure(model)
+    if isinstance(reference, str):                             # of the whole text, by its compressed bytes
+        scores = np.array(own.log_likelihoods) / [len(zlib.compress(t.encode("utf-8", "replace"))) for t in texts]
+    else:
+        scores = per_token(own) - (per_token(measure(reference)) if reference is not None else 0)
     return MembershipResult("loss" if reference is None else reference if isinstance(reference, str) else "reference", scores, len(members))
 
 # %% ../nbs/13_privacy.ipynb #62374e06
@@ -523,7 +551,7 @@ class Finding:
     text: str
 
 # %% ../nbs/13_privacy.ipynb #e054e698
-_EMAIL = re.compile(r"(?<![A-Za-z0-9._%+@-])(?<!//)-*([A-Za-z0-9À-ɏ_%+][A-Za-z0-9À-ɏ._%+'-]*@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,24})(?![A-Za-z0-9@-])")
+_EMAIL = re.compile(r"(?<![A-Za-z0-9À-ɏ._%+'@-])(?<!//)[-']*([A-Za-z0-9À-ɏ_%+][A-Za-z0-9À-ɏ._%+'-]*@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,24})(?![A-Za-z0-9@-])")
 _IP = re.compile(r"(?<![A-Za-z0-9_.:])(?:(?:\d{1,3}\.){3}\d{1,3}(?![\d-]|\.\d|[A-Za-z])|[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![A-Za-z0-9_:]))")
 _URL = re.compile(r"(?ai)\b[a-z][a-z0-9+.-]{1,15}://(?:[^\s/:@'\"<>]+:[^\s/@'\"<>]+@[^\s'\"<>）)，。；、]+"
                   r"|[^\s'\"<>?#]+\?[^\s'\"<>]*?\b(?:access_token|token|api_?key|key|sig|signature|password|secret)=[^\s&'\"<>）)，。；、]{8,}[^\s'\"<>）)，。；、]*)")
@@ -752,12 +780,13 @@ def find_personal_data(text, kinds=KINDS, regions=REGIONS, model=None):
 
 def _find(text, kinds, regions, named):
     "Findings of a text, in order; an earlier kind's first."
-    taken, found = [], []
+    taken, found = [], []                                      # spans that do not overlap, in order
     for kind in KINDS:
         spans = sorted(_FINDERS[kind](text, regions=regions)) + (named(text) if named and kind == "name" else []) if kind in kinds else []
         for start, end in spans:
-            if all(end <= a or start >= b for a, b in taken):
-                taken.append((start, end))
+            place = bisect.bisect(taken, (start, end))
+            if (not place or taken[place - 1][1] <= start) and (place == len(taken) or end <= taken[place][0]):
+                taken.insert(place, (start, end))
                 found.append(Finding(kind, start, end, text[start:end]))
     return sorted(found, key=lambda f: f.start)
 
@@ -774,11 +803,17 @@ def _check_kinds(kinds, regions):
             raise ValueError(f"region {region!r} is not known: give two capital letters such as {', '.join(REGIONS)}")
 
 # %% ../nbs/13_privacy.ipynb #47a47d85
-@lru_cache(maxsize=2)
 def _name_finder(model):
-    "A function that gives the spans of names that a token classifier finds; None without a model."
+    "A function that gives the spans of names that a token classifier finds, opened anew once its folder has changed; None without a model."
     if model is None:
         return None
+    path = Path(model).expanduser().resolve()
+    return _opened_finder(model, path, tuple(sorted((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in path.glob("*"))))
+
+
+@lru_cache(maxsize=2)
+def _opened_finder(model, path, files):
+    "The same for a folder in one state."
     from transformers import pipeline
     from lmnotes.checkpoints import load
     network, tokenizer = load(model, device="cpu")
@@ -822,9 +857,18 @@ def _replacer(pseudonyms, key):
     key = secrets.token_bytes(32) if key is None else hashlib.sha256(str(key).encode("utf-8", "surrogatepass")).digest()
 
     def replacement(finding):
-        plain = finding.text.casefold() if finding.kind in ("email", "name") else finding.text if finding.kind in ("secret", "url") else re.sub(r"[\s().-]", "", finding.text)
-        return f"[{finding.kind.upper()}_{hashlib.blake2b(f'{finding.kind}:{plain}'.encode('utf-8', 'surrogatepass'), key=key, digest_size=4).hexdigest()}]"
+        digest = hashlib.blake2b(f"{finding.kind}:{_plainly(finding)}".encode("utf-8", "surrogatepass"), key=key, digest_size=8)
+        return f"[{finding.kind.upper()}_{digest.hexdigest()}]"
     return replacement
+
+
+def _plainly(finding):
+    "What a finding says, however it is spelt: equal for equal values only."
+    if finding.kind in ("email", "name"):
+        return finding.text.casefold()
+    if finding.kind == "ip":
+        return str(ipaddress.ip_address(finding.text))
+    return finding.text if finding.kind in ("secret", "url") else re.sub(r"[\s().-]", "", finding.text)
 
 
 def _replaced(text, findings, replacement):
@@ -848,7 +892,7 @@ def scrub(texts, *, kinds=KINDS, regions=REGIONS, pseudonyms=False, key=None, mo
     regions : sequence of str
         Countries whose telephone numbers are found without a country code.
     pseudonyms : bool
-        Give equal values equal replacements, such as `[EMAIL_1f2e3d4c]`, in place of `[EMAIL]`.
+        Give equal values equal replacements, such as `[EMAIL_1f2e3d4c5b6a7988]`, in place of `[EMAIL]`.
     key : str, optional
         Secret that the pseudonyms depend on; by default a new one for each call, which nobody knows.
     model : str or path, optional
@@ -1025,9 +1069,16 @@ def score_findings(expected, found):
     -------
     DetectionReport
         Counts, precision and recall of each kind.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many lists on both sides, or a finding is of a kind outside `KINDS`.
     """
     if len(expected) != len(found):
         raise ValueError(f"{len(expected)} texts have known findings and {len(found)} were searched: give one list for each text, in the same order")
+    if strange := {f.kind for fs in (*expected, *found) for f in fs} - set(KINDS):
+        raise ValueError(f"findings are of kind {min(strange)!r}, which is not known: there are {', '.join(KINDS)}")
     rows = {kind: [0, 0, 0] for kind in KINDS}
     for there, seen in zip(expected, found):
         there, seen = ({(f.kind, f.start, f.end) for f in fs} for fs in (there, seen))
@@ -1178,6 +1229,10 @@ def _csv_rows(source):
 
 
 def _scrub_csv(source, target, clean, column=None):
+    if source.read(1) == "\ufeff":                             # the mark that a spreadsheet puts before UTF-8
+        target.write("\ufeff")
+    else:
+        source.seek(0)
     rows, writer = _csv_rows(source), csv.writer(target, lineterminator="\n")
     header = next(rows, [])
     if column is not None and column not in header:
@@ -1219,10 +1274,18 @@ def _files(source):
     if not source.exists():
         raise FileNotFoundError(f"no file or folder {str(source)!r}: check the path (a corpus by name is saved first: lmnotes corpus NAME --output-dir FOLDER)")
     found = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(source).parts))
+    found = [p for p in found if not (p == source / "result.json" and _is_report(p))]
     other = [p for p in found if _ending(p) not in _SCRUBBERS]
     if other or not found:
         raise ValueError(f"{other[0] if other else str(source) + ' is empty and'} cannot be scrubbed: endings are {', '.join(_SCRUBBERS)}, the texts also with .gz")
     return [(p, Path(p.name) if source.is_file() else p.relative_to(source)) for p in found]
+
+
+def _is_report(path):
+    "Whether a file is the report that an earlier call left in its copy."
+    with suppress(ValueError, OSError):
+        return set(json.loads(path.read_text(encoding="utf-8"))) == {field.name for field in fields(ScrubReport)}
+    return False
 
 
 def _ending(path):
@@ -1368,8 +1431,9 @@ class PrivacyOptions:
         Texts whose gradients are in memory at once.
     device : str
         `auto`, `cpu` or `cuda`.
-    seed : int
-        Seed of weights, draws and noise. Whoever knows it can take the noise away: keep it to yourself.
+    seed : int, optional
+        Seed of weights, draws and noise; by default one from the system's source of randomness, which nobody knows. Whoever
+        knows it can take the noise away: a given one is for pages and tests that must repeat, and the result says so.
     overwrite : bool
         Replace what the output folder holds.
     """
@@ -1382,15 +1446,21 @@ class PrivacyOptions:
     accountant: str = "prv"
     microbatch: int = 32
     device: str = "auto"
-    seed: int = 0
+    seed: int | None = None
     overwrite: bool = False
 
     def check(self):
         "Raise a `ValueError` that names the first choice that cannot be."
-        for name in ("steps", "batch_size", "learning_rate", "clip", "microbatch", "block_size"):
+        for name in ("steps", "batch_size", "microbatch", "block_size"):
             value = getattr(self, name)
-            if value is not None and not (0 < value < math.inf):
+            if not (value is None and name == "block_size") and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
+                raise ValueError(f"{name} {value!r} must be a whole number above 0")
+        for name in ("learning_rate", "clip"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
                 raise ValueError(f"{name} {value!r} must be a number above 0")
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or self.seed < 0):
+            raise ValueError(f"seed {self.seed!r} must be a whole number of 0 or more, or None for one that nobody knows")
         if self.accountant not in ("prv", "rdp", "gdp"):
             raise ValueError(f"accountant {self.accountant!r} is not known: prv, rdp, gdp")
         return self
@@ -1414,8 +1484,10 @@ class PrivateTraining:
         Steps made, training texts, and texts of which only the beginning was read.
     accountant : str
         Which accountant counted.
-    losses : tuple of float
-        Loss of the drawn texts, for each step. Not private: do not publish it.
+    losses : tuple of float, length steps
+        Mean loss of the drawn texts, for each step, nan where none was drawn. Not private: do not publish it.
+    seed_given : bool
+        Whether the seed was given, so that whoever knows it can take the noise away.
     """
 
     model: PreTrainedModel
@@ -1429,10 +1501,11 @@ class PrivateTraining:
     cut: int
     accountant: str
     losses: tuple
+    seed_given: bool = False
 
     def __repr__(self):
         return (f"epsilon {self.epsilon:.2f} at delta {self.delta:.1e} for one of {self.texts:,} texts ({self.cut} cut): {self.steps} steps, each text with probability {self.sample_rate:.3f}, "
-                f"gradients {f'clipped to {self.clip:g}' if self.noise_multiplier else 'not clipped'}, noise {self.noise_multiplier:.2f} ({self.accountant}); not counted: tokenizer, number of texts, choice of options")
+                f"gradients {f'clipped to {self.clip:g}' if self.noise_multiplier else 'not clipped'}, noise {self.noise_multiplier:.2f} ({self.accountant}); not counted: tokenizer, number of texts, choice of options" + ("; for those only who do not know the seed, which was given" if self.seed_given and self.noise_multiplier else ""))
 
 
 def train_privately(model, tokenizer, corpus, epsilon=8.0, delta=None, output_dir=None, options=None, **changes):
@@ -1472,6 +1545,7 @@ def train_privately(model, tokenizer, corpus, epsilon=8.0, delta=None, output_di
     delta = _check_guarantee(epsilon, delta, len(texts), options.batch_size)
     if output_dir is not None:
         check_output_dir(output_dir, options.overwrite)
+    given, options = options.seed is not None, replace(options, seed=secrets.randbits(62) if options.seed is None else options.seed)
     model = _private_model(model, tokenizer, options)
     rows, cut = _text_rows(texts, tokenizer, min(options.block_size or 128, model.config.max_position_embeddings))
     if cut:
@@ -1480,7 +1554,7 @@ def train_privately(model, tokenizer, corpus, epsilon=8.0, delta=None, output_di
     sigma = _noise(epsilon, delta, rate, options)
     losses = _private_steps(model, rows, rate, sigma, options)
     spent = _spent(sigma, rate, delta, options)
-    result = PrivateTraining(model.eval(), spent, delta, sigma, options.clip, rate, options.steps, len(texts), cut, options.accountant, tuple(losses))
+    result = PrivateTraining(model.eval(), spent, delta, sigma, options.clip, rate, options.steps, len(texts), cut, options.accountant, tuple(losses), given)
     if output_dir is not None:
         facts = {k: v for k, v in vars(result).items() if k not in ("model", "losses")}
         save(model, tokenizer, output_dir, {"differential_privacy": facts}, options.overwrite)
@@ -1489,7 +1563,7 @@ def train_privately(model, tokenizer, corpus, epsilon=8.0, delta=None, output_di
 # %% ../nbs/13_privacy.ipynb #d09fc1d3
 def _check_guarantee(epsilon, delta, texts, batch_size):
     "Refuse a guarantee that is none; give delta."
-    if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not epsilon > 0:
+    if isinstance(epsilon, bool) or not isinstance(epsilon, Real) or not epsilon > 0:
         raise ValueError(f"epsilon {epsilon!r} must be above 0: with 0 the model could not depend on the text at all; 1 to 10 is usual, math.inf trains without privacy")
     if texts < 2 or batch_size > texts:
         raise ValueError(f"batch_size {batch_size} and {texts} texts: give more texts than a batch holds, since sampling is part of the guarantee")
@@ -1543,11 +1617,13 @@ def _private_steps(model, rows, rate, sigma, options):
         inner.param_groups[0]["lr"] = options.learning_rate * (1 - step / options.steps)
         chosen = rows[torch.rand(len(rows), generator=draw) < rate]              # each text by itself: a batch has no fixed size
         parts = list(chosen.split(options.microbatch)) if len(chosen) else [chosen]
+        found = []
         for i, part in enumerate(parts):
             optimizer.signal_skip_step(do_skip=i < len(parts) - 1)
-            losses.append(_fill_gradients(model, part.to(model.device)))
+            found.append(_fill_gradients(model, part.to(model.device)))
             optimizer.step()
             optimizer.zero_grad()
+        losses.append(float(np.average(found, weights=[len(part) or 1 for part in parts])))
     return losses
 
 

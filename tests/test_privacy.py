@@ -207,7 +207,8 @@ def test_all_valid_lengths_of_cards_by_luhn():
 
 
 def test_long_texts_take_linear_time():
-    for text in ("a" * 200_000, "1" * 200_000, "a@" * 50_000, "王" * 50_000, "1 " * 50_000, "A1" * 50_000, "-" * 200_000, "-a@" * 50_000, "/a@b" * 50_000, "-----BEGIN PRIVATE KEY-----" * 500, "Dear Anna " * 5_000):
+    for text in ("a" * 200_000, "1" * 200_000, "a@" * 50_000, "王" * 50_000, "1 " * 50_000, "A1" * 50_000, "-" * 200_000, "-a@" * 50_000, "/a@b" * 50_000, "-----BEGIN PRIVATE KEY-----" * 500, "Dear Anna " * 5_000,
+                 "é" * 200_000, "'a" * 100_000, "a@example.org " * 8_000):
         find_personal_data(text)
 
 
@@ -444,11 +445,11 @@ def test_a_step_clips_each_text_and_adds_the_noise_once(tokenizer):
 
 def test_guarantee_is_kept_and_saved(tokenizer, tmp_path):
     import lmnotes
-    runs = [train_privately(tiny(tokenizer), tokenizer, TEXTS, epsilon=e, steps=3, batch_size=8, device="cpu", accountant=a) for e, a in ((2, "prv"), (2, "rdp"), (20, "rdp"), (math.inf, "prv"))]
+    runs = [train_privately(tiny(tokenizer), tokenizer, TEXTS, epsilon=e, steps=3, batch_size=8, device="cpu", accountant=a, seed=7) for e, a in ((2, "prv"), (2, "rdp"), (20, "rdp"), (math.inf, "prv"))]
     assert all(run.epsilon <= e + 0.02 for run, e in zip(runs, (2, 2, 20, math.inf))) and runs[0].epsilon > 1.9
     assert runs[1].noise_multiplier >= runs[0].noise_multiplier > runs[3].noise_multiplier == 0 and runs[1].noise_multiplier > runs[2].noise_multiplier > 0
     assert runs[0].delta < 1 / len(TEXTS) and runs[0].cut == 0 and "not counted: tokenizer" in repr(runs[0])
-    again = train_privately(tiny(tokenizer), tokenizer, TEXTS, epsilon=2, steps=3, batch_size=8, device="cpu", output_dir=tmp_path / "m")
+    again = train_privately(tiny(tokenizer), tokenizer, TEXTS, epsilon=2, steps=3, batch_size=8, device="cpu", output_dir=tmp_path / "m", seed=7)
     assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), runs[0].model.parameters()))
     model, _ = lmnotes.load(tmp_path / "m", device="cpu")
     assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), model.parameters()))
@@ -458,7 +459,7 @@ def test_guarantee_is_kept_and_saved(tokenizer, tmp_path):
 
 
 def test_without_noise_it_learns(tokenizer):
-    run = train_privately("gpt-tiny", tokenizer, TEXTS, epsilon=math.inf, steps=25, batch_size=12, block_size=24, device="cpu")
+    run = train_privately("gpt-tiny", tokenizer, TEXTS, epsilon=math.inf, steps=25, batch_size=12, block_size=24, device="cpu", seed=0)
     assert np.nanmean(run.losses[-5:]) < 0.6 * run.losses[0] and math.isinf(run.epsilon)
 
 
@@ -473,7 +474,8 @@ def test_texts_longer_than_the_block_are_counted(tokenizer):
 
 
 @pytest.mark.parametrize("change, says", [({"epsilon": 0}, "epsilon 0 must be above 0"), ({"epsilon": -1.0}, "epsilon"), ({"epsilon": float("nan")}, "epsilon"), ({"delta": 0}, "delta 0"), ({"delta": 0.5}, "delta 0.5"),
-                                          ({"batch_size": 1000}, "batch_size 1000"), ({"steps": 0}, "steps 0"), ({"clip": 0}, "clip 0"), ({"accountant": "magic"}, "magic")])
+                                          ({"batch_size": 1000}, "batch_size 1000"), ({"steps": 0}, "steps 0"), ({"clip": 0}, "clip 0"), ({"accountant": "magic"}, "magic"),
+                                          ({"steps": 1.5}, "steps 1.5 must be a whole number"), ({"microbatch": 2.5}, "microbatch 2.5"), ({"batch_size": True}, "batch_size True"), ({"seed": -1}, "seed -1")])
 def test_private_training_refuses(tokenizer, change, says):
     model = tiny(tokenizer)
     before = [p.clone() for p in model.parameters()]
@@ -492,3 +494,86 @@ def test_a_key_that_stands_twice_keeps_no_first_value(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "alice@example.com", "text": "y"}\n{"text": "kept  as it is",   "n": 1}\n')
     scrub_corpus(tmp_path / "a.jsonl", tmp_path / "out")
     assert (tmp_path / "out" / "a.jsonl").read_text() == '{"text": "y"}\n{"text": "kept  as it is",   "n": 1}\n'
+
+
+def test_pseudonyms_tell_values_apart_and_know_their_spellings():
+    ips = scrub(["host 23.1.12.3 up", "host 23.11.2.3 up"], pseudonyms=True, key="k").texts
+    assert ips[0] != ips[1]
+    one, other, third = scrub(["see 2a00:1450:4009:80b::2004 now", "see 2a00:1450:4009:080b:0:0:0:2004 now", "see 2a00:1450:4009:80b::2005 now"], pseudonyms=True, key="k").texts
+    assert one == other != third and "IP_" in one
+    spelt = scrub(["call (415) 555-0132 now", "call 415-555-0132 now"], pseudonyms=True, key="k").texts
+    assert spelt[0] == spelt[1] and "PHONE_" in spelt[0]
+
+
+def test_models_that_read_in_both_directions_are_refused(tokenizer):
+    from transformers import BertConfig, BertLMHeadModel
+    sizes = dict(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=32)
+    both = BertLMHeadModel(BertConfig(**sizes))
+    for call in (lambda: train_privately(both, tokenizer, TEXTS, batch_size=8, device="cpu"), lambda: exposure(both, tokenizer, [Canary("a ", "12")]), lambda: extract(both, tokenizer, [Canary("a ", "12")])):
+        with pytest.raises(ValueError, match="both directions"):
+            call()
+    decoder = BertLMHeadModel(BertConfig(**sizes, is_decoder=True))
+    assert exposure(decoder, tokenizer, [Canary("a ", "12")])[0].rank >= 1
+
+
+def test_losses_are_those_of_steps_and_the_seed_is_told(tokenizer):
+    for microbatch in (3, 64):
+        run = train_privately(tiny(tokenizer), tokenizer, TEXTS, epsilon=math.inf, steps=4, batch_size=12, microbatch=microbatch, device="cpu", seed=3)
+        assert len(run.losses) == run.steps == 4 and all(0 < loss < 10 for loss in run.losses)
+    unknown = [train_privately(tiny(tokenizer), tokenizer, TEXTS, epsilon=5, steps=2, batch_size=8, device="cpu", accountant="rdp") for _ in range(2)]
+    assert not torch.equal(unknown[0].model.lm_head.weight, unknown[1].model.lm_head.weight) and "seed" not in repr(unknown[0])
+    known = train_privately(tiny(tokenizer), tokenizer, TEXTS, epsilon=np.int64(5), steps=2, batch_size=8, device="cpu", accountant="rdp", seed=1)
+    assert "do not know the seed" in repr(known)
+
+
+def test_texts_without_a_token_and_texts_too_long(tokenizer):
+    model = tiny(tokenizer).eval()
+    long = "the dog " * 40
+    assert sentence_log_likelihoods(model, tokenizer, []).shape == (0,)
+    alone = sentence_log_likelihoods(model, tokenizer, ["the dog"])
+    assert sentence_log_likelihoods(model, tokenizer, ["", "the dog", ""]) == pytest.approx([0, alone[0], 0])
+    with pytest.raises(ValueError, match="positions"):
+        sentence_log_likelihoods(model, tokenizer, [long])
+
+
+def test_exposure_far_in_the_tail_is_a_number(remembering, tokenizer, monkeypatch):
+    model, canary = remembering
+    from scipy import stats
+    monkeypatch.setattr(stats.skewnorm, "fit", lambda costs: (4.06, 50.1, 0.05))
+    found = exposure(model, tokenizer, [canary], exact_limit=10, samples=50)[0]
+    assert math.isfinite(found.exposure) and found.exposure > 100
+    for wrong, says in ((dict(samples=0), "samples 0"), (dict(canaries=[Canary("a ", "xy")]), "alphabet"), (dict(canaries=[Canary("a ", "")]), "alphabet")):
+        with pytest.raises(ValueError, match=says):
+            exposure(model, tokenizer, wrong.pop("canaries", [canary]), exact_limit=10, **wrong)
+
+
+def test_extraction_does_not_depend_on_the_mode(remembering, tokenizer):
+    model, canary = remembering
+    noisy = tiny(tokenizer, attn_pdrop=0.9, resid_pdrop=0.9, embd_pdrop=0.9)
+    noisy.load_state_dict(model.state_dict())
+    assert [e.greedy for e in extract(noisy.train(), tokenizer, [canary], samples=0)] == [e.greedy for e in extract(model, tokenizer, [canary], samples=0)] and noisy.training
+
+
+def test_the_ratio_to_compressed_bytes_is_that_of_the_whole_text(remembering, tokenizer):
+    import zlib
+    from lmnotes.perplexity import perplexity
+    model, texts = remembering[0], ["the old dog", "the red cat sees the house", "a child", "the tall tree"]
+    found = membership_inference(model, tokenizer, texts[:2], texts[2:], reference="zlib", device="cpu")
+    values = perplexity(model, texts, tokenizer, device="cpu", progress=False).log_likelihoods
+    assert found.scores == pytest.approx([v / len(zlib.compress(t.encode())) for v, t in zip(values, texts)])
+
+
+def test_a_copy_can_be_scrubbed_again_and_a_spreadsheet_named_by_its_column(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x.csv").write_bytes("\ufeff\"text\",n\r\nmail a@example.org,1\r\n".encode())
+    scrub_corpus(tmp_path / "in", tmp_path / "once", kinds=("phone",), text_column="text")
+    assert scrub_corpus(tmp_path / "once", tmp_path / "twice", text_column="text").counts == {"email": 1}
+    assert (tmp_path / "twice" / "x.csv").read_bytes() == "\ufefftext,n\nmail [EMAIL],1\n".encode()
+    (tmp_path / "in" / "result.json").write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match="result.json"):
+        scrub_corpus(tmp_path / "in", tmp_path / "other")
+
+
+def test_findings_of_another_kind_are_named():
+    with pytest.raises(ValueError, match="'person'"):
+        score_findings([[]], [[Finding("person", 0, 1, "a")]])

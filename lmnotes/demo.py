@@ -7,10 +7,12 @@ __all__ = ['logger', 'hide_word', 'guesses', 'DemoResult', 'demo']
 
 # %% ../nbs/19_demo.ipynb #4420d458
 import base64
+import hashlib
 import io
 import json
 import logging
 import platform
+import re
 import shutil
 import time
 from dataclasses import dataclass, fields
@@ -20,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from datasets import Dataset, DatasetDict
 from transformers import AutoModelForMaskedLM
 
 from .checkpoints import load, verify
@@ -54,6 +57,9 @@ def hide_word(sentence, tokenizer):
     return " ".join(tokenizer.mask_token if w == word else w for w in sentence.split()), word
 
 
+_READ = 128                     # tokens of a sentence that are read
+
+
 @torch.no_grad()
 def guesses(model, tokenizer, sentence, top=5):
     """Most likely tokens for the first mask of a sentence.
@@ -73,9 +79,17 @@ def guesses(model, tokenizer, sentence, top=5):
     -------
     list of tuple
         (token, probability), most likely first.
+
+    Raises
+    ------
+    ValueError
+        If the first 128 tokens of the sentence hold no mask token.
     """
-    inputs = tokenizer(sentence, return_tensors="pt", truncation=True, max_length=128).to(model.device)
-    place = (inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0, 0]
+    inputs = tokenizer(sentence, return_tensors="pt", truncation=True, max_length=_READ).to(model.device)
+    places = (inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero()
+    if not len(places):
+        raise ValueError(f"sentence {sentence[:60]!r} has no mask token within its first {_READ} tokens: write {tokenizer.mask_token} in place of a word")
+    place = places[0, 0]
     best = model(**inputs).logits[0, place].float().softmax(-1).topk(top)
     return [(tokenizer.decode([i]), p) for i, p in zip(best.indices.tolist(), best.values.tolist())]
 
@@ -174,7 +188,8 @@ def demo(minutes=1.5, steps=None, corpus="docstrings", output_dir="runs/demo", s
     device : str
         `auto`, `cpu` or `cuda`.
     resume : bool
-        Go on with a run that was stopped in this folder: what is whole there is kept, pretraining goes on from its last checkpoint.
+        Go on with a run that was stopped in this folder: a whole pretrained model is kept, pretraining goes on from its last
+        checkpoint; the steps after it, of some tens of seconds, are made again.
     overwrite : bool
         Replace an earlier run; a whole one stands beside, as `…-previous`, until the new one is whole.
 
@@ -198,10 +213,10 @@ def demo(minutes=1.5, steps=None, corpus="docstrings", output_dir="runs/demo", s
     if not next(iter(budget.values())) > 0:
         raise ValueError(f"{next(iter(budget))} {next(iter(budget.values()))} must be above 0")
     folder, device = Path(output_dir), str(resolve_device(device))
-    choices = {**budget, "corpus": corpus if isinstance(corpus, str) else str(corpus) if isinstance(corpus, Path) else type(corpus).__name__, "seed": seed, "device": device}
+    choices = {**budget, "corpus": str(corpus) if isinstance(corpus, (str, Path)) else f"{type(corpus).__name__} {_texts_digest(corpus)}".strip(), "seed": seed, "device": device}
     _check_start(folder, choices, resume, overwrite)
     loaded = load_corpus(corpus, seed=seed)
-    _make_folder(folder, choices)
+    _make_folder(folder, choices, resume)
     try:
         metrics, figures = _steps(loaded, folder, budget, seed, device)
     except KeyboardInterrupt as stop:
@@ -216,6 +231,17 @@ def demo(minutes=1.5, steps=None, corpus="docstrings", output_dir="runs/demo", s
 def _previous(folder):
     "Where an earlier whole run stands until the new one is whole."
     return folder.absolute().with_name(f"{folder.absolute().name}-previous")
+
+
+def _texts_digest(corpus):
+    "A short digest of the texts of a corpus in hand, which has no name to know it by."
+    digest = hashlib.sha256()
+    if not isinstance(corpus, (Dataset, DatasetDict)):
+        return ""
+    for split, rows in sorted(corpus.items()) if isinstance(corpus, DatasetDict) else [("train", corpus)]:
+        for text in rows["text"] if "text" in rows.column_names else ():
+            digest.update(f"{split}\0{text}\0".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:12]
 
 
 def _check_start(folder, choices, resume, overwrite):
@@ -236,10 +262,10 @@ def _check_start(folder, choices, resume, overwrite):
         raise ValueError(f"the run in {str(folder)!r} cannot be resumed with another {', '.join(other)}: give the same, or start anew in another folder")
 
 
-def _make_folder(folder, choices):
+def _make_folder(folder, choices, resume):
     "An empty folder with the choices of the run; or the one to go on with, as it is."
     noted, text = folder / "choices.json", json.dumps(choices)
-    if noted.is_file() and noted.read_text(encoding="utf-8") == text and not (folder / "metrics.json").is_file():
+    if resume and noted.is_file():
         return
     if (folder / "metrics.json").is_file():
         shutil.rmtree(_previous(folder), ignore_errors=True)
@@ -268,7 +294,7 @@ def _steps(corpus, folder, budget, seed, device):
     logger.info("5/7 fine-tuning: %r; random twin: accuracy %.3f", tuned, twin.scores["accuracy"])
     scored = _pseudo_perplexities(model, tokenizer, [t[:300] for t in held[:16]], seed)
     logger.info("6/7 pseudo-perplexity: %.1f, untrained %.0f", scored["pretrained"].perplexity, scored["untrained"].perplexity)
-    gaps = [g for g in (hide_word(s, tokenizer) for s in map(_first_sentence, held)) if g][:3]
+    gaps = [g for g in (hide_word(s, tokenizer) for s in map(_first_sentence, held)) if g and len(tokenizer(g[0])["input_ids"]) <= _READ][:3]
     filled = [{"sentence": s, "word": w, "guesses": guesses(model, tokenizer, s)} for s, w in gaps]
     logger.info("7/7 gaps filled: %d", len(filled))
     bits = surprisal(model, _first_sentence(next((t for t in held if 40 < len(_first_sentence(t)) < 160), held[0])), tokenizer)
@@ -319,7 +345,8 @@ def _held_out_texts(corpus, seed):
 
 def _first_sentence(text):
     "The first sentence of a text, on one line."
-    return " ".join(text.split())[:400].split(". ")[0].strip(" .") + "."
+    first = re.split(r"\. |(?<=[。！？])", " ".join(text.split())[:400])[0].strip(" .")
+    return first if first.endswith(("。", "！", "？")) else first + "."
 
 
 def _round_trip(model, tokenizer, folder, text):

@@ -186,6 +186,26 @@ def test_a_stopped_demo_is_gone_on_with_and_a_whole_one_is_kept_until_the_new_on
     assert (tmp_path / "demo-previous" / "metrics.json").is_file() and not (out / "metrics.json").exists()
     run(overwrite=True)
     assert os.listdir(tmp_path) == ["demo"] and '"n": 4' in (out / "metrics.json").read_text()
+    assert calls[2:] == [["choices.json"], ["choices.json"]]                     # what the stopped run had left is gone
+    with pytest.raises(KeyboardInterrupt):
+        run(stop=True, output_dir=tmp_path / "other")
+    changed = DatasetDict({**corpus, "train": corpus["train"].select(range(len(corpus["train"]) - 1))}) if isinstance(corpus, DatasetDict) else corpus.select(range(len(corpus) - 1))
+    with pytest.raises(ValueError, match="another corpus"):
+        run(resume=True, output_dir=tmp_path / "other", corpus=changed)
+
+
+def test_sentences_of_the_demo_hold_their_masks():
+    from transformers import AutoModelForMaskedLM
+    from lmnotes.demo import _first_sentence, guesses
+    from lmnotes.tokenization import train_tokenizer
+    from lmnotes.transformer import model_config
+    assert _first_sentence("我们  今天\n去。明天 再说。") == "我们 今天 去。" and _first_sentence("One two. Three.") == "One two." and _first_sentence("one") == "one." and _first_sentence("v1.5 is out") == "v1.5 is out."
+    tokenizer = train_tokenizer(["the old dog sees the red house"] * 9, vocab_size=60, progress=False)
+    model = AutoModelForMaskedLM.from_config(model_config("bert-tiny", len(tokenizer), 128)).eval()
+    assert len(guesses(model, tokenizer, f"the {tokenizer.mask_token} dog")) == 5
+    for sentence in ("the dog", "the dog " * 90 + tokenizer.mask_token):
+        with pytest.raises(ValueError, match="no mask token"):
+            guesses(model, tokenizer, sentence)
 
 
 def test_overwriting_never_replaces_what_no_run_wrote(tmp_path):

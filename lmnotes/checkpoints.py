@@ -111,7 +111,7 @@ def _results(facts, pipeline, name):
 def _table(facts, tokenizer):
     "Rows of the card's table: what is known, in the order of `_LABELS`."
     named = {**(facts.get("options") or {}), **{k: v for k, v in (facts.get("data") or {}).items() if k != "tokens"}, **facts}
-    named |= {} if tokenizer is None else {"vocabulary": len(tokenizer), "tokenizer": type(tokenizer.backend_tokenizer.model).__name__}
+    named |= {} if tokenizer is None else {"vocabulary": len(tokenizer), "tokenizer": type(tokenizer.backend_tokenizer.model if hasattr(tokenizer, "backend_tokenizer") else tokenizer).__name__}
     if named.get("objective") == "causal":
         named.pop("mask_rate", None)
     if isinstance(machine := named.get("hardware"), dict):

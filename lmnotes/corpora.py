@@ -22,11 +22,13 @@ import os
 import platform
 import re
 import shutil
+import sys
 import sysconfig
 import tempfile
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from html import escape
 from pathlib import Path
 
@@ -79,7 +81,7 @@ _LEFT_OUT = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "
 
 
 def _package_folder(package):
-    "The folder of an installed package, or None; the package is not imported."
+    "The folder of an installed package, or the file of one that is a single module, or None; the package is not imported."
     if package == "stdlib":
         return Path(sysconfig.get_path("stdlib"))
     try:
@@ -87,14 +89,15 @@ def _package_folder(package):
     except (ImportError, ValueError):
         return None
     places = list(spec.submodule_search_locations or []) if spec else []
-    return Path(places[0]) if places else None
+    single = spec.origin if spec and str(spec.origin).endswith(".py") else None
+    return Path(places[0]) if places else Path(single) if single else None
 
 
 def _modules_of(package):
     "Pairs (path, dotted module name) of a package, sorted."
     root = _package_folder(package)
     prefix = () if package == "stdlib" else (package,)
-    rows = []
+    rows = [(str(root), package)] if root.is_file() else []
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(f for f in folders if f not in _LEFT_OUT and not f.startswith("."))
         for file in sorted(f for f in files if f.endswith(".py")):
@@ -109,7 +112,7 @@ def _read_modules(batch):
     rows = {"text": [], "package": [], "module": [], "name": []}
     for path, package, module in zip(batch["path"], batch["package"], batch["module"]):
         try:
-            source = Path(path).read_text(encoding="utf-8")
+            source = Path(path).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError):
             continue
         for name, text in docstrings_of(source, module):
@@ -131,13 +134,21 @@ def harvest(packages, num_proc=None):
     Returns
     -------
     Dataset
-        Columns `text`, `package`, `module`, `name`; in the order of the files.
+        Columns `text`, `package`, `module`, `name`; in the order of their names.
+
+    Raises
+    ------
+    ValueError
+        If a package is not installed.
     """
+    if absent := [p for p in packages if not _package_folder(p)]:
+        raise ValueError(f"docstrings of {', '.join(absent)} cannot be read: not installed")
     found = [(path, package, module) for package in packages for path, module in _modules_of(package)]
     order = np.random.default_rng(0).permutation(len(found))          # evens out the work of the processes
     table = Dataset.from_dict({k: [found[i][j] for i in order] for j, k in enumerate(("path", "package", "module"))})
     workers = max(1, min(num_proc or os.cpu_count() or 1, 8, len(found) // 50))
-    rows = table.map(_read_modules, batched=True, batch_size=100, remove_columns=["path"], num_proc=workers if workers > 1 else None, desc="reading modules")
+    rows = table.map(_read_modules, batched=True, batch_size=100, remove_columns=["path"], num_proc=workers if workers > 1 else None, desc="reading modules",
+                     features=datasets.Features({key: datasets.Value("string") for key in ("text", "package", "module", "name")}))
     return rows.select(np.lexsort([np.array(rows[key], dtype=object).astype(str) for key in ("name", "module", "package")]))
 
 # %% ../nbs/02_corpora.ipynb #b5503ed0
@@ -171,8 +182,8 @@ def minhash(texts):
 
     Parameters
     ----------
-    texts : sequence of str
-        Documents.
+    texts : iterable of str
+        Documents. Signs between words do not count; a text without a word is taken by its characters.
 
     Returns
     -------
@@ -208,7 +219,7 @@ class _Codes(dict):
 
 def _signatures(texts, codes):
     "MinHash signatures of a part of the texts."
-    words = [re.findall(r"\w+", text.lower()) or [""] for text in texts]
+    words = [re.findall(r"\w+", text.lower()) or list("".join(text.split())) or [""] for text in texts]
     lengths = np.array([len(document) for document in words])
     codes = np.fromiter(map(codes.__getitem__, itertools.chain.from_iterable(words)), np.uint64, lengths.sum())
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
@@ -224,42 +235,35 @@ def _signatures(texts, codes):
     return np.stack(rows, 1)
 
 # %% ../nbs/02_corpora.ipynb #a81f5300
-def near_duplicates(texts, threshold=0.8):
+def near_duplicates(texts, threshold=0.8, fixed=0):
     """Which texts nearly repeat an earlier one.
 
     Parameters
     ----------
-    texts : sequence of str
-        Documents.
+    texts : iterable of str
+        Documents; some 600 bytes of memory are taken for each.
     threshold : float
         Estimated Jaccard similarity of three-word shingles from which on two texts count as the same.
+    fixed : int
+        So many of the first texts stay whatever they repeat, as those of a held-out split do.
 
     Returns
     -------
     numpy.ndarray of bool, shape (documents,)
         True where a text is nearly the same as an earlier one that stays (MinHash with 16 bands of 4; Lee et al. 2022, appendix A).
     """
-    if not len(texts):
-        return np.zeros(0, dtype=bool)
-    signatures, repeats = minhash(texts), np.zeros(len(texts), dtype=bool)
-    for band in np.split(signatures, _BANDS, axis=1):
-        _, inverse = np.unique(band, axis=0, return_inverse=True)
-        order = np.argsort(inverse.ravel(), kind="stable")
-        for group in np.split(order, np.flatnonzero(np.diff(inverse.ravel()[order])) + 1):
-            if len(group) > 1:
-                repeats[_repeats_in(group, signatures, repeats, threshold)] = True
+    signatures, groups, kept = minhash(texts), {}, {}
+    repeats = np.zeros(len(signatures), dtype=bool)
+    for number, band in enumerate(np.split(signatures, _BANDS, axis=1)):
+        _, inverse, sizes = np.unique(band, axis=0, return_inverse=True, return_counts=True)
+        for i in np.flatnonzero(sizes[inverse.ravel()] > 1).tolist():
+            groups.setdefault(i, []).append((number, int(inverse.ravel()[i])))
+    for i in sorted(groups):                                           # candidates of all bands, in the order of the texts
+        earlier = sorted({j for group in groups[i] for j in kept.get(group, ())})
+        repeats[i] = i >= fixed and bool(earlier) and bool(((signatures[earlier] == signatures[i]).mean(1) >= threshold).any())
+        for group in groups[i] if not repeats[i] else ():
+            kept.setdefault(group, []).append(i)
     return repeats
-
-
-def _repeats_in(group, signatures, repeats, threshold):
-    "Members of a group of candidates that nearly repeat an earlier one which stays."
-    left, gone = [i for i in group if not repeats[i]], []
-    while len(left) > 1:
-        first, rest = left[0], np.array(left[1:])
-        same = (signatures[rest] == signatures[first]).mean(1) >= threshold
-        gone.extend(rest[same])
-        left = list(rest[~same])
-    return np.array(gone, dtype=int)
 
 # %% ../nbs/02_corpora.ipynb #6fa839c9
 def held_out(groups, fraction, seed=0):
@@ -270,7 +274,7 @@ def held_out(groups, fraction, seed=0):
     groups : iterable of str
         Names of groups (modules, files); repeated names count once.
     fraction : float
-        Share of the groups, between 0 and 1; at least one group is taken where it is not 0.
+        Share of the groups, between 0 and 1; where it is not 0, at least one group is taken and at least one is left.
     seed : int
         Another seed, another choice.
 
@@ -280,11 +284,23 @@ def held_out(groups, fraction, seed=0):
         The groups held out.
     """
     names = sorted(set(groups), key=lambda g: hashlib.blake2b(f"{seed}:{g}".encode(), digest_size=8).digest())
-    return set(names[:max(1, round(fraction * len(names)))] if fraction else [])
+    return set(names[:min(len(names) - 1, max(1, round(fraction * len(names))))] if fraction and names else [])
 
 # %% ../nbs/02_corpora.ipynb #369128d5
-_WRITTEN = ("lmnotes.json", "metrics.json", "choices.json", "glue.json", "result.json", "SHA256SUMS",
-            "config.json", "tokenizer.json", "dataset_dict.json", "dataset_infos.json", "progress.json", "checkpoints")
+_MARKS = ("lmnotes.json", "SHA256SUMS", "metrics.json", "choices.json", "glue.json", "result.json", "dataset_dict.json", "progress.json", "tokenizer.json", "checkpoints")
+_OF_A_MODEL = ("*.json", "*.jsonl", "*.safetensors", "*.onnx", "*.onnx.data", "*.jinja", "*.model", "vocab.txt", "merges.txt", "README.md", "SHA256SUMS", "checkpoints", "adapter", "runs")
+_OF_OTHERS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".md", ".gz", ".html", ".png", ".zip")
+
+
+def _strangers(folder):
+    "Names in a folder that no run wrote, as far as its checksums, its kind and the endings tell; None where nothing in it is a run's mark."
+    held = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
+    if not (set(held) & set(_MARKS) or any(name.endswith(".safetensors") for name in held)):
+        return None
+    sums = held["SHA256SUMS"].read_text(encoding="utf-8", errors="replace").splitlines() if "SHA256SUMS" in held else []
+    listed, others = {line.partition("  ")[2].split("/")[0] for line in sums}, set(held) & {"choices.json", "glue.json", "result.json", "dataset_dict.json"}
+    known = (lambda path: path.is_dir() or path.suffix in _OF_OTHERS) if others else (lambda path: any(fnmatch(path.name, form) for form in _OF_A_MODEL))
+    return sorted(name for name, path in held.items() if not (name in listed or known(path)))
 
 
 def check_output_dir(output_dir, overwrite=False):
@@ -307,19 +323,28 @@ def check_output_dir(output_dir, overwrite=False):
     FileExistsError
         If it holds something and `overwrite` is not set, or something that is no result of a run.
     OSError
-        If it is a file, or cannot be written.
+        If it is a file, the working folder or a mount point, or cannot be written.
     """
-    output_dir = Path(output_dir)
-    if output_dir.exists() and not output_dir.is_dir():
+    return _checked(output_dir, overwrite)
+
+
+def _checked(output_dir, overwrite, late=False):
+    "The same; what appeared beside an earlier result while a run went on is no reason to lose the run."
+    output_dir, place = Path(output_dir), Path(output_dir).resolve()
+    if place.exists() and not place.is_dir():
         raise NotADirectoryError(f"output_dir {str(output_dir)!r} is a file: name a folder")
-    held = sorted(p.name for p in output_dir.iterdir()) if output_dir.is_dir() else []
+    if place == Path.cwd() or place.parent == place or os.path.ismount(place):
+        raise OSError(f"output_dir {str(output_dir)!r} is {'the working folder' if place == Path.cwd() else 'a mount point'}, which no finished folder can be moved to: name a folder in it, such as {str(output_dir / 'model')!r}")
+    held = sorted(p.name for p in place.iterdir() if not (p.name == "checkpoints" and p.is_dir() and not any(p.iterdir()))) if place.is_dir() else []
     if held and not overwrite:
         raise FileExistsError(f"output_dir {str(output_dir)!r} holds an earlier result: choose another folder, or allow overwrite=True (--overwrite)")
-    if held and not set(held) & set(_WRITTEN):
-        raise FileExistsError(f"output_dir {str(output_dir)!r} holds {', '.join(held[:3])}{' …' if held[3:] else ''}, which is no result of a run: overwrite replaces results only, choose another folder")
-    parent = next(p for p in (output_dir.absolute(), *output_dir.absolute().parents) if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise PermissionError(f"output_dir {str(output_dir)!r} cannot be written: {parent} is not a writable folder")
+    strange = _strangers(place) if held else []
+    if strange is None or [name for name in strange if not name.startswith(".")] and not late:
+        names = held if strange is None else strange
+        raise FileExistsError(f"output_dir {str(output_dir)!r} holds {', '.join(names[:3])}{' …' if names[3:] else ''}, which is no result of a run: overwrite replaces results only, choose another folder")
+    for parent in {next(p for p in (place, *place.parents) if p.exists()), next(p for p in place.parents if p.exists())}:
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(f"output_dir {str(output_dir)!r} cannot be written: {parent} is not a writable folder")
     return output_dir
 
 
@@ -330,34 +355,51 @@ def write_aside(folder, overwrite=False):
     Parameters
     ----------
     folder : str or path
-        Where the result will be.
+        Where the result will be; of a link, where it points to.
     overwrite : bool
-        Replace what is there; only once the new content is complete.
+        Replace what is there, only once the new content is complete. Files that no run wrote are kept.
 
     Yields
     ------
     Path
-        An empty temporary folder beside `folder`; on an error it is removed and `folder` is as it was.
+        An empty temporary folder beside `folder`; on an error in writing it is removed and `folder` is as it was.
+
+    Raises
+    ------
+    OSError
+        If what is whole cannot be moved into place: it is kept, and the message says where.
     """
-    folder = check_output_dir(folder, overwrite)
+    folder = _checked(folder, overwrite, late=True).resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         yield aside
         os.chmod(aside, 0o777 & ~_umask())
-        old = folder.with_name(f".{folder.name}-old-{os.getpid()}") if folder.exists() else None
-        if old:
-            os.rename(folder, old)
-        try:
-            os.rename(aside, folder)
-        except BaseException:
-            if old:
-                os.rename(old, folder)
-            raise
-        if old:
-            shutil.rmtree(old, ignore_errors=True)
-    finally:
+    except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
+        raise
+    try:
+        _put_in_place(aside, folder)
+    except OSError as error:
+        raise type(error)(error.errno, f"{error.strerror}: {str(folder)!r} cannot be replaced; the new one is whole and stands in {str(aside)!r}") from error
+
+
+def _put_in_place(aside, folder):
+    "Give a whole folder its name: the earlier one steps aside, and what no run wrote in it is carried over."
+    old = folder.with_name(f".{folder.name}-old-{os.getpid()}") if folder.exists() else None
+    if old:
+        os.rename(folder, old)
+    try:
+        os.rename(aside, folder)
+    except BaseException:
+        if old:
+            os.rename(old, folder)
+        raise
+    if old:
+        for name in _strangers(old) or ():
+            if not (folder / name).exists():
+                os.rename(old / name, folder / name)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _umask():
@@ -387,7 +429,8 @@ def cache_folder(cache_dir=None):
 def _versions(packages):
     "Version of each package, Python's own for the standard library."
     names = importlib.metadata.packages_distributions()
-    return {p: platform.python_version() if p == "stdlib" else importlib.metadata.version(names[p][0]) for p in packages}
+    tops = {p: p.split(".")[0] for p in packages}
+    return {p: platform.python_version() if top in ("stdlib", *sys.stdlib_module_names) else importlib.metadata.version(names[top][0]) if top in names else "unknown" for p, top in tops.items()}
 
 
 def _docstring_packages(config):
@@ -402,18 +445,24 @@ def _docstring_packages(config):
 def _load_docstrings(config, fraction, seed, deduplicate, cache_dir, num_proc):
     "The embedded corpus, from the cache or harvested."
     packages = _docstring_packages(config)
-    facts = {"format": 2, "versions": _versions(packages), "fraction": fraction, "seed": seed, "deduplicate": deduplicate}
+    facts = {"format": 3, "versions": _versions(packages), "fraction": fraction, "seed": seed, "deduplicate": deduplicate}
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_folder(cache_dir) / f"docstrings-{key}"
     if not (folder / "dataset_dict.json").exists():
         corpus = _split_modules(harvest(packages, num_proc), fraction, seed, deduplicate, facts)
-        with write_aside(folder, overwrite=True) as aside:
-            corpus.save_to_disk(aside)
+        try:
+            with write_aside(folder, overwrite=True) as aside:
+                corpus.save_to_disk(aside)
+        except OSError:                                        # another process was faster, and wrote the same
+            if not (folder / "dataset_dict.json").exists():
+                raise
     return load_from_disk(folder)
 
 
 def _split_modules(rows, fraction, seed, deduplicate, facts):
     "Remove duplicates, deal the modules out to train, validation and test."
+    if not len(rows):
+        raise ValueError(f"docstrings of {', '.join(facts['versions'])}: there is none of {MINIMUM_CHARACTERS} characters and more; name other packages")
     rows, removed = _deduplicated(rows, deduplicate)
     modules = rows["module"]
     validation = held_out(modules, fraction, seed)
@@ -427,11 +476,12 @@ def _deduplicated(rows, deduplicate, against=()):
     "Rows without duplicates, and without what stands in `against`; and how many of each kind went."
     if not deduplicate or not len(rows):
         return rows, {"exact": 0, "near": 0}
-    held = [t for split in against for t in split["text"]]
-    exact = exact_duplicates([*held, *rows["text"]])[len(held):]
+    held = sum(map(len, against))
+    texts = lambda: itertools.chain.from_iterable(split["text"] for split in (*against, rows))         # from the Arrow file, a few at a time
+    exact = exact_duplicates(texts())[held:]
     rows, near = rows.select(np.flatnonzero(~exact)), np.zeros(0, bool)
     if deduplicate != "exact":
-        near = near_duplicates([*held, *rows["text"]])[len(held):]
+        near = near_duplicates(texts(), fixed=held)[held:]
         rows = rows.select(np.flatnonzero(~near))
     return rows, {"exact": int(exact.sum()), "near": int(near.sum())}
 
@@ -459,10 +509,13 @@ def _check_encoding(path, encoding):
         raise ValueError(f"encoding {encoding!r} is not known to Python: use for example 'utf-8', 'latin-1' or 'gb18030'") from None
     with (gzip.open if str(path).endswith(".gz") else open)(path, "rb") as file:
         try:
-            while chunk := file.read(1 << 20):
-                decoder.decode(chunk)
-                seen += len(chunk)
-            decoder.decode(b"", final=True)
+            while True:
+                chunk, begun = file.read(1 << 20), len(decoder.getstate()[0])           # bytes of a character that the last part cut
+                seen -= begun
+                decoder.decode(chunk, final=not chunk)
+                if not chunk:
+                    break
+                seen += begun + len(chunk)
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not {encoding}: byte {seen + error.start} cannot be read; name its encoding, for example encoding='latin-1' (--encoding latin-1)") from None
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -506,9 +559,10 @@ def _read_group(files, kind, text_column, encoding, streaming, cache_dir):
     if kind != "parquet":
         for file in files:
             _check_encoding(file, encoding)
-    extra = {"text": {"encoding": encoding, "sample_by": "paragraph"}, "csv": {"encoding": encoding}, "json": {"encoding": encoding}}.get(kind, {})
+    marked = encoding if kind == "parquet" or codecs.lookup(encoding).name != "utf-8" else "utf-8-sig"      # leaves out the mark that some editors put first
+    extra = {"text": {"encoding": marked, "sample_by": "paragraph"}, "csv": {"encoding": encoding}, "json": {"encoding": encoding}}.get(kind, {})
     try:
-        rows = load_dataset(kind, data_files=files, split="train", streaming=streaming, cache_dir=cache_dir, **extra)
+        rows = load_dataset(kind, data_files=[glob.escape(f) for f in files], split="train", streaming=streaming, cache_dir=cache_dir, **extra)
     except Exception as error:
         raise ValueError(f"{files[0]} cannot be read as {kind}: {str(error.__cause__ or error).splitlines()[0]}") from error
     return _with_text(rows, text_column if kind != "text" else None).select_columns(["text"])
@@ -566,21 +620,22 @@ def load_corpus(source="docstrings", *, text_column=None, config=None, validatio
     config : str, optional
         Configuration of a hub data set; for `docstrings`, packages separated by commas.
     validation_fraction : float
-        Share held out where the source has no validation split; 0 for none.
+        Share held out where the source has no validation split; 0 for none. Of `docstrings`, so much each for validation and test.
     seed : int
         Seed of the split.
     encoding : str
         Encoding of text files.
     deduplicate : bool or str
         Remove exact and near duplicates from the training split (of `docstrings`, before the split); `exact` for exact ones only.
+        Takes some 600 bytes of memory a document, `exact` some 100, False none.
     streaming : bool
         Read while it is used, holding nothing in memory (no duplicates are removed).
     max_documents : int, optional
         At most so many documents of the training split.
     cache_dir : str or path, optional
-        Cache folder; by default `$LMNOTES_CACHE`, or `~/.cache/lmnotes`.
+        Cache folder; by default `$LMNOTES_CACHE`, or `~/.cache/lmnotes`, for `docstrings`, and Hugging Face's own for files and the hub.
     num_proc : int, optional
-        Processes for the harvest; by default one a core, at most 8.
+        Processes for the harvest, at most 8; by default one a core.
 
     Returns
     -------
@@ -632,6 +687,11 @@ def _read(source, text_column, config, encoding, streaming, cache_dir):
     if not isinstance(source, (str, os.PathLike, list, tuple)):
         raise TypeError(f"source {type(source).__name__} cannot be read: give a name, a path, a list of paths, or a Dataset")
     source = os.path.expanduser(source) if isinstance(source, (str, os.PathLike)) else source
+    if isinstance(source, str):
+        try:
+            Path(source).exists()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"source {source[:60]!r}… cannot be a path ({error.strerror if isinstance(error, OSError) else error}): of a text in hand make a data set, Dataset.from_dict({{'text': [...]}})") from None
     if isinstance(source, str) and not Path(source).exists() and not _looks_like_path(source):
         return _load_hub(source, config, text_column, streaming, cache_dir)
     if isinstance(source, str) and Path(source).is_dir():
@@ -655,14 +715,22 @@ def _filled(rows):
     return rows.select([i for i, text in enumerate(rows["text"]) if _not_empty(text)])
 
 
+def _training_split(splits, source):
+    "Take the training split out of the others: `train`, or the only one where it is not named as a held-out one."
+    name = "train" if "train" in splits else next(iter(splits)) if len(splits) == 1 else None
+    if name is None or name in ("validation", "dev", "test"):
+        raise ValueError(f"the corpus {source!r} has no training split: there are {', '.join(splits) or 'none'}; name one of them train, or give that split alone")
+    return splits.pop(name)
+
+
 def _finish(splits, source, fraction, seed, deduplicate):
     "Drop empty rows, hold out, remove duplicates, describe."
     splits = dict(splits)
-    train = _filled(splits.pop("train", None) or splits.pop(next(iter(splits))))
+    train = _filled(_training_split(splits, source))
     splits = {split: _filled(rows) for split, rows in splits.items()}
     if not len(train):
         raise ValueError(f"the corpus {source!r} is empty: no row of its training split has text")
-    given = {"validation": splits.pop("validation", None) or splits.pop("dev", None), **splits}
+    given = {"validation": splits.pop("validation", splits.pop("dev", None)), **splits}
     if given["validation"] is None and fraction:
         train, given["validation"] = _hold_out(train, source, fraction, seed)
     given = {s: d for s, d in given.items() if d is not None}
@@ -685,8 +753,8 @@ def _hold_out(train, source, fraction, seed):
 
 def _finish_stream(splits, source, fraction, seed, deduplicate):
     "Leave empty rows out of a stream, and hold texts out by their hashes."
-    splits = dict(splits)
-    train = splits.pop("train", None) or splits.pop(next(iter(splits)))
+    splits = {"validation" if split == "dev" and "validation" not in splits else split: rows for split, rows in splits.items()}
+    train = _training_split(splits, source)
     train, *others = (rows.filter(_not_empty, input_columns="text") for rows in (train, *splits.values()))
     splits = dict(zip(splits, others))
     if "validation" not in splits and fraction:
@@ -695,6 +763,8 @@ def _finish_stream(splits, source, fraction, seed, deduplicate):
     corpus = _described(IterableDatasetDict({"train": train, **splits}), source, {"exact": 0, "near": 0})
     if next(iter(corpus["train"]), None) is None:
         raise ValueError(f"the corpus {source!r} is empty: no row of its training split has text")
+    if "validation" in corpus and next(iter(corpus["validation"]), None) is None:
+        raise ValueError(f"the validation split of the corpus {source!r} is empty: raise validation_fraction (now {fraction}), or set it to 0")
     return corpus
 
 
@@ -749,8 +819,10 @@ def corpus_report(corpus):
     CorpusReport
         Documents, characters and bytes of each split, and duplicates removed.
     """
-    if not isinstance(corpus, DatasetDict) or any(isinstance(d, IterableDataset) for d in corpus.values()):
+    if isinstance(corpus, (IterableDataset, IterableDatasetDict)) or isinstance(corpus, DatasetDict) and any(isinstance(d, IterableDataset) for d in corpus.values()):
         raise TypeError("corpus is a stream and cannot be counted: load it with streaming=False")
+    if not isinstance(corpus, DatasetDict):
+        raise TypeError(f"corpus is a {type(corpus).__name__}: give what load_corpus returns, or DatasetDict(train=...)")
     try:
         facts = json.loads(next(iter(corpus.values())).info.description)
     except ValueError:

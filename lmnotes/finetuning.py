@@ -690,8 +690,10 @@ class FinetuningOptions:
     def check(self):
         "Raise a `ValueError` that names the first choice that cannot be."
         for name in _POSITIVE:
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name} {getattr(self, name)} must be above 0")
+            value = getattr(self, name)
+            if value is not None and (not value > 0 or value == math.inf and name in ("epochs", "learning_rate")):
+                raise ValueError(f"{name} {value} must be a number above 0")
+        engine._check_seed(self.seed)
         for name, known in _KNOWN.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not known: {', '.join(map(str, known))}")
@@ -1442,7 +1444,8 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
     arguments = _arguments(output_dir, options, device)
     identity = _identity(task, rows, tokenizer, opened, options, model, from_scratch)
     engine._prepare_folder(output_dir, options)
-    checkpoint, saved = _earlier(output_dir, identity) if options.resume else (None, None)
+    scored = _scored(splits, options)
+    checkpoint, saved = _earlier(output_dir, identity, scored) if options.resume else (None, None)
     if isinstance(saved, FinetuningResult):
         logger.warning("the run in %s is complete (%d steps): its result is given back", output_dir, saved.steps)
         return saved
@@ -1450,7 +1453,7 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
         check_output_dir(output_dir, options.overwrite)                         # something else stands there
     size = sum(p.numel() for p in opened.parameters())
     adapter = choose_parameters(opened, options.method, options.last_layers, options.lora_rank)
-    run = _new_run(task, rows, opened, size, options, identity, device)
+    run = {**_new_run(task, rows, opened, size, options, identity, device), "scored": scored}
     opened = opened.to(arguments.device)
     try:
         trainer = _train(task, opened, tokenizer, rows, splits, arguments, Path(output_dir), options, checkpoint, saved, run)
@@ -1494,16 +1497,24 @@ _FREE = ("device", "compile", "test_examples", "validation_examples", "num_beams
 
 def _identity(task, rows, tokenizer, model, options, parent, from_scratch):
     "What must be equal for a run to be resumed."
-    digest = hashlib.sha256()
+    digest, rules = hashlib.sha256(), tokenizer.backend_tokenizer.to_str() if hasattr(tokenizer, "backend_tokenizer") else type(tokenizer).__name__
     for row in rows:
         for name, value in row.items():
             digest.update(name.encode() + np.asarray(value).tobytes())
     shapes = str([(n, tuple(p.shape)) for n, p in model.named_parameters()])
-    return {"task": task, "data": digest.hexdigest()[:16], "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16],
+    return {"task": task, "data": digest.hexdigest()[:16], "tokenizer": hashlib.sha256(rules.encode()).hexdigest()[:16],
             "model": hashlib.sha256(shapes.encode()).hexdigest()[:16], "weights": None if from_scratch else engine._weights_in(parent), "from_scratch": from_scratch, **{k: v for k, v in asdict(options).items() if k not in _FREE}}
 
 
-def _earlier(output_dir, identity):
+def _scored(splits, options):
+    "What must be equal, too, for the scores of a complete run to be given back."
+    digest = hashlib.sha256()
+    for row in splits["test"] if "test" in splits else ():
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return {"test split": digest.hexdigest()[:16], **{name: getattr(options, name) for name in ("num_beams", "length_penalty", "no_repeat_ngram_size", "max_new_tokens", "samples")}}
+
+
+def _earlier(output_dir, identity, scored):
     "The checkpoint to go on from and its progress, or the result of a run that is complete; None, None where there is neither."
     checkpoint = last_checkpoint(output_dir)
     if checkpoint:
@@ -1515,6 +1526,7 @@ def _earlier(output_dir, identity):
     if saved.get("made_by") != "lmnotes.finetuning" or "identity" not in saved:
         return None, None
     engine._compare(output_dir, saved["identity"], identity)
+    engine._compare(output_dir, saved.get("scored", scored), scored)
     answers = json.loads((Path(output_dir) / "predictions.json").read_text(encoding="utf-8"))
     known = {f.name: {**saved, **answers}[f.name] for f in fields(FinetuningResult) if f.name in {**saved, **answers}}
     tuples = {k: tuple(v) for k, v in known.items() if isinstance(v, list)}
@@ -1586,7 +1598,10 @@ def _keep_best(model, measure, output_dir, options, run):
     values = measure()
     run["history"][-1]["validation"] = values
     before, path = run["best"], output_dir / "checkpoints" / (run["best"] or {}).get("checkpoint", "") / "model.safetensors"
-    if (options.best or options.patience) and before and before["loss"] < -run["sign"] * values[run["metric"]] and path.is_file():
+    if (options.best or options.patience) and before and before["loss"] < -run["sign"] * values[run["metric"]]:
+        if problems := damaged_files(path.parent):
+            logger.warning("the best weights, of %s, are not taken, the last ones are kept: %s", path.parent, "; ".join(problems))
+            return
         model.load_state_dict(engine.load_file(path), strict=False)
         model.tie_weights()
 
@@ -1638,7 +1653,7 @@ def _finish(task, trainer, adapter, model, tokenizer, splits, output_dir, option
     majority, _ = _scored(task, baseline(task, splits["train"], test), references, names, 0)
     result = FinetuningResult(str(output_dir), task, names, scores, majority, intervals, tuple(predictions), tuple(references), tuple(run["history"]), round(trainer.clock.used, 3),
                               trainer.state.global_step, run["parameters"], run["trainable"], 12 * run["trainable"], 0, choices)
-    facts = {"made_by": "lmnotes.finetuning", "objective": task, "parent": parent, "options": {**asdict(options), "learning_rate": run["learning_rate"]}, "identity": run["identity"],
+    facts = {"made_by": "lmnotes.finetuning", "objective": task, "parent": parent, "options": {**asdict(options), "learning_rate": run["learning_rate"]}, "identity": run["identity"], "scored": run["scored"],
              **{k: v for k, v in asdict(result).items() if k not in ("predictions", "references")}, "examples": {s: len(d) for s, d in splits.items()},
              "versions": engine._versions(), "hardware": engine._hardware(trainer.args.device)}
     if trainer.is_world_process_zero():

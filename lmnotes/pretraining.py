@@ -27,9 +27,10 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from html import escape
+from numbers import Integral
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,6 +50,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import SequentialSampler
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining, NanoChatConfig, PretrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, masking_utils
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .corpora import _portions, cache_folder, check_output_dir, write_aside
@@ -1065,10 +1067,17 @@ def _check_positive(options, budgets):
     "Raise where a number that must be above 0 is not."
     names = ("block_size", "batch_size", "accumulation", "learning_rate", "clip", "checkpoint_minutes", "keep", "validation_blocks", "patience", "checkpoint_steps", "log_steps")
     for name, value in {**budgets, **{k: getattr(options, k) for k in names}}.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} {value} must be above 0")
-    if options.weight_decay < 0 or options.evaluations < 0:
+        if value is not None and (not value > 0 or value == math.inf and name in (*budgets, "learning_rate")):
+            raise ValueError(f"{name} {value} must be a number above 0")
+    if not 0 <= options.weight_decay < math.inf or options.evaluations < 0:
         raise ValueError(f"weight_decay {options.weight_decay} and evaluations {options.evaluations} must not be below 0")
+    _check_seed(options.seed)
+
+
+def _check_seed(seed):
+    "Raise where a seed is none that NumPy and PyTorch take."
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed {seed!r} must be a whole number from 0 to 2**32 - 1")
 
 
 def _check_shares(options):
@@ -1859,6 +1868,8 @@ def _check_fit(model, tokenizer, options, causal):
 
 def _texts(corpus, split):
     "Texts of a split, of whatever kind the corpus is; None where there is none."
+    if isinstance(corpus, (str, os.PathLike)):
+        raise TypeError(f"corpus {str(corpus)[:60]!r} is a name or a text, whose letters would be the documents: give load_corpus(...) of it, or a list of texts")
     if isinstance(corpus, dict):
         data = corpus.get(split)
         return None if data is None else (data["text"] if hasattr(data, "num_rows") else (row["text"] for row in data))
@@ -1880,10 +1891,17 @@ def _packed(corpus, split, tokenizer, options, limit=None):
     folder, known = cache_folder() / "packed", _fingerprint(corpus, split)
     key = [1, known, _rules(tokenizer), tokenizer.eos_token_id, options.block_size, options.next_sentence]
     path = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.arrow" if known else folder
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0 and not (path.suffix and path.exists() and path.with_suffix(".json").exists()):
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0 and not (path.suffix and _is_whole(path)):
         path = write_blocks(_watched(_texts(corpus, split)), tokenizer, options.block_size, path, None if known else limit, options.next_sentence).path
     _barrier()
     return Blocks(folder / f"{_told(path.stem if path.suffix else '')}.arrow")
+
+
+def _is_whole(path):
+    "Whether packed blocks can be read to the end, as they were written."
+    with suppress(OSError, ValueError, KeyError):                              # none there; Arrow's errors for a file that was cut are of these kinds
+        return len(Blocks(path)) >= 0
+    return False
 
 
 def _watched(texts):
@@ -1910,6 +1928,13 @@ def _told(name):
 
 def _split_blocks(corpus, tokenizer, options, limit):
     "Training blocks and held-out blocks; where nothing is held out, the last twentieth of the blocks is."
+    _texts(corpus, "train")
+    parts = corpus if isinstance(corpus, dict) else {"train": corpus}
+    for split, data in parts.items():
+        if split in ("train", "validation") and getattr(data, "column_names", None) is not None and "text" not in data.column_names:
+            raise ValueError(f"corpus: the split {split!r} has no column 'text', but {', '.join(data.column_names)}: name the one with the text, load_corpus(data, text_column=...)")
+    if "train" not in parts:
+        raise ValueError(f"corpus has no split 'train', but {', '.join(parts) or 'none'}: give DatasetDict(train=...)")
     train = _packed(corpus, "train", tokenizer, options, None if limit is None else limit + options.validation_blocks)
     held = _packed(corpus, "validation", tokenizer, options, options.validation_blocks)
     if not len(train):
@@ -1964,6 +1989,8 @@ def _prepare_folder(output_dir, options):
             shutil.rmtree(Path(output_dir) / "checkpoints", ignore_errors=True)
     elif _rank() == 0:
         _recover(Path(output_dir))
+    if _rank() == 0:
+        (Path(output_dir) / "checkpoints").mkdir(parents=True, exist_ok=True)     # marks the folder as a run's: what appears beside it is no reason to lose the run
     _barrier()
 
 
@@ -2064,7 +2091,9 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     options = replace(options or PretrainingOptions(), **changes).check()
     device = resolve_device(options.device)
     check_output_dir(output_dir, options.overwrite or options.resume)
-    fresh, parent, weights = _is_fresh(model), _parent(model), _weights_in(None if isinstance(model, PreTrainedModel) else _parent(model))
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise TypeError(f"tokenizer is a {type(tokenizer).__name__}: give a fast tokenizer, such as train_tokenizer or lmnotes.load gives")
+    given, fresh, parent, weights = isinstance(model, PreTrainedModel), _is_fresh(model), _parent(model), _weights_in(None if isinstance(model, PreTrainedModel) else _parent(model))
     model = _open_model(model, tokenizer, options)
     causal = _is_causal(model.config)
     _check_fit(model, tokenizer, options, causal)
@@ -2078,6 +2107,10 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
         check_output_dir(output_dir, options.overwrite)                         # something else stands there
     if isinstance(saved, PretrainingResult):
         logger.warning("the run in %s is complete (%d steps): its result is given back", output_dir, saved.steps)
+        if given:                                                               # it is to be trained in place
+            for file in sorted(Path(output_dir).glob("*.safetensors")):
+                model.load_state_dict(load_file(file), strict=False)
+            model.tie_weights()
         return saved
     run = _new_run(identity, model, options, device, causal, budget or _epochs(options, blocks))
     if fresh and options.recipe == "fast":
@@ -2088,6 +2121,8 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
             trainer, loss_after = _train(model, tokenizer, blocks, held, causal, arguments, Path(output_dir), options, checkpoint, saved, run)
     finally:
         _forget(arguments)
+        for part in model.modules() if given and options.compile else ():
+            part._compiled_call_impl = None                                     # compiled for the lengths of training; a model in hand is as it was
     with _interruptible(threading.Event(), _FINISHING):
         return _finish_run(trainer, tokenizer, Path(output_dir), options, run, causal, loss_after, blocks, parent)
 
@@ -2180,6 +2215,7 @@ def _arguments(output_dir, options, device):
         raise ValueError("ACCELERATE_USE_FSDP is set, and Accelerate would shard the model in its own way: launch without it, and give sharded=True (--sharded)")
     if options.sharded and int(os.environ.get("WORLD_SIZE", 1)) < 2:
         raise ValueError("sharded=True deals a model out to several processes, and this is the only one: start them with torchrun --nproc-per-node N, or leave it out")
+    _check_report(options.report_to)
     folder = f"{output_dir}-logs" if options.report_to != "none" else str(Path(tempfile.gettempdir()) / f"lmnotes-{os.getpid()}")
     world = int(os.environ.get("WORLD_SIZE", 1))
     arguments = TrainingArguments(output_dir=folder, per_device_train_batch_size=options.batch_size // (world * options.accumulation), gradient_accumulation_steps=options.accumulation,
@@ -2188,6 +2224,12 @@ def _arguments(output_dir, options, device):
                                   remove_unused_columns=False, dataloader_pin_memory=device.type == "cuda", average_tokens_across_devices=False, ddp_find_unused_parameters=False,
                                   logging_nan_inf_filter=False, accelerator_config={"non_blocking": device.type == "cuda"})          # nothing waits for a GPU in a step; _Watch looks at the losses
     return _one_device(arguments, device)
+
+
+def _check_report(report_to):
+    "Refuse a name that Trainer would not know, before the long work."
+    if report_to not in ("none", "all", *INTEGRATION_TO_CALLBACK):
+        raise ValueError(f"report_to {report_to!r} is not known: none, all, {', '.join(sorted(INTEGRATION_TO_CALLBACK))}")
 
 
 def _one_device(arguments, device):
@@ -2256,10 +2298,11 @@ def _best_or_last(model, loss, output_dir, options, run, measure):
     if not (options.best or options.patience) or best is None or loss <= best["loss"]:
         return loss
     folder = output_dir / "checkpoints" / best["checkpoint"]
-    if (folder / "model.safetensors").is_file():
-        _put_weights(model, folder)
-        return measure()
-    return loss
+    if problems := damaged_files(folder):
+        logger.warning("the best weights, of %s, are not taken, the last ones are kept: %s", folder, "; ".join(problems))
+        return loss
+    _put_weights(model, folder)
+    return measure()
 
 # %% ../nbs/05_pretraining.ipynb #edec1ae4
 def _finish_run(trainer, tokenizer, output_dir, options, run, causal, loss_after, blocks, parent):

@@ -163,7 +163,7 @@ def test_a_stopped_demo_is_gone_on_with_and_a_whole_one_is_kept_until_the_new_on
 
     def steps(stop, loaded, folder, *rest):
         calls.append(sorted(os.listdir(folder)))
-        (folder / f"part{len(calls)}").touch()
+        (folder / f"part{len(calls)}.json").touch()
         if stop:
             raise KeyboardInterrupt
         return {"n": len(calls)}, []
@@ -178,7 +178,7 @@ def test_a_stopped_demo_is_gone_on_with_and_a_whole_one_is_kept_until_the_new_on
     with pytest.raises(ValueError, match="steps .then 2, now 3."):
         run(steps=3, resume=True)
     run(resume=True)
-    assert calls == [["choices.json"], ["choices.json", "part1"]] and (out / "metrics.json").is_file()
+    assert calls == [["choices.json"], ["choices.json", "part1.json"]] and (out / "metrics.json").is_file()
     with pytest.raises(FileExistsError, match="whole"):
         run(resume=True)
     with pytest.raises(KeyboardInterrupt):
@@ -426,3 +426,138 @@ def test_the_path_by_commands(tmp_path, monkeypatch, capsys):
         assert execute(COMMANDS, words) == 2, words
         err = capsys.readouterr().err
         assert needle in err and "Traceback" not in err and len([line for line in err.splitlines() if "rror" in line]) <= 1, err
+
+
+# ---- output folders and corpora, as a careful reader tried them
+
+def test_what_no_run_wrote_is_never_lost(tmp_path):
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for name in ("config.json", "thesis.docx"):
+        (mixed / name).write_text("1")
+    with pytest.raises(FileExistsError, match="no result of a run"):                # config.json is no mark: many projects have one
+        check_output_dir(mixed, overwrite=True)
+    (mixed / "lmnotes.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="thesis.docx"):
+        check_output_dir(mixed, overwrite=True)
+    (mixed / ".DS_Store").write_text("2")
+    with write_aside(mixed, overwrite=True) as aside:                               # it appeared while a run went on: the run is not lost, nor is the file
+        (aside / "new.json").write_text("2")
+    assert sorted(os.listdir(mixed)) == [".DS_Store", "new.json", "thesis.docx"] and os.listdir(tmp_path) == ["mixed"]
+
+
+def test_output_folders_that_cannot_be_replaced_are_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (".", "", "./"):
+        with pytest.raises(OSError, match="working folder"):
+            check_output_dir(name)
+    mount = tmp_path / "out"
+    mount.mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == mount)
+    with pytest.raises(OSError, match="mount point.*out/model"):
+        check_output_dir("out")
+    assert check_output_dir("out/model") == Path("out/model")
+    inside = tmp_path / "p" / "out"
+    inside.mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / "p")
+    with pytest.raises(PermissionError, match="p is not a writable"):
+        check_output_dir(inside)
+
+
+def test_a_link_is_followed_and_a_whole_result_outlives_a_failed_move(tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "lmnotes.json").write_text("1")
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    with write_aside(tmp_path / "out", overwrite=True) as aside:
+        (aside / "lmnotes.json").write_text("2")
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "disk" / "lmnotes.json").read_text() == "2" and sorted(os.listdir(tmp_path)) == ["disk", "out"]
+    rename = os.rename
+
+    def refuse(source, target):
+        if Path(target).name == "model":
+            raise OSError(16, "Device or resource busy")
+        rename(source, target)
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(OSError, match="stands in") as caught:
+        with write_aside(tmp_path / "model") as aside:
+            (aside / "a").write_text("whole")
+    assert (aside / "a").read_text() == "whole" and str(aside) in str(caught.value)
+
+
+def test_nothing_near_a_held_out_text_stays_in_training():
+    draw = np.random.default_rng(2)
+    for _ in range(20):
+        words = [f"w{draw.integers(10**6)}" for _ in range(120)]
+        other = [f"v{i}" for i in range(8)] + words[8:]
+        third = other[:-9] + [f"u{i}" for i in range(9)]
+        texts = [" ".join(t) for t in (words, other, third)]
+        for held in ([texts[1]], texts[:2]):
+            alone = corpora.near_duplicates([texts[1], texts[2]])[1]
+            both = corpora.near_duplicates([*held, texts[2]], fixed=len(held))
+            assert not both[:len(held)].any() and both[-1] >= alone
+    signatures = corpora.minhash(texts)
+    near = lambda i, j: (signatures[i] == signatures[j]).mean() >= 0.8
+    flags = corpora.near_duplicates(texts)
+    assert all(any(near(i, j) and not flags[j] for j in range(i)) for i in np.flatnonzero(flags))
+
+
+def test_texts_without_a_word_are_not_all_the_same():
+    assert corpora.near_duplicates(["😀😀", "— — —", "+++", "!!!", "→ ←", "+ ++"]).tolist() == [False] * 5 + [True]
+
+
+def test_held_out_splits_never_become_training_text():
+    texts = Dataset.from_dict({"text": ["exam a", "exam b", "exam c"]})
+    empty = texts.select([])
+    for data, says in ((empty, "is empty"), (DatasetDict(train=empty, validation=texts), "is empty"), (DatasetDict(test=texts), "no training split"), (DatasetDict(a=texts, b=texts), "no training split")):
+        with pytest.raises(ValueError, match=says):
+            load_corpus(data)
+    assert list(load_corpus(DatasetDict(some=texts), validation_fraction=0)) == ["train"]
+    assert set(load_corpus(texts, validation_fraction=0.99, deduplicate=False)) == {"train", "validation"}
+    stream = IterableDatasetDict({"train": texts.to_iterable_dataset(), "dev": texts.to_iterable_dataset()})
+    assert list(load_corpus(stream, streaming=True)) == ["train", "validation"]
+    with pytest.raises(ValueError, match="validation split.*empty"):
+        load_corpus(texts.to_iterable_dataset(), streaming=True, validation_fraction=1e-9)
+    with pytest.raises(TypeError, match="is a Dataset"):
+        corpus_report(texts)
+
+
+def test_marks_brackets_and_broken_bytes_of_files(tmp_path):
+    (tmp_path / "b [1].txt").write_bytes("\ufefffirst par\n\nsecond par".encode())
+    assert load_corpus(tmp_path / "b [1].txt", validation_fraction=0)["train"]["text"][:] == ["first par", "second par"]
+    (tmp_path / "module.py").write_bytes(("\ufeff'''" + "x" * 90 + "'''\n").encode())
+    assert corpora._read_modules({"path": [str(tmp_path / "module.py")], "package": ["p"], "module": ["m"]})["text"] == ["x" * 90]
+    for body in (b"a" * (2**20 - 1) + "é".encode()[:1] + b"b" * 5, b"a" * (2**20 - 2) + "é".encode() + b"\xff" + b"b"):
+        (tmp_path / "bad.txt").write_bytes(body)
+        with pytest.raises(ValueError) as caught:
+            load_corpus(tmp_path / "bad.txt")
+        try:
+            body.decode()
+        except UnicodeDecodeError as error:
+            assert f"byte {error.start} " in str(caught.value)
+    with pytest.raises(ValueError, match="cannot be a path"):
+        load_corpus("the cat sat on the mat " * 40)
+
+
+@pytest.mark.parametrize("name, package", [("docstrings:json", "json"), ("docstrings:threadpoolctl", "threadpoolctl"), ("docstrings:numpy.linalg", "numpy.linalg")])
+def test_docstrings_of_any_module(name, package, tmp_path):
+    found = load_corpus(name, cache_dir=tmp_path)
+    assert len(found["train"]) and set(found["train"]["package"]) == {package}
+
+
+def test_packages_without_docstrings_are_named(tmp_path):
+    for name in ("docstrings:xxhash", "docstrings:no_such_package"):
+        with pytest.raises(ValueError, match=name.partition(":")[2]):
+            load_corpus(name, cache_dir=tmp_path)
+    with pytest.raises(ValueError, match="no_such_package"):
+        corpora.harvest(["no_such_package"])
+
+
+def test_two_processes_may_fill_the_cache(tmp_path, monkeypatch):
+    aside = corpora.write_aside
+
+    def late(folder, overwrite=False):
+        monkeypatch.setattr(corpora, "write_aside", aside)
+        load_corpus("docstrings:json", cache_dir=tmp_path)                       # the other one was faster
+        raise OSError(39, "Directory not empty")
+    monkeypatch.setattr(corpora, "write_aside", late)
+    assert len(load_corpus("docstrings:json", cache_dir=tmp_path)["train"])

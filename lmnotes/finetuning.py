@@ -1444,7 +1444,7 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
     arguments = _arguments(output_dir, options, device)
     identity = _identity(task, rows, tokenizer, opened, options, model, from_scratch)
     engine._prepare_folder(output_dir, options)
-    scored = _scored(splits, options)
+    scored = _judged_on(splits, options)
     checkpoint, saved = _earlier(output_dir, identity, scored) if options.resume else (None, None)
     if isinstance(saved, FinetuningResult):
         logger.warning("the run in %s is complete (%d steps): its result is given back", output_dir, saved.steps)
@@ -1506,7 +1506,7 @@ def _identity(task, rows, tokenizer, model, options, parent, from_scratch):
             "model": hashlib.sha256(shapes.encode()).hexdigest()[:16], "weights": None if from_scratch else engine._weights_in(parent), "from_scratch": from_scratch, **{k: v for k, v in asdict(options).items() if k not in _FREE}}
 
 
-def _scored(splits, options):
+def _judged_on(splits, options):
     "What must be equal, too, for the scores of a complete run to be given back."
     digest = hashlib.sha256()
     for row in splits["test"] if "test" in splits else ():

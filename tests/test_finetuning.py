@@ -769,3 +769,24 @@ def test_baselines_need_no_model():
     assert baseline("classification", data["train"], data["test"]) == [most] * 20
     assert baseline("tokens", tags()["train"], tags()["test"]) == [[("O", "B-A")[i] for i in row] for row in tags()["test"]["tags"]]
     assert len(set(baseline("question-answering", questions(False)["train"], questions(False)["test"]))) > 1
+
+
+def test_a_complete_run_is_not_given_back_for_another_test_split(tmp_path):
+    from transformers import AutoModelForSequenceClassification
+    from lmnotes.checkpoints import save
+    from lmnotes.tokenization import train_tokenizer
+    from lmnotes.transformer import model_config
+    texts = ["a red house", "a blue house", "a red tree", "a blue tree"] * 8
+    tokenizer = train_tokenizer(texts, vocab_size=60, progress=False)
+    save(AutoModelForSequenceClassification.from_config(model_config("bert-tiny", len(tokenizer), 16)), tokenizer, tmp_path / "m")
+    train = Dataset.from_dict({"text": texts, "label": [0, 1] * 16})
+    test = Dataset.from_dict({"text": ["one red house", "one blue tree"], "label": [0, 1]})
+    other = Dataset.from_dict({"text": ["one red house", "one blue tree"], "label": [1, 0]})
+    run = lambda split, **more: finetune(tmp_path / "m", DatasetDict(train=train, test=split), tmp_path / "out", epochs=1, device="cpu", **more)
+    first = run(test)
+    assert run(test, resume=True).scores == first.scores
+    with pytest.raises(ValueError, match="another test split"):
+        run(other, resume=True)
+    for change in (dict(seed=-1), dict(learning_rate=float("inf"))):
+        with pytest.raises(ValueError, match=next(iter(change))):
+            run(test, overwrite=True, **change)

@@ -912,3 +912,71 @@ def test_going_on_from_a_damaged_folder_names_it(stopped, corpus, byte_tokenizer
         (copied / "SHA256SUMS").unlink()
     with pytest.raises(ValueError, match="copy.* is not whole: model.safetensors" if sums else "copy.* cannot be opened"):
         pretrain(corpus, byte_tokenizer, copied, tmp_path / "out", steps=1, **TINY)
+
+
+def test_what_is_no_corpus_is_refused_before_the_work(tmp_path):
+    from datasets import Dataset, DatasetDict
+    from lmnotes.tokenization import train_tokenizer
+    texts = ["the old dog sees the red house"] * 60
+    tokenizer = train_tokenizer(texts, vocab_size=60, progress=False)
+    run = lambda corpus, tok=tokenizer, **more: pretrain(corpus, tok, "bert-tiny", tmp_path / "m", **{"steps": 1, "block_size": 16, "device": "cpu", **more})
+    rows = Dataset.from_dict({"body": texts})
+    for call, kind, says in ((lambda: run("book.txt"), TypeError, "book.txt.*name or a text"), (lambda: run(tmp_path / "book.txt"), TypeError, "name or a text"),
+                             (lambda: run(rows), ValueError, "no column 'text', but body"), (lambda: run(DatasetDict(test=rows)), ValueError, "no split 'train', but test"),
+                             (lambda: run(texts, None), TypeError, "tokenizer is a NoneType"), (lambda: run(texts, "folder"), TypeError, "tokenizer is a str"),
+                             (lambda: run(texts, steps=None, tokens=float("inf")), ValueError, "tokens inf"), (lambda: run(texts, seed=-1), ValueError, "seed -1"),
+                             (lambda: run(texts, learning_rate=float("inf")), ValueError, "learning_rate inf"), (lambda: run(texts, weight_decay=float("nan")), ValueError, "weight_decay nan"),
+                             (lambda: run(texts, report_to="tensorbord"), ValueError, "report_to 'tensorbord' is not known.*tensorboard")):
+        with pytest.raises(kind, match=says):
+            call()
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_file_that_appears_during_a_run_neither_stops_it_nor_is_lost(tmp_path, monkeypatch):
+    from lmnotes import pretraining
+    from lmnotes.tokenization import train_tokenizer
+    texts = ["the old dog sees the red house"] * 60
+    tokenizer = train_tokenizer(texts, vocab_size=60, progress=False)
+    train = pretraining._train
+
+    def interrupted(*arguments):
+        (tmp_path / "m" / "notes.txt").write_text("mine")
+        return train(*arguments)
+    monkeypatch.setattr(pretraining, "_train", interrupted)
+    pretrain(texts, tokenizer, "bert-tiny", tmp_path / "m", steps=1, block_size=16, batch_size=2, device="cpu")
+    assert (tmp_path / "m" / "notes.txt").read_text() == "mine" and (tmp_path / "m" / "model.safetensors").is_file() and not (tmp_path / "m" / "checkpoints").exists()
+
+
+def test_a_model_in_hand_gets_the_weights_of_a_complete_run_and_cut_blocks_are_packed_again(tmp_path, monkeypatch, caplog):
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForMaskedLM
+    from lmnotes.tokenization import train_tokenizer
+    from lmnotes.transformer import model_config
+    monkeypatch.setenv("LMNOTES_CACHE", str(tmp_path / "cache"))
+    texts = Dataset.from_dict({"text": [f"the old dog sees the red house number {i}" for i in range(60)]})
+    tokenizer = train_tokenizer(texts["text"][:], vocab_size=60, progress=False)
+
+    def made():
+        torch.manual_seed(0)
+        return AutoModelForMaskedLM.from_config(model_config("bert-tiny", len(tokenizer), 16))
+    choices = dict(steps=2, block_size=16, batch_size=2, device="cpu")
+    first, second = made(), made()
+    pretrain(texts, tokenizer, first, tmp_path / "m", **choices)
+    for file in (tmp_path / "cache" / "packed").glob("*.arrow"):
+        file.write_bytes(file.read_bytes()[:200])
+    pretrain(texts, tokenizer, second, tmp_path / "m", resume=True, **choices)
+    assert "is complete" in caplog.text and all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters()))
+
+
+def test_damaged_best_weights_are_named_and_not_taken(tmp_path, caplog):
+    from types import SimpleNamespace
+    import torch
+    from lmnotes import pretraining
+    folder = tmp_path / "checkpoints" / "step-1"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"x" * 50)
+    pretraining.write_checksums(folder)
+    (folder / "model.safetensors").write_bytes(b"y" * 50)
+    options, run = SimpleNamespace(best=True, patience=None), {"best": {"loss": 1.0, "checkpoint": "step-1"}}
+    assert pretraining._best_or_last(torch.nn.Linear(1, 1), 2.0, tmp_path, options, run, lambda: 0.0) == 2.0 and "model.safetensors" in caplog.text and "last ones are kept" in caplog.text

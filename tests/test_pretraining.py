@@ -980,3 +980,20 @@ def test_damaged_best_weights_are_named_and_not_taken(tmp_path, caplog):
     (folder / "model.safetensors").write_bytes(b"y" * 50)
     options, run = SimpleNamespace(best=True, patience=None), {"best": {"loss": 1.0, "checkpoint": "step-1"}}
     assert pretraining._best_or_last(torch.nn.Linear(1, 1), 2.0, tmp_path, options, run, lambda: 0.0) == 2.0 and "model.safetensors" in caplog.text and "last ones are kept" in caplog.text
+
+
+def test_checkpoints_come_by_the_minute_and_every_hook_of_trainer_is_known(tmp_path, monkeypatch):
+    from lmnotes import pretraining
+    from lmnotes.tokenization import train_tokenizer
+    texts = ["the old dog sees the red house"] * 60
+    tokenizer = train_tokenizer(texts, vocab_size=60, progress=False)
+
+    def stop(*arguments):
+        raise RuntimeError("stopped before the end")
+    monkeypatch.setattr(pretraining, "_finish_run", stop)
+    for minutes, expected in ((1e-9, ["step-00000001", "step-00000002"]), (60, [])):
+        with pytest.raises(RuntimeError):
+            pretrain(texts, tokenizer, "bert-tiny", tmp_path / str(minutes), steps=3, block_size=16, batch_size=2, device="cpu", checkpoint_minutes=minutes)
+        assert sorted(p.name for p in (tmp_path / str(minutes) / "checkpoints").iterdir() if p.is_dir())[-2:] == expected
+    for name in ("tensorboard", "trackio", "none", "all"):
+        pretraining._check_report(name)

@@ -216,6 +216,7 @@ def _read(option, given):
 def _default_text(value):
     "How a default is shown: nothing for None and for values that are made anew at each call."
     shown = value if isinstance(value, (bool, int, float, str, tuple)) else None
+    shown = repr(shown) if isinstance(shown, str) and not shown.isprintable() else shown         # a line feed as \n
     return "" if shown is None or shown == () else f"  [default: {str(shown).lower() if isinstance(shown, bool) else shown}]"
 
 

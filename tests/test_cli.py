@@ -674,3 +674,10 @@ def test_a_document_that_is_not_utf8_is_named(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfcaf\xe9")
     with pytest.raises(ValueError, match=r"document '.*a.txt' is not UTF-8: byte 6 .*save the file as UTF-8"):
         cli.chat(tmp_path, tmp_path / "a.txt")
+
+
+def test_a_default_of_line_feeds_is_shown_as_such(capsys):
+    def join(separator: str = "\n\n"):
+        return separator
+    assert execute({"join": Command(join, ""), "other": Command(fails, "")}, ["join", "--help"]) == 0
+    assert r"[default: '\n\n']" in capsys.readouterr().out

@@ -643,14 +643,33 @@ def _rows_of_csv(lines, delimiter):
 
 
 def _rows_of_jsonl(lines):
-    "Rows of a JSONL file as dictionaries (a text alone is the column `text`); an error in place of a row that cannot be read."
+    "Rows of a JSONL file as dictionaries; an error in place of a row that cannot be read."
     for line in lines:
         try:
-            row = json.loads(line)
+            yield _json_row(json.loads(line))
         except (ValueError, RecursionError) as error:
-            row = ValueError(f"the line is no JSON: {str(error).split(':')[0]}")
-        row = {"text": row} if isinstance(row, str) else row
-        yield row if isinstance(row, (dict, ValueError)) else ValueError(f"the line is {type(row).__name__}, no object with columns")
+            yield ValueError(f"the line is no JSON: {str(error).split(':')[0]}")
+
+
+def _rows_of_json(lines):
+    "Rows of a JSON file: those of one list, which is read whole, or one in each line."
+    rest, start = iter(lines), []
+    while not "".join(start).strip() and (line := next(rest, None)) is not None:
+        start.append(line)
+    if not "".join(start).lstrip().startswith("["):
+        yield from _rows_of_jsonl(chain(start, rest))
+        return
+    try:
+        rows = json.loads("".join([*start, *rest]))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"file {str(lines.path)!r} is no JSON list ({error}): mend it, or write one object in each line (.jsonl)") from None
+    yield from map(_json_row, rows)
+
+
+def _json_row(row):
+    "A row as a dictionary (a text alone is the column `text`), or an error in its place."
+    row = {"text": row} if isinstance(row, str) else row
+    return row if isinstance(row, dict) else ValueError(f"the row is {type(row).__name__}, no object with columns")
 
 
 def _raw_rows(lines):
@@ -658,7 +677,9 @@ def _raw_rows(lines):
     kind = Path(lines.path).suffix.lower()
     if kind in (".csv", ".tsv"):
         return _rows_of_csv(lines, "\t" if kind == ".tsv" else ",")
-    return _rows_of_jsonl(lines) if kind in (".jsonl", ".ndjson", ".json") else ({"text": line.rstrip("\r\n")} for line in lines)
+    if kind == ".json":
+        return _rows_of_json(lines)
+    return _rows_of_jsonl(lines) if kind in (".jsonl", ".ndjson") else ({"text": line.rstrip("\r\n")} for line in lines)
 
 # %% ../nbs/11_applications.ipynb #737a3cd0
 def _columns(there, family, text_column):
@@ -681,6 +702,8 @@ def _records(lines, family, options, text_column):
     rows = _raw_rows(lines)
     first = _first_rows(rows)
     readable = [row for row in first if isinstance(row, dict)]
+    if first and not readable:
+        raise ValueError(f"file {str(lines.path)!r} has no row that can be read; the first: {first[0]}")
     columns = _columns(list(dict.fromkeys(key for row in readable for key in row)), family, text_column) if readable else None
     for row in chain(first, rows):
         try:
@@ -819,6 +842,7 @@ def predict_file(model, file, output=None, text_column=None, overwrite=False, op
         Folder of a model, its hub name, or the pair (model, tokenizer).
     file : str or path
         A text file with a text in each line, or a CSV, TSV or JSONL file (`.jsonl`, `.ndjson`, `.json`) with named columns; UTF-8.
+        A `.json` file may also be one list, which is read whole.
     output : str or path, optional
         JSONL file to write; by default the lines go to standard output.
     text_column : str or list of str, optional
@@ -865,6 +889,8 @@ def _readable(file):
     file = Path(file).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"file {str(file)!r} is not there: check the path")
+    if file.suffix.lower() == ".gz":
+        raise ValueError(f"file {str(file)!r} is packed: unpack it first, for example with gunzip")
     if file.suffix.lower() in (".parquet", ".arrow", ".xlsx", ".xls", ".ods"):
         raise ValueError(f"file {str(file)!r} cannot be read: save it as CSV, TSV or JSON Lines (.csv, .tsv, .jsonl), or as text with a text in each line")
     with open(file, "rb") as opened:

@@ -9,6 +9,7 @@ __all__ = ['logger', 'GLUE', 'REFERENCES', 'load_pairs', 'agreement_pairs', 'Min
 
 # %% ../nbs/10_benchmarks.ipynb #8d953221
 import csv
+import glob
 import hashlib
 import json
 import logging
@@ -683,7 +684,7 @@ def harness_tasks(output_dir, pairs=None, passages=None, name="my", overwrite=Fa
     with write_aside(output_dir, overwrite) as aside:
         for task, (rows, kind, metrics) in tasks.items():
             (aside / f"{task}.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-            facts = {"task": task, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(where / f"{task}.jsonl")}}, "test_split": "test", **kind, "num_fewshot": 0,
+            facts = {"task": task, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": glob.escape(str(where / f"{task}.jsonl"))}}, "test_split": "test", **kind, "num_fewshot": 0,
                      "metric_list": [{"metric": m, "aggregation": a, "higher_is_better": h} for m, a, h in metrics], "metadata": {"version": 1.0}}
             (aside / f"{task}.yaml").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")        # JSON is YAML
         (aside / "lmnotes.json").write_text(json.dumps({"made_by": "lmnotes.benchmarks", "tasks": list(tasks)}), encoding="utf-8")

@@ -216,6 +216,7 @@ def _read(option, given):
 def _default_text(value):
     "How a default is shown: nothing for None and for values that are made anew at each call."
     shown = value if isinstance(value, (bool, int, float, str, tuple)) else None
+    shown = repr(shown) if isinstance(shown, str) and not shown.isprintable() else shown         # a line feed as \n
     return "" if shown is None or shown == () else f"  [default: {str(shown).lower() if isinstance(shown, bool) else shown}]"
 
 
@@ -256,7 +257,7 @@ class Command:
     hidden : tuple
         Names of parameters that the command line does not offer.
     stream : str or None
-        Name of the parameter that takes a function for each new piece of text; a terminal shows the pieces as they come.
+        Name of the parameter that takes a function for each new piece of text; the pieces are shown as they come, but for `--json`.
     """
 
     target: object
@@ -419,9 +420,9 @@ def _write(text):
 
 
 def _carry_out(command, options, given, as_json):
-    "Read the values that were given, call the function, show its result; a terminal sees a stream as it comes."
+    "Read the values that were given, call the function, show its result; a stream is shown as it comes."
     values = {key: _read(options[key], value) for key, value in given.items()}
-    if command.stream and sys.stdout.isatty() and not as_json:
+    if command.stream and not as_json:
         _attempt(command, options, {**values, command.stream: _write})
         typer.echo()
     else:
@@ -551,6 +552,8 @@ def application(table):
 # %% ../nbs/20_cli.ipynb #d44b278e
 _Usage = typer.BadParameter.__mro__[1]                    # Typer's errors of usage, in every version of it
 _ELSEWHERE = ("datasets", "huggingface_hub", "httpx", "requests")
+_MENDABLE = (ValueError, TypeError, OSError, FloatingPointError, ModuleNotFoundError, MemoryError, _Usage)
+_BY_NAME = {"SafetensorError", "OutOfMemoryError"}        # told by name: importing torch takes seconds
 
 
 def is_users(error):
@@ -564,12 +567,13 @@ def is_users(error):
     Returns
     -------
     bool
-        True for `ValueError`, `TypeError`, `OSError`, errors of usage, and those of data sets, hub and network.
+        True for `ValueError`, `TypeError`, `OSError`, errors of usage, those of data sets, hub and network, numbers that
+        overflow, full memory, missing packages, and damaged files of weights.
     """
     if isinstance(error, UnicodeEncodeError):
         return False
     homes = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    return isinstance(error, (ValueError, TypeError, OSError, _Usage)) or bool(homes & set(_ELSEWHERE))
+    return isinstance(error, _MENDABLE) or type(error).__name__ in _BY_NAME or bool(homes & set(_ELSEWHERE))
 
 
 def message(error):
@@ -590,6 +594,10 @@ def message(error):
         text = error.format_message() + where
     elif isinstance(error, OSError) and error.strerror:
         text = error.strerror + (f": {error.filename}" if error.filename else "")
+    elif isinstance(error, MemoryError):
+        text = str(error) or "memory is full: take smaller batches, shorter texts or a smaller model"
+    elif type(error).__name__ == "SafetensorError":
+        text = f"a file of weights cannot be read or written: {error}"
     else:
         text = str(error) or type(error).__name__
     if not is_users(error):
@@ -657,25 +665,18 @@ def execute(table, argv):
 # %% ../nbs/20_cli.ipynb #a3595d0d
 def _open(model, family, device):
     "Open a folder or hub name as a masked or causal model, with its tokenizer; refuse the wrong family."
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+    from transformers import AutoConfig
 
-    from lmnotes.checkpoints import _task_named
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if str(device).startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} was asked for and no CUDA device is here; take device='cpu' or 'auto'")
+    from lmnotes.checkpoints import _task_named, load
     try:
-        config = AutoConfig.from_pretrained(model)
-    except OSError as error:
-        raise FileNotFoundError(f"no model at {str(model)!r}: neither a folder with config.json, nor a model that the hub gives here") from error
-    names = config.architectures or ["a model without a head"]
-    if _task_named(names[0]) != family:
+        names = AutoConfig.from_pretrained(model).architectures or ["a model without a head"]
+    except Exception:                                      # of many kinds: `load` says what is missing or damaged
+        names = []
+    if names and _task_named(names[0]) != family:
         other = "generate takes causal models, fill-mask masked ones"
         raise ValueError(f"{str(model)!r} holds {names[0]}, which is no {family} language model; {other}")
-    auto = AutoModelForMaskedLM if family == "masked" else AutoModelForCausalLM
     with _no_bar(Path(model).is_dir()):
-        return auto.from_pretrained(model).to(device).eval(), AutoTokenizer.from_pretrained(model)
+        return load(model, task=family, device=device)
 
 
 @contextlib.contextmanager
@@ -734,10 +735,12 @@ def fill_mask(model, text, top=5, device="auto"):
     Raises
     ------
     ValueError
-        If the text has no gap, is longer than the model, or if the model is not a masked one.
+        If the text has no gap, is longer than the model, if the model is not a masked one or damaged, or its tokenizer has no mask token.
     """
     import torch
     network, tokenizer = _open(model, "masked", device)
+    if tokenizer.mask_token is None:
+        raise ValueError(f"the tokenizer of {str(model)!r} has no mask token, so no gap can be shown to the model: give a folder whose tokenizer has one, set with tokenizer.mask_token = …")
     ids = tokenizer(text.replace("[MASK]", tokenizer.mask_token), return_tensors="pt").input_ids.to(network.device)
     _check_gaps(ids, text, top, network, tokenizer)
     at = (ids[0] == tokenizer.mask_token_id).nonzero().flatten()
@@ -972,12 +975,22 @@ def open_tokenizer(tokenizer):
     -------
     PreTrainedTokenizerFast
         The tokenizer.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If it cannot be opened.
     """
     from transformers import AutoTokenizer
     try:
         return AutoTokenizer.from_pretrained(tokenizer)
-    except OSError as error:
-        raise FileNotFoundError(f"no tokenizer at {str(tokenizer)!r}: give a folder that `lmnotes tokenizer` wrote, or a hub name") from error
+    except Exception as error:                             # of many kinds, some of the libraries' own
+        if (Path(tokenizer) / "tokenizer.json").is_file():
+            raise ValueError(f"tokenizer {str(tokenizer)!r} cannot be opened ({str(error).splitlines()[0]}): copy or train it again") from error
+        lacks = " (the folder has no tokenizer.json)" if Path(tokenizer).is_dir() else ""
+        raise FileNotFoundError(f"no tokenizer at {str(tokenizer)!r}{lacks}: give a folder that `lmnotes tokenizer` wrote, or a hub name") from error
 
 # %% ../nbs/20_cli.ipynb #94c1d1b2
 _CORPUS = {"corpus": "lmnotes.corpora:load_corpus"}
@@ -1069,7 +1082,7 @@ def predict_rows(model, file, output=None, text_column=None, overwrite=False, pr
     model : str or path
         Folder of a fine-tuned model, or its hub name.
     file : str or path
-        A text in each line, or a CSV, TSV or JSONL file with named columns.
+        A text in each line, or a CSV, TSV or JSONL file, or a JSON list, with named columns.
     output : str or path, optional
         JSONL file to write; a stopped run goes on when it is called again. Without it lines go to standard output.
     text_column : str or list of str, optional
@@ -1085,10 +1098,17 @@ def predict_rows(model, file, output=None, text_column=None, overwrite=False, pr
     -------
     FileReport or None
         Rows and errors; nothing where the lines themselves went to standard output.
+
+    Raises
+    ------
+    ValueError
+        If no row could be asked about: each line of the output says why.
     """
     from lmnotes.applications import predict_file
     report = predict_file(model, file, output, text_column, overwrite, progress=progress, **options)
     logging.getLogger("lmnotes").log(logging.INFO if output is None else logging.DEBUG, "%r", report)
+    if report.rows and report.errors == report.rows:
+        raise ValueError(f"file {str(file)!r}: none of its {report.rows:,} rows could be asked about; each line of {report.output or 'the output'} says why")
     return None if output is None else report
 
 
@@ -1107,9 +1127,10 @@ def chat(model, document, history_tokens=64, device="auto"):
         cpu, cuda, or auto: CUDA where it is there.
     """
     from lmnotes.applications import PredictionOptions, converse
+    from lmnotes.metrics import _read_utf8
     if not Path(document).is_file():
         raise FileNotFoundError(f"document {str(document)!r} is not there: name a text file")
-    text = Path(document).read_text(encoding="utf-8-sig")
+    text = _read_utf8("document", Path(document))
     for turn in converse(model, text, _asked(sys.stdin.isatty()), history_tokens, PredictionOptions(device=device)):
         typer.echo(f"{turn.answer or 'no answer'}  ({turn.confidence:.2f})")
 

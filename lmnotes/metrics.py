@@ -1012,12 +1012,21 @@ def _named(name, value):
     return {f"{name}_{part}".strip("_"): number for part, number in value.items()}
 
 # %% ../nbs/08_metrics.ipynb #52851bf9
+def _read_utf8(name, path):
+    "The text of a file, without a byte-order mark; what is not UTF-8 is refused by its byte."
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = path.stat().st_size - len(error.object) + error.start           # the decoder does not count the mark
+        raise ValueError(f"{name} {str(path)!r} is not UTF-8: byte {byte} cannot be read; save the file as UTF-8") from None
+
+
 def _read_examples(name, path, task_type):
     "One example for each line of a text file, or for each JSON value of a `.jsonl` file."
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{name} {str(path)!r} is no file: check the path")
-    lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n") if path.stat().st_size else []
+    lines = _read_utf8(name, path).removesuffix("\n").split("\n") if path.stat().st_size else []
     as_json, split = path.suffix.lower() == ".jsonl", {"tokens": str.split, "multi-label": lambda line: [label.strip() for label in line.split(",") if label.strip()]}
     read = json.loads if as_json else {"regression": float, "classification": str.strip, **split}.get(task_type, str)
     examples = []

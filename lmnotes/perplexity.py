@@ -17,6 +17,7 @@ import sys
 import types
 import weakref
 from array import array
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from html import escape
@@ -34,7 +35,7 @@ from transformers import PreTrainedModel
 
 from . import __version__
 from .checkpoints import load, task_of
-from .corpora import _format_of, _read as read_splits, load_corpus
+from .corpora import _check_encoding, _format_of, _read as read_splits, load_corpus
 from .pretraining import _only, resolve_device
 from .transformer import evaluating, fused_gelu, position_limit
 
@@ -552,12 +553,14 @@ def _as_texts(texts, text_column=None, name="texts", aligned=False):
         texts, split = _chosen(texts)
     if isinstance(texts, (str, os.PathLike)):
         embedded = str(texts).split(":")[0] == "docstrings"
-        if not Path(texts).exists() and not embedded:
-            raise FileNotFoundError(f"{name} {str(texts)!r} is no file or folder: give a path, 'docstrings', or a list of texts")
+        if not os.path.exists(texts) and not embedded:       # False for a text that is too long to be a path
+            shown = f"{str(texts)[:60]!r} …" if len(str(texts)) > 300 else repr(str(texts))
+            raise FileNotFoundError(f"{name} {shown} is no file or folder: give a list of texts, or a path ('docstrings' for the embedded corpus)")
         if aligned and not embedded:
             lines, split = _lines(texts, text_column)
             return _checked(lines, name), split
-        corpus = load_corpus(texts, text_column=text_column, deduplicate=False, validation_fraction=0.05 if embedded else 0, streaming=not embedded)
+        with _only_utf8():
+            corpus = load_corpus(texts, text_column=text_column, encoding="utf-8-sig", deduplicate=False, validation_fraction=0.05 if embedded else 0, streaming=not embedded)
         (texts, split), text_column = _chosen(corpus), "text"
     if getattr(texts, "column_names", None) is not None:
         column = text_column or "text"
@@ -582,10 +585,24 @@ def _chosen(splits):
 
 def _lines(path, text_column):
     "Every row of a file of pairs, the empty ones too, and the split if one was chosen; of a plain text every line is a row."
-    if Path(path).is_file() and _format_of(path) == "text":
-        return _plain_lines(path), None
-    rows, split = _chosen(read_splits(path, text_column, None, "utf-8", True, None))
+    with _only_utf8():
+        if Path(path).is_file() and _format_of(path) == "text":
+            _check_encoding(path, "utf-8")
+            return _plain_lines(path), None
+        rows, split = _chosen(read_splits(path, text_column, None, "utf-8-sig", True, None))
     return (row["text"] or "" for row in rows), split
+
+
+@contextmanager
+def _only_utf8():
+    "While inside, a file that is not UTF-8 is refused with the remedy that there is here: no other encoding can be named."
+    try:
+        yield
+    except ValueError as error:
+        said, is_encoding, _ = str(error).partition("; name its encoding")
+        if not is_encoding:
+            raise
+        raise ValueError(f"{said.replace('is not utf-8-sig:', 'is not UTF-8:').replace('is not utf-8:', 'is not UTF-8:')}; save the file as UTF-8") from None
 
 
 def _plain_lines(path):
@@ -1086,9 +1103,11 @@ class SurprisalResult:
             rows = [{**row, "corrected_bits": value} for row, value in zip(rows, self.corrected_word_bits)]
         return rows
 
-    def to_csv(self, path, by="word"):
-        "Write `to_table(by)` as a file of comma-separated values, in UTF-8; give its path."
+    def to_csv(self, path, by="word", overwrite=False):
+        "Write `to_table(by)` as a file of comma-separated values, in UTF-8; give its path. A file that is there is replaced with `overwrite` only."
         rows = self.to_table(by)
+        if os.path.exists(path) and not overwrite:
+            raise FileExistsError(f"path {str(path)!r} is there: name another file, or allow overwrite=True")
         with open(path, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader(), writer.writerows(rows)

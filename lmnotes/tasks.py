@@ -9,6 +9,7 @@ __all__ = ['logger', 'recognise', 'repair_bio', 'stratified_split', 'load_task',
 
 # %% ../nbs/08a_tasks.ipynb #c1af4388
 import ast
+import glob
 import hashlib
 import json
 import logging
@@ -468,7 +469,7 @@ def _read_file(path, cache_dir):
                        "chunksize": 10**9}}.get(kind, {})             # read at once, so that types fit all rows and not the first 10,000
     try:
         nested = _squad_rows(path) if path.suffix.lower() == ".json" else None
-        rows = nested or load_dataset(kind, data_files=str(path), split="train", cache_dir=cache_dir, **options)
+        rows = nested or load_dataset(kind, data_files=glob.escape(str(path)), split="train", cache_dir=cache_dir, **options)       # the library takes a name for a pattern
         return _with_dates_as_written(rows, path) if kind == "json" else rows
     except Exception as error:
         raise ValueError(f"data {str(path)!r} cannot be read as {kind}: {str(error.__cause__ or error).splitlines()[0]}") from error
@@ -516,6 +517,8 @@ def _read_source(data, cache_dir):
         return {name: part if isinstance(part, Dataset) else _read_file(part, cache_dir) for name, part in data.items()}
     if not isinstance(data, (str, Path)):
         raise TypeError(f"data {type(data).__name__} cannot be read: give a name, a path, a dict of splits, or a Dataset")
+    if len(str(data)) > 1000 or "\n" in str(data):
+        raise ValueError(f"data {str(data)[:60]!r} … is a text of {len(str(data)):,} characters: give a path or name, or a Dataset of texts and labels")
     path = Path(data).expanduser()
     if path.is_dir():
         return _read_folder(path, None, cache_dir)

@@ -331,6 +331,27 @@ def test_files_of_all_kinds_say_the_same(folder, classifier, tmp_path, small_chu
     assert not list((tmp_path / "out").glob("*.part*"))
 
 
+def test_a_json_list_is_read_as_lines_are(folder, tmp_path):
+    texts = sentences(12)
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts) + '"soup"\n3\n')
+    (tmp_path / "a.json").write_text("\ufeff\n" + json.dumps([*({"text": t} for t in texts), "soup", 3], indent=1), encoding="utf-8")
+    reports = [predict_file(folder, tmp_path / name, tmp_path / f"{name}.out", progress=False) for name in ("a.jsonl", "a.json")]
+    assert [(r.rows, r.errors) for r in reports] == [(14, 1), (14, 1)]
+    assert (tmp_path / "a.jsonl.out").read_bytes() == (tmp_path / "a.json.out").read_bytes()
+    (tmp_path / "b.json").write_text('[{"text": "soup"},')
+    with pytest.raises(ValueError, match="b.json' is no JSON list .*mend it"):
+        predict_file(folder, tmp_path / "b.json", tmp_path / "b.out", progress=False)
+
+
+def test_a_file_without_a_readable_row_is_an_error(folder, tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text("[1]\nnot json\n")
+    (tmp_path / "b.csv").write_text("text\n\"\"\n\" \"\n")
+    (tmp_path / "c.jsonl.gz").write_bytes(b"\x1f\x8b")
+    for name, says in (("a.jsonl", "has no row that can be read; the first: the row is list"), ("c.jsonl.gz", "is packed: unpack it first"), ("b.csv", "none of its 2 rows")):
+        assert cli.execute(cli.COMMANDS, ["predict", str(folder), str(tmp_path / name), "--output", str(tmp_path / "out")]) == 2
+        assert says in capsys.readouterr().err and (tmp_path / "out").exists() == (name == "b.csv")
+
+
 def test_bad_rows_are_reported(folder, tmp_path):
     (tmp_path / "a.csv").write_bytes(b'text,id\n"two\nlines",1\n,2\nsoup\ncaf\xe9,4\n"' + b"x" * 200_000 + b'",5\nbread,6\n\nsoup,8\n')
     report = predict_file(folder, tmp_path / "a.csv", tmp_path / "a.out", progress=False)

@@ -1,4 +1,5 @@
 """Benchmarks: equality with one-by-one definitions and with lm-evaluation-harness, GLUE's layouts and resumption, and bad input."""
+import glob
 import json
 import zipfile
 from pathlib import Path
@@ -358,6 +359,9 @@ def test_tasks_for_the_harness_are_written_whole(tmp_path):
     assert Path(facts["dataset_kwargs"]["data_files"]["test"]).read_text().count("\n") == len(PAIRS)
     with pytest.raises(FileExistsError):
         harness_tasks(tmp_path / "t", PAIRS)
+    harness_tasks(tmp_path / "t [1]", PAIRS, name="own")                   # datasets takes the name for a pattern
+    facts = json.loads((tmp_path / "t [1]" / "own_pairs.yaml").read_text())
+    assert glob.glob(facts["dataset_kwargs"]["data_files"]["test"]) == [str(tmp_path / "t [1]" / "own_pairs.jsonl")]
 
 
 # ---- GLUE

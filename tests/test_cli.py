@@ -576,3 +576,108 @@ def test_a_terminal_streams(models):
 def test_real_model_tells_a_story(shared_models):
     got = cli.generate(shared_models / "stories260K", "Once upon a time", max_new_tokens=20, temperature=0, device="cpu")
     assert got.text.startswith("Once upon a time, there was a little girl")
+
+
+# --- what the user can mend -----------------------------------------------------------------------------------------
+
+def test_errors_that_the_user_can_mend_are_2(capsys):
+    import torch
+    from safetensors import SafetensorError
+    kinds = [FloatingPointError("lower the learning rate"), ModuleNotFoundError('pip install "lmnotes[onnx]"'), MemoryError(), SafetensorError("incomplete metadata"), torch.OutOfMemoryError("CUDA out of memory")]
+
+    def fail(number: int):
+        raise kinds[number]
+    for number, says in enumerate(("lower the learning rate", "lmnotes[onnx]", "memory is full: take smaller", "a file of weights cannot be read or written: incomplete", "CUDA out of memory")):
+        assert execute({"fail": Command(fail, ""), "other": Command(fails, "")}, ["fail", str(number)]) == 2
+        err = capsys.readouterr().err
+        assert says in err and "--debug" not in err and err.count("\n") == 1
+
+
+@pytest.fixture
+def whole(models, tmp_path):
+    "A masked model in a folder with checksums, which a test may damage."
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    from lmnotes.checkpoints import save
+    return save(AutoModelForMaskedLM.from_pretrained(models / "masked"), AutoTokenizer.from_pretrained(models / "masked"), tmp_path / "whole")
+
+
+def _flip(folder):
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-5] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+
+
+def _pickle(folder):
+    import torch
+    from safetensors.torch import load_file
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink(), (folder / "SHA256SUMS").unlink()
+
+
+def _cut(folder):
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9])
+    (folder / "SHA256SUMS").unlink()
+
+
+@pytest.mark.parametrize("damage, says", [(_flip, "model.safetensors"), (_pickle, "model.safetensors is missing"), (_cut, "model.safetensors is damaged"),
+                                          (lambda folder: (folder / "config.json").write_text("{"), "config.json")])
+def test_a_damaged_model_is_not_asked(whole, damage, says, capsys):
+    assert execute(cli.COMMANDS, ["fill-mask", str(whole), "the [MASK] ."]) == 0
+    damage(whole)
+    assert execute(cli.COMMANDS, ["fill-mask", str(whole), "the [MASK] ."]) == 2
+    err = capsys.readouterr().err
+    assert "is not whole" in err and says in err and "--debug" not in err
+
+
+def test_fill_mask_without_a_mask_token(models, tmp_path):
+    import shutil
+    from transformers import PreTrainedTokenizerFast
+    shutil.copytree(models / "masked", tmp_path / "m")
+    (tmp_path / "m" / "tokenizer_config.json").unlink()
+    PreTrainedTokenizerFast(tokenizer_file=str(models / "masked" / "tokenizer.json"), unk_token="[UNK]").save_pretrained(tmp_path / "m")
+    with pytest.raises(ValueError, match="has no mask token"):
+        cli.fill_mask(tmp_path / "m", "the [MASK]", device="cpu")
+
+
+def test_open_tokenizer_says_what_is_missing(models, tmp_path):
+    with pytest.raises(FileNotFoundError, match="has no tokenizer.json"):
+        cli.open_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match="cannot be opened .*train it again"):
+        cli.open_tokenizer(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no tokenizer at 'runs/nowhere': give"):
+        cli.open_tokenizer("runs/nowhere")
+    assert len(cli.open_tokenizer(models / "masked")) > 5
+
+
+def test_a_pipe_streams(capsys, monkeypatch):
+    seen = []
+
+    def speak(words: int, on_text=None):
+        for number in range(words):
+            (on_text or (lambda _: None))(f"{number} ")
+            seen.append(capsys.readouterr().out)
+        return "".join(f"{number} " for number in range(words))
+    table = {"speak": Command(speak, "", stream="on_text"), "other": Command(fails, "")}
+    assert execute(table, ["speak", "2"]) == 0 and seen == ["0 ", "1 "] and capsys.readouterr().out == "\n"
+    seen.clear()
+    assert execute(table, ["speak", "2", "--json"]) == 0 and seen == ["", ""] and json.loads(capsys.readouterr().out) == "0 1 "
+
+
+def test_generate_writes_the_same_bytes_to_a_pipe(models, capsys):
+    assert execute(cli.COMMANDS, ["generate", str(models / "causal"), "the π", "--max-new-tokens", "20", "--temperature", "0", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == cli.generate(models / "causal", "the π", 20, temperature=0, device="cpu").text + "\n"
+
+
+def test_a_document_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfcaf\xe9")
+    with pytest.raises(ValueError, match=r"document '.*a.txt' is not UTF-8: byte 6 .*save the file as UTF-8"):
+        cli.chat(tmp_path, tmp_path / "a.txt")
+
+
+def test_a_default_of_line_feeds_is_shown_as_such(capsys):
+    def join(separator: str = "\n\n"):
+        return separator
+    assert execute({"join": Command(join, ""), "other": Command(fails, "")}, ["join", "--help"]) == 0
+    assert r"[default: '\n\n']" in capsys.readouterr().out

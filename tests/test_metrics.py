@@ -523,3 +523,10 @@ def test_many_labels_take_little_memory():
     texts = [f"label {i}" for i in range(30_000)]
     found = score("classification", texts[1:] + texts[:1], texts, samples=2)
     assert found.values["accuracy"] == 0
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_file_that_is_not_utf8_is_named_with_its_byte(tmp_path, mark):
+    (tmp_path / "a.txt").write_bytes(mark + b"one\ncaf\xe9\n")
+    with pytest.raises(ValueError, match=rf"predictions '.*a.txt' is not UTF-8: byte {7 + len(mark)} cannot be read; save the file as UTF-8"):
+        score_files("classification", tmp_path / "a.txt", tmp_path / "a.txt")

@@ -22,7 +22,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 import lmnotes
 import lmnotes.perplexity as room
-from lmnotes.perplexity import compare, perplexity, surprisal, windows
+from lmnotes.perplexity import _as_texts, compare, perplexity, surprisal, windows
 from lmnotes.theory import SyntheticLanguage
 from lmnotes.tokenization import train_tokenizer
 
@@ -1071,3 +1071,27 @@ def test_the_benchmark_records_its_arguments():
     assert bench.command(argparse.Namespace(**{**vars(args), "quick": True, "minicons": "/home/python"}), True).endswith("--scale 10 --repeats 1 --bf16 yes --minicons PYTHON")
     text = bench.report({**bench.machine(), "command": line, "rows": [{"part": "a", "scale": 3}, {"part": "b"}], "note": ""})
     assert f"`{line}`" in text and "| a | 3 |" in text and "| b |  |" in text
+
+
+def test_a_long_text_in_place_of_a_path_is_cut():
+    with pytest.raises(FileNotFoundError, match="texts 'the cat .* …'? ?is no file or folder: give a list of texts, or a path") as error:
+        quiet(None, "the cat sat " * 500)
+    assert len(str(error.value)) < 300
+
+
+def test_texts_of_a_file_begin_without_its_byte_order_mark(bpe, tmp_path):
+    model = gpt(len(bpe))
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + "\n\n".join(TEXTS[:3]).encode())
+    assert quiet(model, tmp_path / "a.txt", bpe).characters == quiet(model, TEXTS[:3], bpe).characters
+    (tmp_path / "b.txt").write_bytes(b"a cat\n\ncaf\xe9 s")
+    for sources in (None, tmp_path / "b.txt"):
+        with pytest.raises(ValueError, match=r"b.txt is not UTF-8: byte 10 cannot be read; save the file as UTF-8$"):
+            quiet(model, tmp_path / "b.txt", bpe) if sources is None else list(_as_texts(sources, aligned=True)[0])
+
+
+def test_a_table_of_surprisal_replaces_nothing(bpe, tmp_path):
+    bits = surprisal(gpt(len(bpe)), TEXTS[0], bpe, device="cpu")
+    bits.to_csv(tmp_path / "words.csv")
+    with pytest.raises(FileExistsError, match="words.csv' is there: name another file, or allow overwrite=True"):
+        bits.to_csv(tmp_path / "words.csv", by="token")
+    assert "token" in bits.to_csv(tmp_path / "words.csv", by="token", overwrite=True).read_text()

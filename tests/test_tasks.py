@@ -443,3 +443,16 @@ def test_numbers_stay_numbers_where_the_chosen_ones_are_whole():
     "The baseline of a regression does not look at labels to learn its family."
     splits = {s: Dataset.from_dict({"text": ["a", "b", "c"], "label": [1.0, 2.0, 3.0]}) for s in ("train", "test")}
     assert heuristic_predictions(splits) == [2.0] * 3
+
+
+def test_names_with_brackets_are_no_patterns(tmp_path):
+    (tmp_path / "b [1].csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in zip(TEXTS, LABELS)))
+    (tmp_path / "b 1.csv").write_text("text,label\nwrong,wrong\n")
+    assert "wrong" not in load_task(tmp_path / "b [1].csv")["train"]["text"]
+
+
+def test_a_long_text_in_place_of_data_is_cut():
+    for text in ("a film that " * 500, "a film\nthat"):
+        with pytest.raises(ValueError, match="is a text of .* characters: give a path or name, or a Dataset") as error:
+            load_task(text)
+        assert len(str(error.value)) < 300

@@ -10,6 +10,7 @@ __all__ = ['PETAFLOP_DAY', 'PUBLISHED', 'DEVICES', 'MACHINE_WATTS', 'OPTIMIZER_N
 # %% ../nbs/12_compute.ipynb #16600831
 import difflib
 import math
+import os
 import re
 import time
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from scipy.optimize import minimize
 from transformers import AutoConfig, PretrainedConfig
 
 from .pretraining import peak_flops, resolve_device, use_bf16
-from .transformer import PRESETS, flops_per_token, model_config, parameter_count
+from .transformer import COUNTED, PRESETS, _GATED, _feed_forward, _on_meta, flops_per_token, model_config, parameter_count
 
 # %% ../nbs/12_compute.ipynb #56ea231c
 def inference_flops(config, context):
@@ -40,6 +41,8 @@ def inference_flops(config, context):
     float
         Floating point operations of one forward pass for one token: a third of a training step's.
     """
+    if not context >= 1:
+        raise ValueError(f"context={context} must be 1 or more: the new token attends to itself")
     return flops_per_token(config, context) / 3
 
 
@@ -60,6 +63,9 @@ def cache_bytes(config, context, batch_size=1, element=2):
     int
         Bytes: a key and a value for each layer, key-value head, unit of its width, and token (Pope et al. 2022, section 2.1).
     """
+    for name, number in (("context", context), ("batch_size", batch_size), ("element", element)):
+        if not 0 <= number < math.inf:
+            raise ValueError(f"{name}={number} must be 0 or more")
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     return 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width * context * batch_size * element
@@ -220,7 +226,7 @@ def find_device(hardware):
     return DEVICES[name]
 
 # %% ../nbs/12_compute.ipynb #4ac010b0
-OPTIMIZER_NUMBERS = {"adamw": 2, "muon": 1, "sgd": 0}                # kept for each parameter
+OPTIMIZER_NUMBERS = {"adamw": 2, "muon": 1, "sgd": 0}                # kept for each parameter; Muon leaves all but the blocks' matrices to AdamW
 
 
 @dataclass(frozen=True)
@@ -239,6 +245,8 @@ class Sizes:
         Share of the tokens for which logits are computed.
     config : PretrainedConfig, optional
         The configuration; None for a number of parameters, whose sizes are assumed.
+    matrices : int
+        Parameters in the matrices inside the blocks, which are Muon's part.
     """
 
     name: str
@@ -251,23 +259,28 @@ class Sizes:
     positions: int
     head_share: float = 1.0
     config: object = field(default=None, repr=False)
+    matrices: int = field(default=0, repr=False)
+
+    @property
+    def counted(self):
+        "Whether operations are counted from the configuration, or 6 for each parameter."
+        return self.config is not None and self.config.model_type in COUNTED
 
     def flops_per_token(self, block_size):
-        "Operations of a training step for a token: counted for a configuration, 6 for each parameter of a number."
-        if self.config is None or self.config.model_type not in _COUNTED:
-            return 6.0 * self.parameters
-        return flops_per_token(self.config, block_size, self.head_share)
+        "Operations of a training step for a token: counted for a configuration of a family that can be, else 6 for each parameter."
+        return flops_per_token(self.config, block_size, self.head_share) if self.counted else 6.0 * self.parameters
+
+    def optimizer_numbers(self, optimizer):
+        "Numbers that the optimizer keeps for the whole model."
+        return OPTIMIZER_NUMBERS[optimizer] * self.parameters + (self.parameters - self.matrices if optimizer == "muon" else 0)
 
     def activation_bytes(self, block_size, rows, element=4, checkpointing=False):
         "Bytes that a step keeps for its backward pass, and those of the logits at their peak, with fused attention."
-        gated = self.config is not None and self.config.model_type in ("llama", "qwen3", "mistral", "modernbert")
+        gated = self.config is not None and self.config.model_type in _GATED
         layer = element * (8 * self.hidden + (3 if gated else 2) * self.inner + self.heads) + 16
         layers = self.layers * element * self.hidden + layer if checkpointing else self.layers * layer
         logits = self.head_share * self.vocab_size * (3 * 4 if element == 4 else 3 * 4 + 2)
         return rows * block_size * (layers + 4 * element * self.hidden + logits)
-
-
-_COUNTED = ("bert", "roberta", "gpt2", "modernbert", "llama", "qwen3", "mistral")
 
 # %% ../nbs/12_compute.ipynb #7958a859
 def model_sizes(model, vocab_size=32_768):
@@ -292,6 +305,8 @@ def model_sizes(model, vocab_size=32_768):
     FileNotFoundError
         If the folder holds no model.
     """
+    if not isinstance(model, (str, os.PathLike, int, float, PretrainedConfig)) or isinstance(model, bool):
+        raise ValueError(f"model={model!r} is {type(model).__name__}: give a number of parameters, a preset, a folder or a configuration")
     if isinstance(model, PretrainedConfig):
         return _config_sizes(model, type(model).__name__)
     if isinstance(model, str) and model in PRESETS:
@@ -311,7 +326,7 @@ def _number(model):
     if isinstance(model, (int, float)) and not isinstance(model, bool):
         number = float(model)
     else:
-        found = re.fullmatch(r"\s*([+-]?[\d.,_]+(?:e\d+)?)\s*([kmbt]?)\s*", str(model), re.IGNORECASE)
+        found = re.fullmatch(r"\s*([+-]?(?:\d{1,3}(?:,\d{3})+|[\d_]*)(?:\.\d*)?(?:e\d+)?)\s*([kmbt]?)\s*", str(model), re.IGNORECASE)
         if not found:
             return None
         try:
@@ -326,15 +341,25 @@ def _number(model):
 def _assumed(parameters, vocab_size):
     layers = max(1, round((parameters / (12 * 128**2)) ** (1 / 3)))
     hidden = max(1, round(math.sqrt(parameters / (12 * layers))))
-    return Sizes(f"a model of {_short(parameters)} parameters", round(parameters), layers, hidden, 4 * hidden, max(1, hidden // 64), vocab_size, 10**9)
+    return Sizes(f"a model of {_short(parameters)} parameters", round(parameters), layers, hidden, 4 * hidden, max(1, hidden // 64), vocab_size, 10**9,
+                 matrices=max(0, round(parameters) - vocab_size * hidden))
 
 
 def _config_sizes(config, name):
-    causal = "GPT" in str(config.architectures) or "CausalLM" in str(config.architectures) or (not config.architectures and config.model_type in ("gpt2", "llama", "qwen3", "mistral"))
-    hidden = config.hidden_size
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * hidden
-    return Sizes(name, parameter_count(config), config.num_hidden_layers, hidden, inner, config.num_attention_heads, config.vocab_size,
-                 getattr(config, "max_position_embeddings", None) or 10**9, 1.0 if causal else 0.15, config)
+    causal = "GPT" in str(config.architectures) or "CausalLM" in str(config.architectures) or (not config.architectures and config.model_type in ("gpt2", "llama", "qwen2", "qwen3", "mistral"))
+    if config.is_encoder_decoder:
+        raise ValueError(f"model {name} is an encoder-decoder: plans are made for encoders and decoders; give its number of parameters in place of it")
+    try:
+        hidden, tensors = config.hidden_size, dict(_on_meta(config).named_parameters())
+    except (AttributeError, ValueError) as error:
+        raise ValueError(f"model {name} ({config.model_type!r}) cannot be made as a masked or causal language model: give its number of parameters in place of it") from error
+    return Sizes(name, sum(p.numel() for p in tensors.values()), config.num_hidden_layers, hidden, _feed_forward(config), config.num_attention_heads, config.vocab_size,
+                 getattr(config, "max_position_embeddings", None) or 10**9, 1.0 if causal else 0.15, config, _block_matrices(tensors))
+
+
+def _block_matrices(tensors):
+    "Parameters that `MuonAdamW` gives to Muon: the matrices inside the blocks."
+    return sum(p.numel() for n, p in tensors.items() if p.ndim == 2 and ".layer" in n.replace(".h.", ".layer.") and "embed" not in n)
 
 
 def _short(number):
@@ -377,7 +402,7 @@ def training_memory(sizes, options, devices=1, sharding="ddp", checkpointing=Fal
     gradients = 4 * n / share
     if devices == 1:
         gradients = max(0.0, gradients - activations)
-    return {"weights": (4 + 2 * mixed) * n / share + gathered, "gradients": gradients, "optimizer": 4 * OPTIMIZER_NUMBERS[options.optimizer] * n / share,
+    return {"weights": (4 + 2 * mixed) * n / share + gathered, "gradients": gradients, "optimizer": 4 * sizes.optimizer_numbers(options.optimizer) / share,
             "activations": activations, "spare": 1e9 * options.spare}
 
 # %% ../nbs/12_compute.ipynb #c93c0e2f
@@ -593,10 +618,14 @@ def plan(model, tokens=None, hardware="this machine", devices=None, hours=None, 
 
 def _check_budget(devices, hours):
     "Refuse impossible numbers of devices and hours."
-    if devices is not None and (isinstance(devices, bool) or not devices >= 1 or devices != int(devices)):
-        raise ValueError(f"devices={devices} must be a whole number, 1 or more")
-    if hours is not None and not 0 < hours < math.inf:
-        raise ValueError(f"hours={hours} must be more than 0")
+    if devices is not None and (not _is_number(devices) or not 1 <= devices < math.inf or devices != int(devices)):
+        raise ValueError(f"devices={devices!r} must be a whole number, 1 or more")
+    if hours is not None and not (_is_number(hours) and 0 < hours < math.inf):
+        raise ValueError(f"hours={hours!r} must be a number above 0")
+
+
+def _is_number(value):
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
 
 
 def _tokens(tokens):
@@ -666,7 +695,8 @@ def _priced(sizes, tokens, each, device, count, mixed, way, hours, needed, memor
     energy = hours * count * watts * options.overhead / 1000
     shardings = ("ddp", "fsdp") if count > 1 else way[:1]
     all_ways = {f"{s.upper()}{' + checkpointing' if c else ''}": sum(training_memory(sizes, options, count, s, c, mixed).values()) / 1e9 for s in shardings for c in (False, True)}
-    rule = "6 operations for each parameter and token, a width of 128 times the number of layers" if sizes.config is None else "operations counted from the configuration"
+    shape = ", a width of 128 times the number of layers" if sizes.config is None else ""
+    rule = "operations counted from the configuration" if sizes.counted else f"6 operations for each parameter and token{shape}"
     recomputed = ("activations recomputed: 4/3 of the time",) if way[1] else ()
     assumed = (rule, *recomputed, f"{options.utilization:.0%} of the peak of {(device.half or device.single if mixed else device.single) / 1e12:,.3g} TFLOP/s", f"batches of {options.batch_size} blocks of {options.block_size_of(sizes)} on a device",
                options.optimizer, f"${price:g} for a device and hour", f"{watts:g} W for each", f"data centre x {options.overhead:g}", f"{options.carbon:g} kg CO2e for a kWh")
@@ -703,8 +733,11 @@ class ScalingLaw:
         return tuple(np.quantile(rows, ((1 - level) / 2, (1 + level) / 2), axis=0))
 
     def interval(self, name, level=0.9):
-        "Lower and upper end of a coefficient over the resampled fits."
-        column = self._samples()[:, ("E", "A", "B", "alpha", "beta").index(name)]
+        "Lower and upper end of a coefficient (`E`, `A`, `B`, `alpha` or `beta`) over the resampled fits."
+        names = ("E", "A", "B", "alpha", "beta")
+        if name not in names:
+            raise ValueError(f"name {name!r} is no coefficient: there are {', '.join(names)}")
+        column = self._samples()[:, names.index(name)]
         return tuple(float(q) for q in np.quantile(column, ((1 - level) / 2, (1 + level) / 2)))
 
     def best(self, flops):
@@ -745,7 +778,7 @@ def fit_scaling_law(parameters, tokens, losses, resamples=100, delta=1e-3, seed=
     Raises
     ------
     ValueError
-        If there are fewer runs than coefficients, only one size or one length, or a number is not positive.
+        If there are fewer than 6 runs, 3 sizes or 3 lengths, or a number is not positive.
     """
     n, d, y = (np.asarray(values, dtype=float) for values in (parameters, tokens, losses))
     if not (n.ndim == 1 and n.shape == d.shape == y.shape and len(n) >= 6):

@@ -278,8 +278,10 @@ def without_heads(model, heads):
     for layer, head in heads:
         _chosen(layer, model.config.num_hidden_layers), _chosen(head, count, "head")
         by_layer.setdefault(int(layer), set()).add(int(head))
-    handles = [_projection(model, layer).register_forward_pre_hook(partial(_silence, chosen, count)) for layer, chosen in by_layer.items()]
+    found, handles = [(_projection(model, layer), chosen) for layer, chosen in by_layer.items()], []      # all are there before one is touched
     try:
+        for part, chosen in found:
+            handles.append(part.register_forward_pre_hook(partial(_silence, chosen, count)))
         yield model
     finally:
         for handle in handles:
@@ -287,7 +289,7 @@ def without_heads(model, heads):
 
 # %% ../nbs/14_understanding.ipynb #ebf63e53
 def _examples(model, tokenizer, texts, labels, task, seed):
-    "Pairs of ids and what they should give: the next token, the masked ones, or the label; -100 where nothing is asked."
+    "Pairs of ids and what they should give: the next token, the masked ones, or the label (numbers for a regression or several labels); -100 where nothing is asked."
     texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts:
         raise ValueError("texts is empty: give some sentences")
@@ -301,14 +303,38 @@ def _examples(model, tokenizer, texts, labels, task, seed):
         if task == "causal":
             rows.append((ids[:-1], ids[1:]))
         elif task == "classification":
-            rows.append((ids, np.array([_label(model, labels[i])])))
+            rows.append((ids, _wanted(model, labels[i])))
         else:
             free = [j for j, token in enumerate(ids) if token not in special]
             hidden = draw.choice(free, max(1, round(0.15 * len(free))), replace=False) if free else []
             wanted = np.full(len(ids), -100)
             wanted[hidden] = ids[hidden]
             rows.append((np.where(wanted >= 0, tokenizer.mask_token_id, ids), wanted))
-    return [row for row in rows if len(row[0]) and (row[1] >= 0).any()]
+    return [row for row in rows if len(row[0]) and (row[1].dtype.kind == "f" or (row[1] >= 0).any())]
+
+
+def _problem(model):
+    "How a classifier is scored: as its configuration says; without a word, one output is a regression (as the library has it)."
+    return getattr(model.config, "problem_type", None) or ("regression" if model.config.num_labels == 1 else "single_label_classification")
+
+
+def _wanted(model, label):
+    "What a classifier should give for a text, as an array."
+    problem, count = _problem(model), model.config.num_labels
+    if problem == "single_label_classification":
+        return np.array([_label(model, label)])
+    several, numbers = [label] if isinstance(label, str) or np.ndim(label) == 0 else list(label), None
+    if problem == "multi_label_classification" and all(isinstance(name, str) for name in several):
+        chosen = {_label(model, name) for name in several}
+        return np.array([i in chosen for i in range(count)], dtype=np.float32)
+    try:
+        numbers = np.array(several, dtype=np.float32)
+    except (TypeError, ValueError):
+        pass
+    if numbers is None or numbers.shape != (count,) or not np.isfinite(numbers).all() or (problem != "regression" and not np.isin(numbers, (0, 1)).all()):
+        needs = "a number" if count == 1 else f"{count} numbers" if problem == "regression" else f"names of labels, or a 0 or 1 for each of the {count}"
+        raise ValueError(f"label {label!r} does not fit: this model ({problem}) needs {needs} for each text")
+    return numbers
 
 
 def _label(model, label):
@@ -333,14 +359,23 @@ def _batches(rows, device, batch_tokens):
 
 
 @torch.no_grad()
-def _mean_loss(model, batches):
-    "Cross-entropy in nats for each token (or label) that is asked for."
+def _mean_loss(model, batches, problem=None):
+    "Mean loss of what is asked for: cross-entropy in nats, for several labels the binary one, for a regression the squared error."
     total, count = 0.0, 0
     for ids, wanted in batches:
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
-        total += F.cross_entropy(logits.reshape(-1, logits.shape[-1]), wanted.flatten(), reduction="sum").item()
-        count += (wanted >= 0).sum().item()
+        if wanted.is_floating_point():
+            loss = F.mse_loss if problem == "regression" else F.binary_cross_entropy_with_logits
+            total += loss(logits, wanted, reduction="sum").item()
+        else:
+            total += F.cross_entropy(logits.reshape(-1, logits.shape[-1]), wanted.flatten(), reduction="sum").item()
+        count += _scored(wanted)
     return total / count
+
+
+def _scored(wanted):
+    "How many predictions are scored."
+    return wanted.numel() if wanted.is_floating_point() else int((wanted >= 0).sum())
 
 # %% ../nbs/14_understanding.ipynb #ca5ce6a9
 @dataclass(frozen=True, eq=False)
@@ -350,20 +385,23 @@ class HeadAblation:
     Parameters
     ----------
     loss : float
-        Loss of the whole model, in nats for each scored token or label.
+        Loss of the whole model for each scored token or label.
     losses : numpy.ndarray, (layers, heads)
         Loss with that one head switched off.
     scored : int
         Tokens or labels that the loss is a mean of.
+    unit : str
+        Of the loss: nats, or the squared error of a regression.
     """
 
     loss: float
     losses: np.ndarray
     scored: int
+    unit: str = "nats"
 
     @property
     def effects(self):
-        "Increase of the loss in nats, (layers, heads); below zero where the model does better without."
+        "Increase of the loss, (layers, heads); below zero where the model does better without."
         return self.losses - self.loss
 
     def ranked(self):
@@ -372,11 +410,11 @@ class HeadAblation:
 
     def plot(self, ax=None):
         "Draw the effects as a heat map on `ax` or a new figure; give the axes."
-        return _heat(self.effects, "change of the loss (nats)", ax)
+        return _heat(self.effects, f"change of the loss ({self.unit})", ax)
 
     def __repr__(self):
         best = ", ".join(f"layer {layer} head {head} {self.effects[layer, head]:+.3f}" for layer, head in self.ranked()[:3])
-        return f"loss {self.loss:.4f} nats over {self.scored:,} predictions; most needed: {best}"
+        return f"loss {self.loss:.4f} {self.unit} over {self.scored:,} predictions; most needed: {best}"
 
     def _repr_html_(self):
         rows = [f"<tr><td>layer {i}</td>" + "".join(f"<td>{value:+.4f}</td>" for value in row) + "</tr>" for i, row in enumerate(self.effects)]
@@ -409,8 +447,8 @@ def ablate_heads(model, texts, tokenizer=None, labels=None, batch_tokens=8192, s
         Sentences, each no longer than the model's positions.
     tokenizer : PreTrainedTokenizerFast, optional
         The tokenizer of a model in hand.
-    labels : list of str or int, optional
-        Label of each text, for a classifier.
+    labels : list, optional
+        Label of each text, for a classifier: a name or number; names (or a 0 or 1 for each label) where a text may have several; a number for a regression.
     batch_tokens : int
         Tokens computed at a time.
     seed : int
@@ -433,12 +471,13 @@ def ablate_heads(model, texts, tokenizer=None, labels=None, batch_tokens=8192, s
     if not rows:
         raise ValueError("texts: nothing to score, each has a single token; give longer sentences")
     batches, losses = list(_batches(rows, model.device, batch_tokens)), np.zeros((model.config.num_hidden_layers, model.config.num_attention_heads))
+    problem = _problem(model) if task == "classification" else None
     with evaluating(model):
-        loss = _mean_loss(model, batches)
+        loss = _mean_loss(model, batches, problem)
         for place in tqdm(list(np.ndindex(losses.shape)), desc="heads", disable=not progress):
             with without_heads(model, [place]):
-                losses[place] = _mean_loss(model, batches)
-    return HeadAblation(loss, losses, sum(int((wanted >= 0).sum()) for _, wanted in batches))
+                losses[place] = _mean_loss(model, batches, problem)
+    return HeadAblation(loss, losses, sum(_scored(wanted) for _, wanted in batches), "squared error" if problem == "regression" else "nats")
 
 # %% ../nbs/14_understanding.ipynb #4abfd04b
 @torch.no_grad()
@@ -607,7 +646,7 @@ class Attribution:
         ax = ax or plt.subplots(figsize=(max(5, 0.5 * len(self.tokens)), 3))[1]
         ax.bar(range(len(self.scores)), self.scores, color=["#E69F00" if s > 0 else "#0072B2" for s in self.scores])
         ax.axhline(0, color="black", linewidth=0.8), ax.set_xticks(range(len(self.tokens)), self.tokens, rotation=60, ha="right")
-        ax.set_ylabel("share (nats)"), ax.spines[["top", "right"]].set_visible(False)
+        ax.set_ylabel("share (nats)" if self.target.startswith("log P(") else "share (in the unit of the prediction)"), ax.spines[["top", "right"]].set_visible(False)
         return ax
 
     def __repr__(self):
@@ -641,6 +680,8 @@ def _asked_place(ids, tokenizer, task, position):
     "The place whose prediction is asked about."
     length = ids.shape[1]
     if position is not None:
+        if not isinstance(position, (int, np.integer)) or isinstance(position, bool):
+            raise ValueError(f"position {position!r} is no whole number: give the place of a token, from 0")
         if not 0 <= position < length:
             raise ValueError(f"position {position} is not there: the text has tokens 0 to {length - 1}")
         return position
@@ -653,14 +694,17 @@ def _asked_place(ids, tokenizer, task, position):
 
 
 def _uninformed(ids, tokenizer, baseline):
-    "The ids of a text without information: special tokens stay, all others become the baseline token."
+    "The ids of a text without information: special tokens stay, all others (unknown words, too) become the baseline token."
     candidates = [i for i in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id) if i is not None]
     if baseline is None and not candidates:
         raise ValueError("the tokenizer has no padding token: give the token that stands for no information, baseline=")
     token = candidates[0] if baseline is None else tokenizer.convert_tokens_to_ids(baseline) if isinstance(baseline, str) else _token_target(tokenizer, baseline, len(tokenizer))
     if token is None or (isinstance(baseline, str) and token == tokenizer.unk_token_id and baseline != tokenizer.unk_token):
         raise ValueError(f"baseline {baseline!r} is no token of the vocabulary: give one that is, as its text or number")
-    special = torch.tensor([[i in set(tokenizer.all_special_ids) for i in ids[0].tolist()]], device=ids.device)
+    kept = set(tokenizer.all_special_ids)
+    if tokenizer.unk_token_id not in (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id):
+        kept.discard(tokenizer.unk_token_id)                            # an unknown word is a word
+    special = torch.tensor([[i in kept for i in ids[0].tolist()]], device=ids.device)
     return torch.where(special, ids, token)
 
 # %% ../nbs/14_understanding.ipynb #7ecbfbe4
@@ -669,7 +713,10 @@ def _asked(model, tokenizer, ids, task, target, position):
     pair = target if isinstance(target, (tuple, list)) else (target,)
     if len(pair) > 2:
         raise ValueError(f"target has {len(pair)} parts: give one, or a pair for the difference of two")
+    if task == "classification" and position is not None:
+        raise ValueError(f"position {position!r} is given for a classifier, which predicts from the whole text: leave it out")
     place = None if task == "classification" else _asked_place(ids, tokenizer, task, position)
+    regression = task == "classification" and _problem(model) == "regression"
     scale = torch.nn.functional.logsigmoid if getattr(model.config, "problem_type", None) == "multi_label_classification" else partial(torch.log_softmax, dim=-1)
 
     def outputs(rows):
@@ -679,13 +726,13 @@ def _asked(model, tokenizer, ids, task, target, position):
         finally:
             handle.remove()
         logits = logits if place is None else logits[:, place]
-        return logits if logits.shape[-1] == 1 else scale(logits)
+        return logits if regression else scale(logits)
     with torch.no_grad():
         values = outputs(ids)[0]
     find = (lambda t: _label(model, t)) if place is None else (lambda t: _token_target(tokenizer, t, len(values)))
     chosen = [int(values.argmax())] if target is None else [find(t) for t in pair]
     names = [model.config.id2label.get(i, str(i)) if place is None else tokenizer.decode([i]).strip() for i in chosen]
-    name = names[0] if len(values) == 1 else f"log P({names[0]})" + (f" - log P({names[1]})" if len(chosen) == 2 else "")
+    name = " - ".join(names if regression else (f"log P({n})" for n in names))
     return (lambda rows: outputs(rows)[:, chosen[0]] - (outputs(rows)[:, chosen[1]] if len(chosen) == 2 else 0.0)), name
 
 
@@ -706,7 +753,7 @@ def attribute(model, text, tokenizer=None, target=None, method="integrated_gradi
     method : str
         `integrated_gradients`, `input_x_gradient` (of the real text only), or `occlusion` (one token at a time replaced by the baseline).
     baseline : str or int, optional
-        Token that stands for no information; by default the padding token. Special tokens are not replaced.
+        Token that stands for no information; by default the padding token. Special tokens are not replaced, unknown words are.
     position : int, optional
         Place whose prediction is asked about, for a language model; by default the mask token, or the last token.
     steps : int
@@ -760,7 +807,7 @@ _TEST_WORDS = 10_000
 _TAG_COLUMNS = ("tags", "pos_tags", "upos", "ner_tags")
 
 
-def _tagged_rows(data, name="data"):
+def _tagged_rows(data, name="data", least=2):
     "A list of (words, tags) from pairs, rows, columns or a data set; tags as text."
     columns = getattr(data, "column_names", None) or (list(data) if isinstance(data, dict) else None)
     if columns is not None:
@@ -773,8 +820,8 @@ def _tagged_rows(data, name="data"):
     for i, (words, tags) in enumerate(rows):
         if len(words) != len(tags):
             raise ValueError(f"row {i} of {name} has {len(words)} words and {len(tags)} tags: give a tag for each word")
-    if len(rows) < 2:
-        raise ValueError(f"{name} has {len(rows)} sentences: give some dozens, as part of them is held out")
+    if len(rows) < least:
+        raise ValueError(f"{name} has {len(rows)} sentences: " + ("give some dozens, as part of them is held out" if least > 1 else "give at least one"))
     return rows
 
 
@@ -818,7 +865,9 @@ def _word_states(model, tokenizer, rows, max_words):
 
 
 def _read_off(train, train_tags, test, regularisation):
-    "Tags that a logistic regression reads off the test states."
+    "Tags that a logistic regression reads off the test states; where all are of one kind there is nothing to fit."
+    if len(set(train_tags)) == 1:
+        return np.full(len(test), train_tags[0])
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=regularisation, max_iter=500, tol=1e-3))
     return classifier.fit(train, train_tags).predict(test)
 
@@ -918,7 +967,9 @@ def probe(model, data, tokenizer=None, *, layers=None, test_data=None, test_frac
     """
     model, tokenizer, _ = _opened(model, tokenizer)
     layers = _chosen(layers, model.config.num_hidden_layers + 1)
-    train_rows, test_rows = _held_out(_tagged_rows(data), test_data, test_fraction, seed)
+    if not max_words >= 1:
+        raise ValueError(f"max_words {max_words} must be at least 1")
+    train_rows, test_rows = _held_out(_tagged_rows(data, least=2 if test_data is None else 1), test_data, test_fraction, seed)
     with evaluating(model):
         parts = [_word_states(model, tokenizer, rows, most) for rows, most in ((train_rows, max_words), (test_rows, _TEST_WORDS))]
     (train, train_words, places), (test, test_words, test_places) = parts
@@ -938,7 +989,7 @@ def probe(model, data, tokenizer=None, *, layers=None, test_data=None, test_frac
 def _held_out(rows, test_data, fraction, seed):
     "Sentences to fit on and to test on."
     if test_data is not None:
-        return rows, _tagged_rows(test_data, "test_data")
+        return rows, _tagged_rows(test_data, "test_data", 1)
     if not 0 < fraction < 1:
         raise ValueError(f"test_fraction {fraction} must lie between 0 and 1")
     order = np.random.default_rng(seed).permutation(len(rows))

@@ -3,10 +3,11 @@ import dataclasses
 import math
 
 import pytest
-from transformers import AutoModelForCausalLM, GPT2Config
+from transformers import AlbertConfig, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, GPT2Config, LlamaConfig, T5Config, ViTConfig
 
 from lmnotes import compute
 from lmnotes.compute import PUBLISHED, Device, Plan, PlanOptions, cache_bytes, find_device, model_sizes, plan, this_machine, training_memory
+from lmnotes.pretraining import MuonAdamW
 from lmnotes.transformer import flops_per_token, model_config, parameter_count
 
 SMALL = Device("small", memory=24, half=10e12, single=1e12, watts=100)
@@ -34,6 +35,19 @@ def test_a_configuration_is_counted():
     assert plan("bert-mini", tokens=1e6, hardware="t4", vocab_size=500).flops == flops_per_token(model_config("bert-mini", 500), 512, 0.15) * 1e6
 
 
+def test_a_plan_says_how_operations_were_counted():
+    small = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=90)
+    rules = {"opt": "6 operations for each parameter and token", "qwen3": "operations counted from the configuration", "albert": "operations counted from the configuration"}
+    for family, rule in rules.items():
+        found = plan(AutoConfig.for_model(family, **small), tokens=1e6, hardware="t4", block_size=64)
+        assert found.assumptions[0] == rule
+        if family == "opt":
+            assert found.flops == 6 * found.parameters * 1e6
+    assert plan("1B", hardware="a100-80").assumptions[0].startswith("6 operations for each parameter and token, a width")
+    shared, single = (AlbertConfig(**small | {"num_hidden_layers": n}, embedding_size=16) for n in (8, 1))
+    assert parameter_count(shared) == parameter_count(single) and flops_per_token(shared, 64) > 6 * flops_per_token(single, 64)
+
+
 def test_a_folder_is_read(tmp_path):
     config = GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=None, eos_token_id=None)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "gpt")
@@ -44,7 +58,7 @@ def test_a_folder_is_read(tmp_path):
         plan(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("given, parameters", [("124M", 124e6), ("1.3B", 1.3e9), ("7e9", 7e9), ("1,000", 1000), (5, 5), ("2 k", 2000)])
+@pytest.mark.parametrize("given, parameters", [("124M", 124e6), ("1.3B", 1.3e9), ("7e9", 7e9), ("1,000", 1000), ("1,234,567", 1_234_567), ("1_000", 1000), (".5B", 5e8), (5, 5), ("2 k", 2000)])
 def test_numbers_are_read(given, parameters):
     assert model_sizes(given).parameters == parameters
 
@@ -77,9 +91,24 @@ def test_memory_falls_with_devices_and_checkpointing(mixed):
 
 
 def test_optimizers_differ_by_what_they_keep():
-    sizes = model_sizes("1B")
+    sizes = model_sizes("1B", 32_768)
     kept = {name: training_memory(sizes, PlanOptions(optimizer=name), 2)["optimizer"] for name in ("adamw", "muon", "sgd")}
-    assert kept == {"adamw": 8e9, "muon": 4e9, "sgd": 0}
+    assert kept == {"adamw": 8e9, "muon": 4e9 + 4 * 32_768 * sizes.hidden, "sgd": 0}          # embeddings are AdamW's
+
+
+@pytest.mark.parametrize("config, kind", [(model_config("bert-tiny", 90), AutoModelForMaskedLM), (model_config("gpt-tiny", 90), AutoModelForCausalLM),
+                                          (model_config("llama-mini", 90), AutoModelForCausalLM)], ids=["bert", "gpt2", "llama"])
+def test_muon_keeps_one_number_for_its_matrices_and_two_for_the_rest(config, kind):
+    model = kind.from_config(config)
+    parts = [sum(p.numel() for group in part.param_groups for p in group["params"]) for part in MuonAdamW(model, 1e-3, 0.0).parts]
+    sizes = model_sizes(config)
+    assert parts == [sizes.parameters - sizes.matrices, sizes.matrices]
+    assert training_memory(sizes, PlanOptions(optimizer="muon"), 2)["optimizer"] == 4 * (2 * parts[0] + parts[1])
+
+
+def test_bert_mini_leaves_almost_half_to_adamw():
+    sizes = model_sizes("bert-mini", 8_192)
+    assert (sizes.parameters, sizes.parameters - sizes.matrices) == (5_462_784, 2_317_056)
 
 
 def test_this_machine_is_measured():
@@ -103,7 +132,11 @@ def test_representations():
     (dict(model="1B", hardware="t4", tokens=0), "tokens=0"), (dict(model="1B", hardware="t4", tokens="many"), "tokens=many"), (dict(model="1B", hardware="t4", hours=0), "hours=0"),
     (dict(model="1B", hardware="t4", devices=0), "devices=0"), (dict(model="1B", hardware="t4", devices=1.5), "devices=1.5"), (dict(model="1B", hardware="t4", utilization=40), "utilization=40"),
     (dict(model="1B", hardware="t4", optimizer="adam"), "adamw"), (dict(model="1B", hardware="t4", sharding="tensor"), "fsdp"), (dict(model="1B", hardware="t4", price=-1), "price=-1"),
-    (dict(model="1B", hardware="t4", batch_size=0), "batch_size=0"), (dict(model="1B", hardware="t4", precision="fp8"), "fp32"), (dict(model=float("nan"), hardware="t4"), "1 to 1e18")])
+    (dict(model="1B", hardware="t4", batch_size=0), "batch_size=0"), (dict(model="1B", hardware="t4", precision="fp8"), "fp32"), (dict(model=float("nan"), hardware="t4"), "1 to 1e18"),
+    (dict(model=T5Config(), hardware="t4"), "T5Config is an encoder-decoder"), (dict(model=ViTConfig(), hardware="t4"), "cannot be made as a masked or causal"),
+    (dict(model="1B", hardware="t4", devices=math.inf), "devices=inf"), (dict(model="1B", hardware="t4", devices="4"), "devices='4'"), (dict(model=None, hardware="t4"), "model=None is NoneType"),
+    (dict(model=True, hardware="t4"), "model=True is bool"), (dict(model="1,5B", hardware="t4"), "'1,5B' is no number"), (dict(model="1B", hardware="t4", hours="4"), "hours='4'"),
+    (dict(model="1B", hardware="t4", tokens="2,5B"), "tokens=2,5B")])
 def test_bad_input_gets_one_sentence(wrong, message):
     with pytest.raises(ValueError, match=message) as error:
         plan(**wrong)
@@ -157,5 +190,17 @@ def test_the_published_runs():
 
 
 def test_the_cache_is_counted():
-    from transformers import LlamaConfig
     assert cache_bytes(LlamaConfig(hidden_size=64, num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=2), 10, 2) == 2 * 3 * 2 * 8 * 10 * 2 * 2
+    for wrong in (dict(context=-5), dict(context=5, batch_size=-1)):
+        with pytest.raises(ValueError, match="must be 0 or more"):
+            cache_bytes(LlamaConfig(), **wrong)
+    with pytest.raises(ValueError, match="context=0"):
+        compute.inference_flops(LlamaConfig(), 0)
+
+
+def test_a_coefficient_that_is_not_there():
+    import numpy as np
+    law = dataclasses.replace(compute.HOFFMANN, samples=np.ones((3, 5)))
+    assert law.interval("E") == (1, 1)
+    with pytest.raises(ValueError, match="'e' is no coefficient: there are E, A, B, alpha, beta"):
+        law.interval("e")

@@ -3,11 +3,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, T5Config,
+                          T5ForConditionalGeneration)
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from lmnotes.transformer import (GPT, PRESETS, BertLM, SelfAttention, activation_bytes, attention, bert_weights, flops_per_token, gpt_weights, model_config, parameter_count,
-                                 rotary, sinusoidal)
+from lmnotes.transformer import (COUNTED, GPT, PRESETS, BertLM, SelfAttention, activation_bytes, attention, bert_weights, flops_per_token, gpt_weights, model_config, parameter_count,
+                                 position_limit, rotary, sinusoidal)
 
 BERT = dict(vocab_size=90, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=30)
 GPT2 = dict(vocab_size=90, n_embd=32, n_layer=2, n_head=4, n_positions=40, bos_token_id=None, eos_token_id=None)
@@ -171,6 +172,67 @@ def test_operations_are_what_pytorch_counts(family):
     assert counter.get_total_flops() == pytest.approx(60 * flops_per_token(config, 20), rel=2e-3 if family == "llama" else 1e-9)
 
 
+COUNTED_CHANGES = [*((family, {}) for family in COUNTED), ("qwen3", {"head_dim": 16}), ("llama", {"head_dim": 12}), ("electra", {"embedding_size": 16}), ("albert", {"embedding_size": 16}),
+                   ("modernbert", {"local_attention": 8})]
+
+
+@pytest.mark.parametrize("family, changes", COUNTED_CHANGES, ids=str)
+def test_operations_of_each_family_are_what_pytorch_counts(family, changes):
+    sizes = dict(vocab_size=90, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, pad_token_id=1, bos_token_id=0, eos_token_id=2)
+    sizes |= {"n_inner": 50} if family == "gpt2" else {"hidden_dim": 50} if family == "distilbert" else {"intermediate_size": 50}
+    sizes |= {"num_key_value_heads": 2} if family in ("llama", "qwen2", "qwen3", "mistral") else {"cls_token_id": 0, "sep_token_id": 2} if family == "modernbert" else {}
+    config = AutoConfig.for_model(family, **sizes, **changes)
+    kind = AutoModelForMaskedLM if COUNTED.index(family) < COUNTED.index("gpt2") else AutoModelForCausalLM
+    model, ids = kind.from_config(config, attn_implementation="eager"), torch.randint(5, 90, (3, 20))
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(model(ids).logits.flatten(0, 1), ids.flatten()).backward()
+    assert counter.get_total_flops() == pytest.approx(60 * flops_per_token(config, 20), rel=3e-3)       # the library may count its rotary angles
+
+
+def test_operations_of_other_families():
+    assert flops_per_token(AutoConfig.for_model("opt"), 20) > 0
+    with pytest.raises(TypeError, match="'t5', an encoder-decoder"):
+        flops_per_token(T5Config(), 20)
+
+
+def test_relative_positions_have_no_limit():
+    t5 = T5ForConditionalGeneration(T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, n_positions=512))
+    assert position_limit(t5) is None and position_limit(gpt()) == 40
+
+
+def test_a_query_without_a_key_gets_nothing():
+    q, k, v = (torch.randn(2, 3, 7, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    mask = torch.rand(2, 1, 7, 7) < 0.7
+    mask[:, :, 2] = False
+    found, fused = attention(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, mask)
+    assert torch.allclose(found, fused, atol=1e-12) and not found[:, :, 2].any()
+    assert all(g.isfinite().all() for g in torch.autograd.grad(found.sum(), (q, k, v)))
+
+
+@pytest.mark.parametrize("kind", [BertLM, GPT])
+def test_masks_of_any_type_are_taken(kind):
+    ours = kind.from_transformers(bert() if kind is BertLM else gpt())
+    _, ids, mask = rows_and_mask("left")
+    for other in (mask.float(), mask.bool()):
+        assert torch.equal(ours(ids, other), ours(ids, mask))
+        if kind is GPT:
+            assert torch.equal(ours.generate(ids, 3, other), ours.generate(ids, 3, mask))
+
+
+def test_rotary_keeps_the_type():
+    q = torch.randn(2, 4, 11, 16)
+    assert rotary(q.bfloat16(), torch.arange(11)).dtype == torch.bfloat16
+    assert torch.allclose(rotary(q.bfloat16(), torch.arange(11)).float(), rotary(q, torch.arange(11)), atol=0.05)
+
+
+def test_fields_of_a_preset():
+    for heads in (2, 8):
+        config = model_config("llama-mini", 64, num_attention_heads=heads)
+        assert config.num_key_value_heads == heads and LlamaForCausalLM(config)(torch.tensor([[1, 2]])).logits.shape == (1, 2, 64)
+    assert model_config("llama-mini", 64, num_key_value_heads=2).num_key_value_heads == 2
+    assert model_config("gpt-tiny", 64, num_hidden_layers=5, hidden_size=32).n_layer == 5
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_open_with_plain_auto_classes(name, tmp_path):
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
@@ -208,6 +270,20 @@ def test_activations_of_another_family_are_refused():
     (lambda: BertLM(BertConfig(**BERT))(torch.zeros(2, 6, dtype=torch.long), torch.ones(2, 5)), "(2, 5), the tokens (cached ones included) have (2, 6)"),
     (lambda: GPT(GPT2Config(**GPT2))(torch.zeros(2, 6, dtype=torch.long), torch.ones(6)), "attention_mask has the shape (6,)"),
     (lambda: BertLM.from_transformers(gpt()), "'gpt2'"),
+    (lambda: BertLM(BertConfig(**BERT))(torch.tensor([[1, 2]]), torch.tensor([[0.5, 1]])), "attention_mask holds other numbers"),
+    (lambda: BertLM(BertConfig(**BERT))(torch.tensor([[1, 2]]), token_type_ids=torch.tensor([[0, 2]])), "token_type_ids hold 0 to 2, the model has the segments 0 to 1"),
+    (lambda: BertLM(BertConfig(**BERT))(torch.tensor([[1, 2]]), token_type_ids=torch.tensor([[0]])), "token_type_ids have the shape (1, 1)"),
+    (lambda: GPT(GPT2Config(**GPT2)).generate(torch.tensor([[1, 2]]), 1, torch.tensor([[1, 0]])), "pad on the left"),
+    (lambda: GPT(GPT2Config(**GPT2)).generate(torch.tensor([[1, 2]]), 1, temperature=-1), "temperature -1"),
+    (lambda: GPT(GPT2Config(**GPT2)).generate(torch.tensor([[1, 2]]), -2), "new_tokens -2"),
+    (lambda: attention(*torch.ones(3, 2, 4), torch.ones(2, 2, dtype=torch.bool), is_causal=True), "attn_mask and is_causal"),
+    (lambda: sinusoidal(torch.arange(3), 5), "hidden 5 must be even"),
+    (lambda: rotary(torch.ones(3, 5), torch.arange(3)), "vectors of 5 numbers"),
+    (lambda: flops_per_token(BertConfig(**BERT), 20, 15), "predicted 15"),
+    (lambda: flops_per_token(BertConfig(**BERT), -1), "block_size -1"),
+    (lambda: model_config("bert-mini", 100, num_layers=12), "'num_layers' is no field of BertConfig"),
+    (lambda: model_config("bert-mini", 100, hiden_size=12), "did you mean 'hidden_size'"),
+    (lambda: model_config("llama-mini", 100, num_key_value_heads=3), "num_key_value_heads 3 must divide"),
     (lambda: model_config("bert-mini", 100, num_attention_heads=3), "256 cannot be divided among 3 heads"),
     (lambda: model_config("bert-mini", 100, block_size=0), "block_size 0"),
     (lambda: model_config("nothing", 100), "'nothing' is not a preset"),

@@ -198,6 +198,46 @@ def test_ablation_of_a_classifier(tokenizer):
         ablate_heads(model, [SENTENCE], tokenizer, labels=["few"], progress=False)
 
 
+@pytest.mark.parametrize("settings, labels", [
+    (dict(num_labels=1), [2.5, -3]), (dict(num_labels=2, problem_type="regression"), [(2.5, 0), (-3, 1)]),
+    (dict(num_labels=3, problem_type="multi_label_classification"), [(1, 0, 1), (0, 0, 0)]), (dict(num_labels=3, problem_type="multi_label_classification"), [["LABEL_0", "LABEL_2"], []]),
+    (dict(num_labels=3), [2, "LABEL_0"])], ids=str)
+def test_the_loss_of_a_classifier_is_the_librarys(settings, labels, tokenizer):
+    torch.manual_seed(0)
+    model = scrambled(BertForSequenceClassification(BertConfig(max_position_embeddings=20, **settings, **SIZE)))
+    texts = [SENTENCE, "my dog ."]
+    found = ablate_heads(model, texts, tokenizer, labels=labels, progress=False)
+    several = torch.tensor([[1.0, 0, 1], [0, 0, 0]])
+    targets = torch.tensor([2, 0]) if labels[0] == 2 else torch.tensor(labels, dtype=torch.float).view(2, -1) if settings["num_labels"] < 3 else several
+    with torch.no_grad():
+        losses = [model(encoded(tokenizer, t), labels=target[None]).loss.item() for t, target in zip(texts, targets)]
+    assert abs(found.loss - sum(losses) / 2) < 1e-5
+    assert found.unit == ("squared error" if settings["num_labels"] < 3 else "nats") and found.unit in repr(found)
+
+
+@pytest.mark.parametrize("settings, label, message", [(dict(num_labels=1), "good", "needs a number for each text"), (dict(num_labels=1), float("nan"), "needs a number"),
+    (dict(num_labels=2, problem_type="multi_label_classification"), [1, 2], "a 0 or 1 for each of the 2"), (dict(num_labels=2, problem_type="multi_label_classification"), 1, "does not fit")])
+def test_labels_that_do_not_fit(settings, label, message, tokenizer):
+    model = BertForSequenceClassification(BertConfig(max_position_embeddings=20, **settings, **SIZE))
+    with pytest.raises(ValueError, match=message):
+        ablate_heads(model, [SENTENCE], tokenizer, labels=[label], progress=False)
+
+
+def test_no_hook_stays_where_a_layer_is_refused(tokenizer, monkeypatch):
+    import lmnotes.understanding as understanding
+    bert, real = make("bert"), understanding._projection
+    before = state(bert)
+
+    def refusing(model, layer):
+        if layer:
+            raise ValueError("no projection")
+        return real(model, layer)
+    monkeypatch.setattr(understanding, "_projection", refusing)
+    with pytest.raises(ValueError, match="no projection"), without_heads(bert, [(0, 0), (1, 0)]):
+        pass
+    assert same_state(before, bert)
+
+
 # lens
 
 def test_the_last_row_of_the_lens_is_the_model(model, tokenizer):
@@ -262,13 +302,23 @@ def test_attribution_of_classifiers_and_regressions(tokenizer):
     names = dict(id2label={0: "one", 1: "many", 2: "none"}, label2id={"one": 0, "many": 1, "none": 2})
     model = scrambled(BertForSequenceClassification(BertConfig(max_position_embeddings=20, **names, **SIZE)))
     found = attribute(model, SENTENCE, tokenizer, target="many")
-    assert found.target == "log P(many)" and abs(found.delta) <= 0.01 * abs(found.output - found.baseline_output) + 1e-5
+    assert found.plot().get_ylabel() == "share (nats)" and found.target == "log P(many)" and abs(found.delta) <= 0.01 * abs(found.output - found.baseline_output) + 1e-5
     assert found.scores == attribute(model, SENTENCE, tokenizer, target=1).scores
     regression = scrambled(BertForSequenceClassification(BertConfig(max_position_embeddings=20, num_labels=1, **SIZE)))
     found = attribute(regression, SENTENCE, tokenizer)
     with torch.no_grad():
         assert abs(found.output - regression(encoded(tokenizer, SENTENCE)).logits.item()) < 1e-5
-    assert found.plot().get_ylabel() == "share (nats)" and "orange" in found._repr_html_()
+    assert found.plot().get_ylabel() == "share (in the unit of the prediction)" and "orange" in found._repr_html_()
+    two = scrambled(BertForSequenceClassification(BertConfig(max_position_embeddings=20, num_labels=2, problem_type="regression", **SIZE)))
+    with torch.no_grad():
+        assert abs(attribute(two, SENTENCE, tokenizer, target=1).output - two(encoded(tokenizer, SENTENCE)).logits[0, 1].item()) < 1e-5
+    with pytest.raises(ValueError, match="position 2 is given for a classifier"):
+        attribute(model, SENTENCE, tokenizer, position=2)
+
+
+def test_unknown_words_have_a_share(tokenizer):
+    found = attribute(make("gpt2"), "the zebra", tokenizer, target="see", method="occlusion")
+    assert found.scores[1] != 0 and found.tokens[1] == "zebra"
 
 
 def test_frozen_weights_and_a_model_in_training_can_be_explained(tokenizer):
@@ -308,6 +358,13 @@ def test_probe_takes_columns_data_sets_and_named_tags(tokenizer):
         assert again.accuracies == first.accuracies and again.tags == first.tags
     apart = probe(gpt, rows[:30], tokenizer, layers=0, test_data=rows[30:], progress=False)
     assert apart.words == tuple(w for words, _ in rows[30:] for w in words)
+
+
+def test_a_probe_of_skewed_tags(tokenizer):
+    rows = [(["the", "dog", "."] * 3, ["O"] * 9) for _ in range(20)] + [(["the", "queen", "."], ["O", "N", "O"])]
+    result = probe(make("gpt2"), rows, tokenizer, test_data=rows[:1], layers=0, progress=False)
+    assert result.accuracies == (1.0,) and 0 <= result.control_accuracies[0] <= 1
+    assert set(control_tags(["the", "dog", ".", "queen"], ["O"] * 182 + ["N"]).values()) == {"O"}            # a control of one kind
 
 
 def test_words_of_several_tokens_are_the_mean_of_their_states():
@@ -390,6 +447,9 @@ BAD = [
     (lambda m, t: attribute(m, SENTENCE, t, target=999), ValueError, "target 999 is no token"),
     (lambda m, t: attribute(m, SENTENCE, t, target=("a", "b", "c")), ValueError, "target has 3 parts"),
     (lambda m, t: attribute(m, SENTENCE, t, position=9), ValueError, "position 9 is not there: the text has tokens 0 to 8"),
+    (lambda m, t: attribute(m, SENTENCE, t, position=1.5), ValueError, "position 1.5 is no whole number"),
+    (lambda m, t: probe(m, tagged_sentences(5), t, max_words=0, progress=False), ValueError, "max_words 0 must be at least 1"),
+    (lambda m, t: probe(m, tagged_sentences(5), t, test_data=[]), ValueError, "test_data has 0 sentences: give at least one"),
     (lambda m, t: attribute(m, SENTENCE, t, baseline="zebra"), ValueError, "baseline 'zebra' is no token"),
     (lambda m, t: attribute(m, SENTENCE, t, steps=0), ValueError, "steps 0"),
     (lambda m, t: attribute(make("bert"), SENTENCE, t), ValueError, r"text has 0 mask tokens: put one \[MASK\]"),

@@ -11,8 +11,10 @@ __all__ = ['logger', 'SMOOTHINGS', 'entropy', 'cross_entropy', 'kl_divergence', 
 import logging
 from bisect import bisect_right
 from collections import Counter
+from copy import copy
 from dataclasses import dataclass
 from itertools import chain
+from numbers import Integral
 
 import numpy as np
 
@@ -57,12 +59,20 @@ def cross_entropy(p, q, base=np.e):
     Raises
     ------
     ValueError
-        If a row is negative or does not sum to 1.
+        If a row is negative or does not sum to 1, or `p` and `q` differ in their number of outcomes.
     """
-    p, q = _distribution(p, "p"), _distribution(q, "q")
+    p, q = _pair(p, q)
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(p > 0, -p * np.log(q), 0.0)
     return terms.sum(-1) / np.log(base) + 0.0
+
+
+def _pair(p, q):
+    "The arrays of two distributions over the same outcomes."
+    p, q = _distribution(p, "p"), _distribution(q, "q")
+    if p.shape[-1] != q.shape[-1]:
+        raise ValueError(f"p has shape {p.shape} and q {q.shape}: pass probabilities of the same outcomes, as many along the last axis")
+    return p, q
 
 
 def _distribution(p, name):
@@ -75,7 +85,7 @@ def _distribution(p, name):
 # %% ../nbs/01_theory.ipynb #fcb57944
 def kl_divergence(p, q, base=np.e):
     """
-    Extra surprise for believing `q` while `p` draws: cross-entropy less entropy.
+    Extra surprise for believing `q` while `p` draws: cross-entropy less entropy, in one sum.
 
     Parameters
     ----------
@@ -87,9 +97,17 @@ def kl_divergence(p, q, base=np.e):
     Returns
     -------
     float or numpy.ndarray, shape (...)
-        $\\sum_x p(x) \\log \\frac{p(x)}{q(x)} \\ge 0$ (Kullback and Leibler 1951), 0 only if `q` is `p`.
+        $\\sum_x p(x) \\log \\frac{p(x)}{q(x)}$ (Kullback and Leibler 1951), at least 0: what rounding leaves below it is cut off.
+
+    Raises
+    ------
+    ValueError
+        As in `cross_entropy`.
     """
-    return cross_entropy(p, q, base) - entropy(p, base)
+    p, q = _pair(p, q)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(p > 0, p * (np.log(p) - np.log(q)), 0.0)
+    return np.maximum(terms.sum(-1), 0) / np.log(base)
 
 # %% ../nbs/01_theory.ipynb #df8184be
 def perplexity(log_probs):
@@ -109,12 +127,20 @@ def perplexity(log_probs):
     Raises
     ------
     ValueError
-        If there is no token: a mean over nothing is not defined.
+        If there is no token (a mean over nothing is not defined), or a number is no logarithm of a probability.
     """
+    return float(np.exp(-_checked(log_probs).mean()))
+
+
+def _checked(log_probs):
+    "Log-probabilities as a flat array; refuses none at all, NaN, and what is above 0 by more than rounding."
     log_probs = np.asarray(log_probs, dtype=np.float64).ravel()
     if not log_probs.size:
         raise ValueError("log_probs is empty: the perplexity of no token is not defined; pass at least one")
-    return float(np.exp(-log_probs.mean()))
+    wrong = log_probs[~(log_probs <= 1e-6)]
+    if wrong.size:
+        raise ValueError(f"log_probs holds {wrong[0]:g}, and the logarithm of a probability is at most 0: pass logarithms, np.log(p)")
+    return log_probs
 
 # %% ../nbs/01_theory.ipynb #4c3c43bb
 def bits_per_byte(log_probs, n_bytes):
@@ -136,11 +162,11 @@ def bits_per_byte(log_probs, n_bytes):
     Raises
     ------
     ValueError
-        If `n_bytes` is not positive.
+        If `n_bytes` is not positive and finite, there is no token, or a number is no logarithm of a probability.
     """
-    if n_bytes <= 0:
+    if not 0 < n_bytes < np.inf:
         raise ValueError(f"n_bytes is {n_bytes}: pass the length in bytes of the text that was scored, at least 1")
-    return float(-np.sum(log_probs) / np.log(2) / n_bytes)
+    return float(-_checked(log_probs).sum() / np.log(2) / n_bytes + 0.0)
 
 # %% ../nbs/01_theory.ipynb #3c5bbdac
 @dataclass(frozen=True)
@@ -376,6 +402,11 @@ class NGramLanguageModel:
         Word that stands for every unknown one. None: an unknown word is an error.
     boundaries : bool
         Whether sequences have a beginning and an end that is predicted; False for excerpts of a stream.
+
+    Raises
+    ------
+    ValueError
+        If `order`, `smoothing`, `k`, `discounts` or `min_count` is out of its range.
     """
 
     start, end = "<s>", "</s>"
@@ -414,13 +445,14 @@ class NGramLanguageModel:
         TypeError
             If a text stands where a sequence of tokens should.
         """
-        sequences = _as_sequences(sequences)
-        self.words = _known_words(sequences, self)
-        self.n_words = len(self.words) - self.boundaries        # words that can be predicted: all but the start
-        self.ids = {word: i for i, word in enumerate(self.words)}
-        ids, depth = self._encode(sequences)
-        tables = count_ngrams(ids, depth, self.order, len(self.words), self.n_words if self.boundaries else None)
-        self.weights, self.keys = _weigh(tables, self), [table.keys for table in tables]
+        sequences, fitted = _as_sequences(sequences), copy(self)     # an error leaves the model itself as it was
+        fitted.words = _known_words(sequences, self)
+        fitted.n_words = len(fitted.words) - self.boundaries    # words that can be predicted: all but the start
+        fitted.ids = {word: i for i, word in enumerate(fitted.words)}
+        ids, depth = fitted._encode(sequences)
+        tables = count_ngrams(ids, depth, self.order, len(fitted.words), fitted.n_words if self.boundaries else None)
+        fitted.weights, fitted.keys = _weigh(tables, fitted), [table.keys for table in tables]
+        vars(self).update(vars(fitted))
         return self
 
     def log_probs(self, sequence):
@@ -436,6 +468,11 @@ class NGramLanguageModel:
         -------
         numpy.ndarray, shape (tokens,) or (tokens + 1,)
             With boundaries, the last number is the end's.
+
+        Raises
+        ------
+        ValueError
+            If the model is not fitted, a token is unknown and there is no word for that, or a token is the mark of a beginning or an end.
         """
         return _score(self, *self._encode(_as_sequences([sequence], empty=True)))
 
@@ -452,6 +489,11 @@ class NGramLanguageModel:
         -------
         float
             The sum of `log_probs(sequence)`.
+
+        Raises
+        ------
+        ValueError
+            As in `log_probs`.
         """
         return float(self.log_probs(sequence).sum())
 
@@ -468,6 +510,11 @@ class NGramLanguageModel:
         -------
         float
             Infinite if one token has probability 0.
+
+        Raises
+        ------
+        ValueError
+            If there is no token; else as in `log_probs`.
         """
         return perplexity(_score(self, *self._encode(_as_sequences(sequences))))
 
@@ -484,6 +531,11 @@ class NGramLanguageModel:
         -------
         numpy.ndarray, shape (n_words,)
             In the order of `words`; sums to 1 (to 0 where maximum likelihood has never seen the context).
+
+        Raises
+        ------
+        ValueError
+            As in `log_probs`.
         """
         return _predict(self, self._context(context))
 
@@ -504,6 +556,11 @@ class NGramLanguageModel:
         -------
         list
             The new tokens, without the end.
+
+        Raises
+        ------
+        ValueError
+            As in `log_probs`.
         """
         random, tokens, ids = np.random.default_rng(seed), [], self._context(context)
         while len(tokens) < max_length:
@@ -579,7 +636,7 @@ def _discount_table(discounts, order):
     if given.shape not in ((), (order, 1), (order, 3)):
         raise ValueError(f"discounts is {discounts!r}: pass one number, {order} (one for each order), or an array of shape ({order}, 3)")
     given = np.broadcast_to(given, (order, 3))
-    if (given < 0).any() or (given > [1, 2, 3]).any():
+    if not ((given >= 0) & (given <= [1, 2, 3])).all():
         raise ValueError(f"discounts is {discounts!r}: a discount lies between 0 and the count (1, 2, 3) that it is taken from")
     return np.hstack([np.zeros((order, 1)), given])
 
@@ -834,17 +891,27 @@ class SyntheticLanguage:
             Fitted with `boundaries=False` to this language's words; or a function from contexts (ids, shape
             (m, order - 1)) to the probabilities of the next word, shape (m, words).
         order : int, optional
-            Tokens of memory plus one. None: the n-gram model's order.
+            Tokens of memory plus one; a function needs it. None: the n-gram model's order.
 
         Returns
         -------
         float
             At least `conditional_entropy(order)`, which is at least `entropy_rate`.
+
+        Raises
+        ------
+        ValueError
+            If the number would not be exact: the model has boundaries, a longer memory than `order`, or lacks a word;
+            if a function comes without `order`, or does not give one probability for each context and word.
         """
-        ids, joint = self.contexts((order or model.order) - 1)
+        order = _memory(self, model, order)
+        ids, joint = self.contexts(order - 1)
         p = joint @ self.emission                                       # (contexts, words): P(context, word)
+        q = np.asarray(model(ids) if callable(model) else _predict_all(self, model, ids))
+        if q.shape != p.shape or not (q >= 0).all():
+            raise ValueError(f"model gives an array of shape {q.shape}, or negative or missing numbers: {p.shape} probabilities (contexts, words) are wanted")
         with np.errstate(divide="ignore"):
-            log_q = np.log(model(ids) if callable(model) else _predict_all(self, model, ids))
+            log_q = np.log(q)
         return float(-(p * np.where(p > 0, log_q, 0)).sum())
 
     def logits(self, ids):
@@ -872,6 +939,24 @@ class SyntheticLanguage:
         return f"SyntheticLanguage({len(self.states)} states, {len(self.words)} words, perplexity {self.perplexity:.4f})"
 
 
+def _memory(language, model, order):
+    "The order to list contexts for, after checking that the model can be measured exactly."
+    order = getattr(model, "order", None) if order is None else order
+    if not isinstance(order, Integral) or isinstance(order, bool) or order < 1:
+        raise ValueError(f"order is {order!r}: pass the model's tokens of memory plus one, at least 1")
+    if callable(model):
+        return int(order)
+    if not hasattr(model, "ids"):
+        raise ValueError("the model is not fitted: call fit(sequences) before measuring it")
+    if model.boundaries:
+        raise ValueError("the model has boundaries, and an endless text has none: fit it with boundaries=False")
+    if order < model.order:
+        raise ValueError(f"order is {order}, and the model's is {model.order}: leave it out, or the model would be cut short")
+    if missing := [word for word in language.words if word not in model.ids]:
+        raise ValueError(f"the model does not know the word {missing[0]!r} of the language: fit it with vocabulary=language.words")
+    return int(order)
+
+
 def _predict_all(language, model, contexts):
     "An n-gram model's probabilities of the language's words after each context, shape (m, words)."
     columns = [model.ids[word] for word in language.words]
@@ -894,9 +979,13 @@ def _state_matrix(emission, next_state):
 
 
 def _stationary(emission, next_state):
-    "The one distribution over states that a step leaves as it is."
-    n = len(emission)
-    equations = np.vstack([_state_matrix(emission, next_state).T - np.eye(n), np.ones(n)])
+    "The one distribution over states that a step leaves as it is; exactly 0 for a state that is left for ever."
+    n, step = len(emission), _state_matrix(emission, next_state)
+    equations = np.vstack([step.T - np.eye(n), np.ones(n)])
     if np.linalg.matrix_rank(equations[:-1]) < n - 1:
         raise ValueError("the rules fall into separate parts, each with an entropy rate of its own: connect them")
-    return np.linalg.lstsq(equations, np.eye(n + 1)[-1], rcond=None)[0].clip(0)
+    reached = step + np.eye(n) > 0
+    for _ in range(n.bit_length()):                             # ways of 1, 2, 4, ... steps
+        reached = reached @ reached
+    returns = (reached <= reached.T).all(1)                     # whatever the state leads to leads back to it
+    return np.where(returns, np.linalg.lstsq(equations, np.eye(n + 1)[-1], rcond=None)[0].clip(0), 0.0)

@@ -20,6 +20,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import chain, islice
+from numbers import Integral
 
 import regex
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -85,18 +86,51 @@ _GPT2_PATTERN = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s
 
 
 def bert_words(text):
-    "Words and single punctuation characters of a normalised text, as BERT cuts it; white space is dropped."
+    """Words and single punctuation characters of a text, as BERT cuts it; white space is dropped.
+
+    Parameters
+    ----------
+    text : str
+        A text after `bert_normalize`.
+
+    Returns
+    -------
+    list of str
+        The words in order.
+    """
     spaced = "".join(f" {c} " if _is_punctuation(c) else c for c in text)
     return spaced.split()
 
 
 def gpt2_words(text):
-    "Words with their leading space, as GPT-2 cuts a text; joined together they are the text."
+    """Words with their leading space, as GPT-2 cuts a text.
+
+    Parameters
+    ----------
+    text : str
+        Any text.
+
+    Returns
+    -------
+    list of str
+        The words in order; joined together they are the text.
+    """
     return _GPT2_PATTERN.findall(text)
 
 
 def unigram_words(text):
-    "Words with a leading ▁ for the space before them, as T5 cuts a text."
+    """Words with a leading ▁ for the space before them, as the library's NFKC and Metaspace cut a text.
+
+    Parameters
+    ----------
+    text : str
+        Any text; line ends, tabs and repeated spaces stay, where T5's sentencepiece makes single spaces of them.
+
+    Returns
+    -------
+    list of str
+        The words in order.
+    """
     text = unicodedata.normalize("NFKC", well_formed(text)).replace(" ", "▁")
     return regex.findall("▁?[^▁]+|▁", text if text.startswith("▁") or not text else "▁" + text)
 
@@ -223,6 +257,39 @@ def merge_word(pieces, ranks):
     return [piece for piece in pieces if piece is not None]
 
 # %% ../nbs/03_tokenization.ipynb #fac30c3c
+def _whole(name, value, least):
+    "An argument as an int, after checking that it is a whole number in its range."
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} {value!r} is out of range: pass a whole number of at least {least}")
+    return int(value)
+
+
+def _count(texts, parts_of, name="texts"):
+    "How often each part of the texts occurs; refuses what is no collection of strings, and texts without a part."
+    if isinstance(texts, (str, bytes, dict)) or hasattr(texts, "columns") or not hasattr(texts, "__iter__"):
+        raise ValueError(f"{name} is a single {type(texts).__name__}: pass a list of strings, such as [text] or table['text']")
+    counts = Counter()
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"{name} row {row} is {text!r} ({type(text).__name__}), not a string: drop such rows or name another column")
+        counts.update(parts_of(text))
+    if all(part.isspace() for part in counts):
+        raise ValueError(f"{name} is empty (no row has any text): nothing to train a tokenizer on")
+    return counts
+
+
+def _remember(cache, word, cut, limit=100_000):
+    "What `cut` makes of a word, kept for words of at most 100 characters; a full cache begins anew."
+    if word in cache:
+        return cache[word]
+    if len(cache) >= limit:
+        cache.clear()
+    pieces = cut(word)
+    if len(word) <= 100:
+        cache[word] = pieces
+    return pieces
+
+# %% ../nbs/03_tokenization.ipynb #d4ad9585
 class BytePairEncoding:
     """Byte-level BPE in plain Python (Sennrich et al. 2016; the alphabet of GPT-2).
 
@@ -244,26 +311,71 @@ class BytePairEncoding:
 
     @classmethod
     def train(cls, texts, vocab_size, min_frequency=2):
-        "Learn merges until the vocabulary has its size or no pair is frequent enough."
+        """Learn merges until the vocabulary has its size or no pair is frequent enough.
+
+        Parameters
+        ----------
+        texts : iterable of str
+            Texts to train on.
+        vocab_size : int
+            Tokens to stop at, the 256 bytes included.
+        min_frequency : int
+            Occurrences below which a pair is not merged.
+
+        Returns
+        -------
+        BytePairEncoding
+            The tokenizer.
+
+        Raises
+        ------
+        ValueError
+            If `vocab_size` has no room for the bytes, or `texts` is not a collection of strings with some text.
+        """
         visible, alphabet = byte_characters(), sorted(byte_characters().values())
         if vocab_size < len(alphabet):
             raise ValueError(f"vocab_size {vocab_size} is smaller than the alphabet of {len(alphabet)} bytes: raise it")
-        words = Counter(word for text in texts for word in gpt2_words(well_formed(text)))
+        words = _count(texts, lambda text: gpt2_words(well_formed(text)))
         spelled = {tuple(visible[b] for b in word.encode()): n for word, n in words.items()}
         return cls(train_merges(spelled, vocab_size, alphabet, min_frequency)[1])
 
     def encode(self, text):
-        "Token numbers of a text."
-        out = []
-        for word in gpt2_words(well_formed(text)):
-            if word not in self.cache:
-                pieces = merge_word([self.visible[b] for b in word.encode()], self.ranks)
-                self.cache[word] = [self.vocabulary[piece] for piece in pieces]
-            out += self.cache[word]
-        return out
+        """Token numbers of a text.
+
+        Parameters
+        ----------
+        text : str
+            Any text.
+
+        Returns
+        -------
+        list of int
+            The numbers; `decode` gives the text back.
+        """
+        return [i for word in gpt2_words(well_formed(text)) for i in _remember(self.cache, word, self._word)]
+
+    def _word(self, word):
+        "Token numbers of one word."
+        return [self.vocabulary[piece] for piece in merge_word([self.visible[b] for b in word.encode()], self.ranks)]
 
     def decode(self, ids):
-        "The text of token numbers; bytes that are no UTF-8 become U+FFFD."
+        """The text of token numbers.
+
+        Parameters
+        ----------
+        ids : iterable of int
+            Token numbers.
+
+        Returns
+        -------
+        str
+            The text; bytes that are no UTF-8 become U+FFFD.
+
+        Raises
+        ------
+        ValueError
+            If a number is not in the vocabulary.
+        """
         return bytes(self.byte[c] for token in _tokens_of(ids, self.tokens) for c in token).decode("utf-8", "replace")
 
 
@@ -370,10 +482,32 @@ class WordPiece:
 
     @classmethod
     def train(cls, texts, vocab_size, min_frequency=2, score="frequency"):
-        """Learn pieces by "frequency", as the library does, by "likelihood" (the published rule) or by "ratio" (n/ab; these two are slow)."""
+        """Learn pieces by frequency, or by another score of pairs.
+
+        Parameters
+        ----------
+        texts : iterable of str
+            Texts to train on.
+        vocab_size : int
+            Tokens to stop at, [UNK] included.
+        min_frequency : int
+            Occurrences below which a pair is not merged.
+        score : {"frequency", "likelihood", "ratio"}
+            The library's rule, the published one, or n/ab; the last two are slow.
+
+        Returns
+        -------
+        WordPiece
+            The tokenizer.
+
+        Raises
+        ------
+        ValueError
+            If `score` is unknown, `vocab_size` has no room for the alphabet, or `texts` is not a collection of strings with some text.
+        """
         if score not in ("frequency", *WORDPIECE_SCORES):
             raise ValueError(f"score {score!r} is unknown: choose frequency, {' or '.join(WORDPIECE_SCORES)}")
-        counts = Counter(word for text in texts for word in bert_words(bert_normalize(text)))
+        counts = _count(texts, lambda text: bert_words(bert_normalize(text)))
         words = {(word[0], *("##" + c for c in word[1:])): n for word, n in counts.items()}
         alphabet = sorted({piece for word in words for piece in word})
         if vocab_size <= len(alphabet):
@@ -386,7 +520,18 @@ class WordPiece:
         return cls({token: i for i, token in enumerate(["[UNK]", *tokens])})
 
     def tokenize(self, text):
-        "Pieces of a text."
+        """Pieces of a text.
+
+        Parameters
+        ----------
+        text : str
+            Any text.
+
+        Returns
+        -------
+        list of str
+            Its pieces; the unknown token for a word that cannot be spelled.
+        """
         return [piece for word in bert_words(bert_normalize(text, self.lowercase)) for piece in self._word(word)]
 
     def _word(self, word):
@@ -402,11 +547,38 @@ class WordPiece:
         return pieces or [self.unknown]
 
     def encode(self, text):
-        "Token numbers of a text, without special tokens."
+        """Token numbers of a text, without special tokens.
+
+        Parameters
+        ----------
+        text : str
+            Any text.
+
+        Returns
+        -------
+        list of int
+            The numbers.
+        """
         return [self.vocabulary[piece] for piece in self.tokenize(text)]
 
     def decode(self, ids):
-        "Words of token numbers, joined by single spaces: the spacing of the text is not known any more."
+        """The text of token numbers.
+
+        Parameters
+        ----------
+        ids : iterable of int
+            Token numbers.
+
+        Returns
+        -------
+        str
+            Words, joined by single spaces: the spacing of the text is not known any more.
+
+        Raises
+        ------
+        ValueError
+            If a number is not in the vocabulary.
+        """
         return " ".join(_tokens_of(ids, self.tokens)).replace(" ##", "")
 
 # %% ../nbs/03_tokenization.ipynb #6cf4c5e4
@@ -428,7 +600,13 @@ def viterbi(text, scores, unknown_score=None, longest=None):
     -------
     list of str
         The pieces; neighbouring unknown characters stand together.
+
+    Raises
+    ------
+    ValueError
+        If `scores` is empty.
     """
+    _not_empty(scores)
     longest = max(map(len, scores)) if longest is None else longest
     unknown_score = min(scores.values()) - 10 if unknown_score is None else unknown_score
     best = [(0.0, 0)] + [(-math.inf, 0)] * len(text)              # score and beginning of the last piece
@@ -442,6 +620,12 @@ def viterbi(text, scores, unknown_score=None, longest=None):
         pieces.append(text[best[end][1]:end])
         end = best[end][1]
     return _fuse(pieces[::-1], scores)
+
+
+def _not_empty(scores):
+    "Refuse a vocabulary without a piece."
+    if not scores:
+        raise ValueError("scores is empty: pass at least one piece with its log-probability")
 
 
 def _fuse(pieces, scores):
@@ -468,8 +652,15 @@ def expected_counts(word_counts, scores):
     Returns
     -------
     tuple of Counter and float
-        The expected counts, and the log-likelihood of all words (Kudo 2018, section 3.2).
+        The expected counts, and the log-likelihood of the words (Kudo 2018, section 3.2); a word that the pieces
+        cannot spell is left out of both.
+
+    Raises
+    ------
+    ValueError
+        If `scores` is empty.
     """
+    _not_empty(scores)
     expected, total, longest = Counter(), 0.0, max(map(len, scores))
     for word, n in word_counts.items():
         paths = [(i, j, scores[word[i:j]]) for i in range(len(word)) for j in range(i + 1, min(i + longest, len(word)) + 1) if word[i:j] in scores]
@@ -478,6 +669,8 @@ def expected_counts(word_counts, scores):
             before[j] = _add_logs(before[j], before[i] + score)
         for i, j, score in reversed(paths):
             after[i] = _add_logs(after[i], score + after[j])
+        if after[0] == -math.inf:
+            continue                                              # no way to spell it
         for i, j, score in paths:
             expected[word[i:j]] += n * math.exp(before[i] + score + after[j] - after[0])
         total += n * after[0]
@@ -521,14 +714,14 @@ def _prune(scores, size):
 
 # %% ../nbs/03_tokenization.ipynb #f2f5d532
 class Unigram:
-    """Unigram tokenizer in plain Python (Kudo 2018; the spaces of T5).
+    """Unigram tokenizer in plain Python (Kudo 2018), with the library's NFKC and Metaspace.
 
     Parameters
     ----------
     scores : dict of str to float
         Natural log-probability of each piece, in the order of their numbers.
     unknown : str
-        Token for characters that are in no piece; it has a number, and is never matched in a text.
+        Token for characters that are in no piece; it has a number, and a text that spells it out is given it, as by the library.
     """
 
     def __init__(self, scores, unknown="[UNK]"):
@@ -540,8 +733,33 @@ class Unigram:
 
     @classmethod
     def train(cls, texts, vocab_size, shrink=0.75, rounds=2):
-        "Begin with four times the pieces; estimate, throw a quarter out, and go on until the vocabulary has its size."
-        words = Counter(word for text in texts for word in unigram_words(text))
+        """Begin with four times the pieces; estimate, throw some out, and go on until the vocabulary has its size.
+
+        Parameters
+        ----------
+        texts : iterable of str
+            Texts to train on.
+        vocab_size : int
+            Most tokens, [UNK] included.
+        shrink : float
+            Share of the pieces that a round of throwing out leaves, between 0 and 1.
+        rounds : int
+            Rounds of expectation maximisation before each.
+
+        Returns
+        -------
+        Unigram
+            The tokenizer.
+
+        Raises
+        ------
+        ValueError
+            If `shrink` or `rounds` is out of its range, `vocab_size` has no room for the alphabet, or `texts` is not a collection of strings with some text.
+        """
+        if not 0 < shrink < 1:
+            raise ValueError(f"shrink is {shrink!r}: pass a share between 0 and 1, such as 0.75, or the vocabulary never gets smaller")
+        rounds = _whole("rounds", rounds, 1)
+        words = _count(texts, unigram_words)
         alphabet = len({character for word in words for character in word})
         if vocab_size <= alphabet:
             raise ValueError(f"vocab_size {vocab_size} is too small for an alphabet of {alphabet} characters and [UNK]: raise it")
@@ -554,20 +772,54 @@ class Unigram:
             scores = _prune(scores, max(vocab_size - 1, int(shrink * len(scores))))
 
     def tokenize(self, text):
-        "Pieces of a text; what is in no piece stands as it is."
-        out = []
-        for word in unigram_words(text):
-            if word not in self.cache:
-                self.cache[word] = viterbi(word, self.scores, self.lowest, self.longest)
-            out += self.cache[word]
-        return out
+        """Pieces of a text.
+
+        Parameters
+        ----------
+        text : str
+            Any text.
+
+        Returns
+        -------
+        list of str
+            Its pieces; what is in no piece stands as it is.
+        """
+        cut = lambda word: viterbi(word, self.scores, self.lowest, self.longest)
+        return [piece for word in unigram_words(text) for piece in _remember(self.cache, word, cut)]
 
     def encode(self, text):
-        "Token numbers of a text, without special tokens."
+        """Token numbers of a text, without special tokens.
+
+        Parameters
+        ----------
+        text : str
+            Any text.
+
+        Returns
+        -------
+        list of int
+            The numbers; the unknown token's for what is in no piece.
+        """
         return [self.vocabulary.get(piece, self.vocabulary[self.unknown]) for piece in self.tokenize(text)]
 
     def decode(self, ids):
-        "The text of token numbers, after normalisation, without the space that was put before it."
+        """The text of token numbers.
+
+        Parameters
+        ----------
+        ids : iterable of int
+            Token numbers.
+
+        Returns
+        -------
+        str
+            The normalised text, without the space that was put before it.
+
+        Raises
+        ------
+        ValueError
+            If a number is not in the vocabulary.
+        """
         return "".join(_tokens_of(ids, self.tokens)).replace("▁", " ").removeprefix(" ")
 
 # %% ../nbs/03_tokenization.ipynb #88828664
@@ -581,6 +833,8 @@ def _split_of(corpus, text_column):
     "What to read rows from: the train split of a dictionary, checked for its column, or the iterable itself."
     if isinstance(corpus, (str, bytes)):
         raise ValueError(f"corpus is a single string ({corpus[:30]!r}): pass a list of texts or what load_corpus returns")
+    if hasattr(corpus, "columns"):
+        raise ValueError(f"corpus is a {type(corpus).__name__}, which would give the names of its columns: pass corpus[{text_column!r}]")
     if isinstance(corpus, dict):
         if "train" not in corpus:
             raise ValueError(f"corpus has no 'train' split (it has {', '.join(map(str, corpus)) or 'none'}): pass the split to train on, such as corpus['…']")
@@ -617,18 +871,6 @@ def _in_stretches(texts, longest=4096):
         cuts = [match.end() for match in regex.finditer(rf"\S{{{longest}}}(?=\S)", text)] if len(text) > longest else []
         yield from (text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)]))
 
-
-def _character_counts(texts):
-    "How often each character occurs; refuses rows that are not text, and a corpus without any."
-    counts = Counter()
-    for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(f"corpus row {row} is {text!r} ({type(text).__name__}), not a string: drop such rows or name another text_column")
-        counts.update(text)
-    if not any(not character.isspace() for character in counts):
-        raise ValueError("corpus is empty (no row has any text): nothing to train a tokenizer on")
-    return counts
-
 # %% ../nbs/03_tokenization.ipynb #e707211f
 def _alphabet(counts, normalizer, min_frequency, limit_alphabet):
     "The most frequent characters after normalisation, in the order of Unicode."
@@ -636,7 +878,7 @@ def _alphabet(counts, normalizer, min_frequency, limit_alphabet):
     for character, count in counts.items():
         for piece in normalizer.normalize_str(character) if normalizer else character:
             normal[piece] += 0 if piece.isspace() else count
-    frequent = [c for c in normal if normal[c] >= min_frequency and not "\ud800" <= c <= "\udfff"]
+    frequent = [c for c in normal if normal[c] >= max(min_frequency, 1) and not "\ud800" <= c <= "\udfff"]
     return sorted(sorted(frequent, key=lambda c: (-normal[c], c))[:limit_alphabet])
 
 
@@ -648,7 +890,7 @@ def _continues(character):
 def _check_room(vocab_size, special, alphabet, kind):
     "Refuse a vocabulary that has no room for what must be in it."
     needed = special + alphabet + 1
-    if not isinstance(vocab_size, int) or vocab_size < needed:
+    if vocab_size < needed:
         raise ValueError(f"vocab_size {vocab_size} is too small for kind {kind!r}: {special} special tokens and an alphabet of {alphabet} pieces need at least {needed}; raise vocab_size or lower limit_alphabet")
 
 # %% ../nbs/03_tokenization.ipynb #a4d9060f
@@ -695,16 +937,24 @@ def _train_bpe(texts, counts, vocab_size, lowercase, min_frequency, limit_alphab
     return tokenizer
 
 
+def _unigram_normalizer(lowercase):
+    "NFKC, and lower case where it is wanted."
+    return normalizers.Sequence([normalizers.NFKC()] + [normalizers.Lowercase()] * bool(lowercase))
+
+
 def _train_unigram(texts, counts, vocab_size, lowercase, min_frequency, limit_alphabet):
-    tokenizer = Tokenizer(models.Unigram())
-    steps = [normalizers.NFKC()] + [normalizers.Lowercase()] * bool(lowercase)
-    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer, normalizer = Tokenizer(models.Unigram()), _unigram_normalizer(lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    alphabet = _alphabet(counts, tokenizer.normalizer, min_frequency, limit_alphabet)
-    _check_room(vocab_size, len(BERT_SPECIAL_TOKENS), len(alphabet) + 1, "unigram")
+    alphabet = _alphabet(counts, None, min_frequency, limit_alphabet)
+    if not alphabet:
+        raise ValueError(f"min_frequency {min_frequency} leaves no character of the corpus: lower it, or use more text")
+    white = [c for c in counts if c.isspace() and c != " " and counts[c] >= min_frequency]
+    _check_room(vocab_size, len(BERT_SPECIAL_TOKENS), len(alphabet) + len(white) + 1, "unigram")
+    known = {**{c: " " for c in counts if c.isspace()}, **{c: c for c in [*alphabet, *white]}}
+    table = defaultdict(lambda: None, str.maketrans(known))         # the trainer takes every character that it meets, so the others go first
     trainer = trainers.UnigramTrainer(vocab_size=vocab_size, special_tokens=BERT_SPECIAL_TOKENS, unk_token="[UNK]", initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.decoder, tokenizer.post_processor = decoders.Metaspace(), _bert_template(tokenizer)
+    tokenizer.train_from_iterator((normalizer.normalize_str(text).translate(table) for text in texts), trainer)
+    tokenizer.normalizer, tokenizer.decoder, tokenizer.post_processor = normalizer, decoders.Metaspace(), _bert_template(tokenizer)
     return tokenizer
 
 # %% ../nbs/03_tokenization.ipynb #6c017b9c
@@ -716,7 +966,7 @@ def train_tokenizer(corpus, kind="wordpiece", vocab_size=8192, *, text_column="t
     corpus : DatasetDict, Dataset, IterableDataset or iterable of str
         Texts to train on; of a dictionary its `train` split.
     kind : str
-        "wordpiece" (BERT's), "bpe" (byte-level, GPT-2's) or "unigram" (T5's).
+        "wordpiece" (BERT's), "bpe" (byte-level, GPT-2's) or "unigram" (T5's kind, but white space stays as it is).
     vocab_size : int
         Number of tokens, special ones included.
     text_column : str
@@ -726,7 +976,7 @@ def train_tokenizer(corpus, kind="wordpiece", vocab_size=8192, *, text_column="t
     min_frequency : int
         Occurrences that a pair or a character needs to enter the vocabulary.
     limit_alphabet : int
-        Most characters in the alphabet, the rarest left out; bpe always has its 256 bytes.
+        Most characters in the alphabet, the rarest left out (unigram counts white space apart); bpe always has its 256 bytes.
     model_max_length : int
         Longest sequence in tokens that the tokenizer truncates to.
     progress : bool
@@ -740,7 +990,7 @@ def train_tokenizer(corpus, kind="wordpiece", vocab_size=8192, *, text_column="t
     Raises
     ------
     ValueError
-        Unknown kind, too small a vocabulary, empty corpus, missing column, rows that are not text.
+        Unknown kind, too small a vocabulary, a number out of its range, empty corpus, missing column, rows that are not text.
 
     Notes
     -----
@@ -749,10 +999,12 @@ def train_tokenizer(corpus, kind="wordpiece", vocab_size=8192, *, text_column="t
     """
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r} is unknown: choose one of {', '.join(KINDS)}")
-    _check_room(vocab_size, 0, 1, kind)
+    vocab_size, min_frequency = _whole("vocab_size", vocab_size, 2), _whole("min_frequency", min_frequency, 0)
+    limit_alphabet, model_max_length = _whole("limit_alphabet", limit_alphabet, 1), _whole("model_max_length", model_max_length, 1)
     corpus = _split_of(corpus, text_column)
-    counts = _character_counts(_read(corpus, text_column, "characters counted", progress))
     lowercase = kind == "wordpiece" if lowercase is None else lowercase
+    normalize = _unigram_normalizer(lowercase).normalize_str if kind == "unigram" else str
+    counts = _count(_read(corpus, text_column, "characters counted", progress), normalize, "corpus")
     texts = _in_stretches(_read(corpus, text_column, "words counted", progress))
     train = {"wordpiece": _train_wordpiece, "bpe": _train_bpe, "unigram": _train_unigram}[kind]
     return _wrap(train(texts, counts, vocab_size, lowercase, min_frequency, limit_alphabet), kind, vocab_size, model_max_length)
@@ -966,6 +1218,7 @@ _RUNS = re.compile(f"[{_WHITE}]*[^{_WHITE}]+|[{_WHITE}]+")
 _SPLITS = {"BertPreTokenizer": lambda text: text.translate(_TO_SPACE).split(" "), "ByteLevel": _RUNS.findall, "Metaspace": lambda text: re.findall(" ?[^ ]+| ", text)}
 _TO_SPACE = dict.fromkeys(map(ord, "\t\n\r"), " ")
 _LOCAL = {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"}        # normalizers that do not look over a space
+_KEEPING = _LOCAL - {"BertNormalizer", "StripAccents"}                                      # and those that delete nothing, or two runs of spaces might become one
 
 
 def _splitter(described):
@@ -974,8 +1227,8 @@ def _splitter(described):
     steps = {n["type"] for n in normalizer.get("normalizers", [normalizer])}
     told = {"ByteLevel": {"add_prefix_space": False, "use_regex": True}, "Metaspace": {"prepend_scheme": "always", "split": True, "replacement": "▁"}}.get(before["type"], {})
     apart = all(not (t["lstrip"] or t["rstrip"] or regex.search(r"\s", t["content"])) for t in described["added_tokens"])
-    plain = not described["model"].get("dropout")
-    return _SPLITS.get(before["type"]) if apart and plain and steps <= _LOCAL and all(before.get(k) == v for k, v in told.items()) else None
+    plain, local = not described["model"].get("dropout"), _KEEPING if before["type"] == "ByteLevel" else _LOCAL
+    return _SPLITS.get(before["type"]) if apart and plain and steps <= local and all(before.get(k) == v for k, v in told.items()) else None
 
 # %% ../nbs/03_tokenization.ipynb #0ee7cc0e
 class WordMemory:
@@ -986,7 +1239,7 @@ class WordMemory:
     tokenizer : PreTrainedTokenizerFast
         The tokenizer; its truncation and padding are left out.
     limit : int
-        Characters of words that half of the memory holds; 2 million are some 200,000 different English words, and about 50 MB (measured on WordPiece).
+        Characters of words that half of the memory holds, before it forgets what was not asked for.
 
     Attributes
     ----------
@@ -999,9 +1252,9 @@ class WordMemory:
     def __init__(self, tokenizer, limit=2_000_000):
         self.backend, self.limit = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), limit
         self.backend.no_truncation(), self.backend.no_padding()
-        framed, bare = (self.backend.encode("a", add_special_tokens=special).ids for special in (True, False))
-        first = next(i for i in range(len(framed) - len(bare) + 1) if framed[i:i + len(bare)] == bare)
-        self.before, self.after = framed[:first], framed[first + len(bare):]
+        framed = self.backend.post_process(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).encode("a"))      # one token, whatever the vocabulary
+        first = framed.special_tokens_mask.index(0)
+        self.before, self.after = framed.ids[:first], framed.ids[first + 1:]
         self._split = _splitter(json.loads(self.backend.to_str()))
         self.splits, self._young, self._old, self._size = self._split is not None, {}, {}, 0
 

@@ -226,6 +226,23 @@ def test_five_million_tokens_of_order_five_in_two_gigabytes():
 
 # --- bad input ---
 
+def fitted(order, boundaries=False):
+    "A model of the synthetic language."
+    return NGramLanguageModel(order, vocabulary=LANGUAGE.words, unknown=None, boundaries=boundaries).fit([LANGUAGE.sample(300, 1)])
+
+
+def test_a_failed_fit_leaves_the_model_as_it_was():
+    model = NGramLanguageModel(2, unknown=None, vocabulary=["a", "b"])
+    with pytest.raises(ValueError, match="'c' is not in the vocabulary"):
+        model.fit([["a", "c"]])
+    with pytest.raises(ValueError, match="not fitted"):
+        model.log_prob(["a"])
+    before = model.fit([["a", "b"], ["a"]]).log_prob(["a"])
+    with pytest.raises(ValueError):
+        model.fit([["b", "c"]])
+    assert model.log_prob(["a"]) == before and "not fitted" not in repr(model)
+
+
 @pytest.mark.parametrize("call, error, words", [
     (lambda: NGramLanguageModel(0), ValueError, "order is 0"),
     (lambda: NGramLanguageModel(-1), ValueError, "order is -1"),
@@ -249,7 +266,22 @@ def test_five_million_tokens_of_order_five_in_two_gigabytes():
     (lambda: NGramLanguageModel(2).fit([["a"]]).perplexity([]), ValueError, "sequences is empty"),
     (lambda: NGramLanguageModel(2, unknown=None).fit([["a"]]).log_prob(["b"]), ValueError, "'b' is not in the vocabulary"),
     (lambda: theory.perplexity([]), ValueError, "log_probs is empty"),
+    (lambda: theory.perplexity([0.2, 0.5]), ValueError, "log_probs holds 0.2.*pass logarithms"),
+    (lambda: theory.perplexity([-1.0, float("nan")]), ValueError, "log_probs holds nan"),
     (lambda: theory.bits_per_byte([-1.0], 0), ValueError, "n_bytes is 0"),
+    (lambda: theory.bits_per_byte([-1.0], float("nan")), ValueError, "n_bytes is nan"),
+    (lambda: theory.bits_per_byte([], 5), ValueError, "log_probs is empty"),
+    (lambda: theory.bits_per_byte([0.5], 5), ValueError, "log_probs holds 0.5"),
+    (lambda: theory.cross_entropy([1.0], [0.5, 0.5]), ValueError, "p has shape (1,.*q (2,"),
+    (lambda: theory.kl_divergence([0.5, 0.5], [1.0]), ValueError, "p has shape (2,.*q (1,"),
+    (lambda: NGramLanguageModel(2, discounts=float("nan")), ValueError, "discounts is nan"),
+    (lambda: NGramLanguageModel(2, discounts=[0.5, float("inf")]), ValueError, "discounts is"),
+    (lambda: LANGUAGE.cross_entropy(fitted(2, boundaries=True)), ValueError, "boundaries=False"),
+    (lambda: LANGUAGE.cross_entropy(fitted(5), order=2), ValueError, "order is 2, and the model's is 5"),
+    (lambda: LANGUAGE.cross_entropy(lambda ids: ids), ValueError, "order is None"),
+    (lambda: LANGUAGE.cross_entropy(lambda ids: ids, order=2), ValueError, "shape"),
+    (lambda: LANGUAGE.cross_entropy(NGramLanguageModel(2, boundaries=False).fit([["the", "dog"]])), ValueError, "does not know the word 'my'"),
+    (lambda: LANGUAGE.cross_entropy(NGramLanguageModel(2)), ValueError, "not fitted"),
     (lambda: theory.entropy([1, 2]), ValueError, "p is no distribution"),
     (lambda: theory.cross_entropy([0.5, 0.5], [0.9, 0.2]), ValueError, "q is no distribution"),
     (lambda: theory.entropy([]), ValueError, "p is no distribution"),
@@ -274,12 +306,15 @@ def test_entropies_against_scipy():
     np.testing.assert_allclose(theory.kl_divergence(p, q), stats.entropy(p, q, axis=-1))
     assert theory.entropy([1, 0]) == 0 and theory.kl_divergence([0.5, 0.5], [1, 0]) == np.inf
     assert theory.cross_entropy([0, 1], [0, 1]) == 0
+    near = theory.kl_divergence(p, p * (1 + 1e-12 * np.arange(6)) / (p * (1 + 1e-12 * np.arange(6))).sum(-1, keepdims=True))
+    assert (near >= 0).all() and (theory.kl_divergence(p, p) == 0).all()
 
 
 def test_perplexity_of_uniform_and_of_the_impossible():
     assert theory.perplexity(np.log(np.full(7, 1 / 12))) == pytest.approx(12)
     assert theory.perplexity([0.0, -np.inf]) == np.inf
     assert theory.bits_per_byte(np.log([0.5, 0.25]), 3) == pytest.approx(1)
+    assert theory.perplexity([1e-9]) == pytest.approx(1) and str(theory.bits_per_byte([0.0], 5)) == "0.0"          # rounding may pass 0
 
 
 # --- the synthetic language ---
@@ -292,6 +327,13 @@ EVEN = {"a": {"0": (0.5, "a"), "1": (0.5, "b")}, "b": {"1": (1.0, "a")}}        
 def test_entropy_rate_of_known_processes(rules):
     "Both spend two thirds of the time in the state with one bit of choice."
     assert SyntheticLanguage(rules).entropy_rate == pytest.approx(2 / 3 * math.log(2), rel=1e-12)
+
+
+def test_a_state_left_for_ever_has_no_share():
+    language = SyntheticLanguage({"start": {"go": (1.0, "a")}, **GOLDEN})
+    assert language.stationary[0] == 0 and language.entropy_rate == pytest.approx(2 / 3 * math.log(2), rel=1e-12)
+    never = lambda ids: np.tile([0.0, 0.5, 0.5], (len(ids), 1))                         # no probability for the word of the start
+    assert language.words[0] == "go" and language.cross_entropy(never, order=1) == pytest.approx(math.log(2))
 
 
 def test_conditional_entropies_fall_to_the_rate():

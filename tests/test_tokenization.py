@@ -8,11 +8,13 @@ import sys
 import unicodedata
 from collections import Counter
 
+import numpy as np
+import pandas as pd
 import pytest
 from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, BertConfig, GPT2Config, PreTrainedTokenizerFast
 
 from lmnotes.tokenization import (KINDS, BytePairEncoding, Unigram, WordMemory, WordPiece, bert_normalize, bert_words, byte_characters, expected_counts, gpt2_words, likelihood_gain, merge_word,
@@ -86,6 +88,9 @@ def test_any_corpus_gives_the_same_tokenizer():
     ((TEXTS, "unigram", 20), {}, "vocab_size 20"), ((TEXTS, "bpe", 0), {}, "vocab_size 0"), (([], "bpe"), {}, "empty"), (([" ", "\n"], "wordpiece"), {}, "empty"),
     (("text", "bpe"), {}, "single string"), ((["a", None], "bpe"), {}, "row 1 is None"), ((7, "bpe"), {}, "corpus is a int"),
     ((Dataset.from_dict({"body": ["a"]}), "bpe"), {}, "columns are body"), ((Dataset.from_dict({"body": ["a"]}).to_iterable_dataset(), "bpe"), {}, "columns are body"),
+    ((TEXTS, "bpe", 300.0), {}, "vocab_size 300.0"), ((TEXTS, "bpe", True), {}, "vocab_size True"), ((TEXTS, "bpe", 300), {"min_frequency": -1}, "min_frequency -1"),
+    ((TEXTS, "wordpiece", 300), {"limit_alphabet": -1}, "limit_alphabet -1"), ((TEXTS, "bpe", 300), {"model_max_length": 0}, "model_max_length 0"),
+    ((pd.DataFrame({"text": TEXTS}), "bpe"), {}, r"DataFrame.*pass corpus\['text'\]"), ((["ab", "cd"], "unigram", 50), {"min_frequency": 9}, "min_frequency 9 leaves no character"),
     ((DatasetDict(test=Dataset.from_dict({"text": ["a"]})), "bpe"), {}, "no 'train' split"), ((TEXTS, "bpe", 400), {"text_column": "x"}, None)])
 def test_bad_input(arguments, changes, message):
     if message is None:                                              # a column means nothing to a list of strings
@@ -93,6 +98,39 @@ def test_bad_input(arguments, changes, message):
         return
     with pytest.raises(ValueError, match=message):
         train_tokenizer(*arguments, progress=False, **changes)
+
+
+def test_numbers_may_be_numpys():
+    assert len(train_tokenizer(TEXTS[:300], "bpe", np.int64(300), min_frequency=np.int32(2), progress=False)) == 300
+
+
+def test_unigram_leaves_out_rare_characters():
+    rng, many = random.Random(0), [chr(0x4E00 + i) for i in range(600)]
+    texts = ["".join(rng.choices(many, weights=range(600, 0, -1), k=30)) for _ in range(300)] + ["春\t风 e\u0301 \u2028"]
+    tokenizer = train_tokenizer(texts, "unigram", 200, limit_alphabet=50, progress=False)
+    single = {c for piece in tokenizer.get_vocab() if piece not in tokenizer.all_special_tokens for c in piece} - {"▁"}
+    assert len(single) == 50 and len(tokenizer) == 200 and single <= set(many)
+    assert tokenizer.unk_token_id in tokenizer(many[-1]).input_ids
+    for count, known in ((4, False), (5, True)):
+        vocabulary = train_tokenizer(TEXTS[:200] + ["☃ e\u0301"] * count, "unigram", 200, min_frequency=5, progress=False).get_vocab()
+        assert ("☃" in vocabulary) == ("é" in vocabulary) == known and "\u0301" not in vocabulary
+
+
+@pytest.mark.parametrize("train", [BytePairEncoding.train, WordPiece.train, Unigram.train], ids=["bpe", "wordpiece", "unigram"])
+@pytest.mark.parametrize("texts, message", [("hello " * 50, "texts is a single str"), (pd.DataFrame({"text": TEXTS}), "texts is a single DataFrame"), ({"train": TEXTS}, "texts is a single dict"),
+                                            (["a", None], "texts row 1 is None"), ([], "texts is empty"), (["", ""], "texts is empty")])
+def test_what_the_classes_do_not_train_on(train, texts, message):
+    with pytest.raises(ValueError, match=message):
+        train(texts, 300)
+
+
+def test_the_classes_remember_a_bounded_number_of_words(monkeypatch):
+    import lmnotes.tokenization as tokenization
+    monkeypatch.setattr(tokenization._remember, "__defaults__", (10,))
+    for ours in (BytePairEncoding([]), Unigram({"a": -1.0})):
+        for i in range(50):
+            ours.encode(f"word{i}" + "x" * 200 * (i == 49))
+        assert 0 < len(ours.cache) <= 10 and max(map(len, ours.cache)) <= 100
 
 
 def test_warns_where_the_corpus_is_too_small(caplog):
@@ -408,6 +446,13 @@ def test_unigram_trains_encodes_decodes():
     assert Unigram.train(TEXTS[:300], 300).scores == ours.scores
     with pytest.raises(ValueError, match="vocab_size 10 "):
         Unigram.train(TEXTS, 10)
+    for changes, message in (({"shrink": 1}, "shrink is 1"), ({"shrink": float("nan")}, "shrink is nan"), ({"rounds": 0}, "rounds 0")):
+        with pytest.raises(ValueError, match=message):
+            Unigram.train(TEXTS, 300, **changes)
+    for call in (lambda: viterbi("a", {}), lambda: expected_counts({"a": 1}, {})):
+        with pytest.raises(ValueError, match="scores is empty"):
+            call()
+    assert expected_counts({"ab": 1, "a": 1}, {"a": -1.0}) == (Counter(a=1.0), -1.0)                  # ab cannot be spelled
 
 
 @pytest.mark.parametrize("ours", [BytePairEncoding([]), WordPiece({"[UNK]": 0}), Unigram({"[UNK]": 0.0, "a": -1.0})], ids=lambda ours: type(ours).__name__)
@@ -490,6 +535,32 @@ def test_memory_leaves_unknown_rules_to_the_library():
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps({"pre_tokenizer": None, **base, **change})))
         memory = WordMemory(tokenizer)
         assert not memory.splits and memory(["a b", "b"]) == [tokenizer(t).input_ids for t in ("a b", "b")]
+
+
+def bare_bpe(vocabulary, merges=(), normalizer=None):
+    "A byte-level tokenizer of the library without unknown token, framed by two of its tokens."
+    library = Tokenizer(models.BPE(vocabulary, list(merges)))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if normalizer is not None:
+        library.normalizer = normalizer
+    return library
+
+
+def test_memory_finds_the_frame_without_a_letter():
+    for frame in (processors.TemplateProcessing(single="[C] $A [S]", special_tokens=[("[C]", 1), ("[S]", 2)]), processors.BertProcessing(("[S]", 2), ("[C]", 1)),
+                  processors.RobertaProcessing(("[S]", 2), ("[C]", 1)), processors.ByteLevel(trim_offsets=False)):
+        library = bare_bpe({"b": 0, "[C]": 1, "[S]": 2})
+        library.post_processor = frame
+        memory = WordMemory(PreTrainedTokenizerFast(tokenizer_object=library))
+        assert memory.splits and memory(["b", "", "a b"]) == [library.encode(t).ids for t in ("b", "", "a b")]
+
+
+@pytest.mark.parametrize("normalizer", [normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]), normalizers.BertNormalizer(), normalizers.NFKC()], ids=["accents", "bert", "nfkc"])
+def test_memory_does_not_split_bytes_where_characters_are_deleted(normalizer):
+    library = bare_bpe({"a": 0, "b": 1, "Ġ": 2, "ĠĠ": 3, "Ì": 4, "ģ": 5}, [("Ġ", "Ġ")], normalizer)
+    memory, texts = WordMemory(PreTrainedTokenizerFast(tokenizer_object=library)), ["a \u0301 \u0301 b", "a \x00 \x00 b", "a \u00b4  b"]
+    assert memory(texts) == [library.encode(t).ids for t in texts]
+    assert memory.splits == isinstance(normalizer, normalizers.NFKC)
 
 
 def test_memory_on_the_published_vocabularies(shared_data):

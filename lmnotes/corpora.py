@@ -250,20 +250,29 @@ def near_duplicates(texts, threshold=0.8, fixed=0):
     Returns
     -------
     numpy.ndarray of bool, shape (documents,)
-        True where a text is nearly the same as an earlier one that stays (MinHash with 16 bands of 4; Lee et al. 2022, appendix A).
+        True where a text is nearly the same as an earlier one (MinHash with 16 bands of 4; Lee et al. 2022, appendix A). Bands are
+        gone through one after another: in a chain of texts, each like the next, the earlier one may have to go itself later on.
     """
-    signatures, groups, kept = minhash(texts), {}, {}
+    signatures = minhash(texts)
     repeats = np.zeros(len(signatures), dtype=bool)
-    for number, band in enumerate(np.split(signatures, _BANDS, axis=1)):
-        _, inverse, sizes = np.unique(band, axis=0, return_inverse=True, return_counts=True)
-        for i in np.flatnonzero(sizes[inverse.ravel()] > 1).tolist():
-            groups.setdefault(i, []).append((number, int(inverse.ravel()[i])))
-    for i in sorted(groups):                                           # candidates of all bands, in the order of the texts
-        earlier = sorted({j for group in groups[i] for j in kept.get(group, ())})
-        repeats[i] = i >= fixed and bool(earlier) and bool(((signatures[earlier] == signatures[i]).mean(1) >= threshold).any())
-        for group in groups[i] if not repeats[i] else ():
-            kept.setdefault(group, []).append(i)
+    for band in np.split(signatures, _BANDS, axis=1):
+        _, inverse = np.unique(band, axis=0, return_inverse=True)
+        order = np.argsort(inverse.ravel(), kind="stable")
+        for group in np.split(order, np.flatnonzero(np.diff(inverse.ravel()[order])) + 1):
+            if len(group) > 1:
+                repeats[_repeats_in(group, signatures, repeats, threshold, fixed)] = True
     return repeats
+
+
+def _repeats_in(group, signatures, repeats, threshold, fixed):
+    "Members of a group of candidates that nearly repeat an earlier one which has not gone yet."
+    left, gone = [i for i in group if not repeats[i]], []
+    while len(left) > 1:
+        first, rest = left[0], np.array(left[1:])
+        same = (signatures[rest] == signatures[first]).mean(1) >= threshold
+        gone.extend(rest[same & (rest >= fixed)])
+        left = list(rest[~same | (rest < fixed)])
+    return np.array(gone, dtype=int)
 
 # %% ../nbs/02_corpora.ipynb #6fa839c9
 def held_out(groups, fraction, seed=0):
@@ -445,7 +454,7 @@ def _docstring_packages(config):
 def _load_docstrings(config, fraction, seed, deduplicate, cache_dir, num_proc):
     "The embedded corpus, from the cache or harvested."
     packages = _docstring_packages(config)
-    facts = {"format": 3, "versions": _versions(packages), "fraction": fraction, "seed": seed, "deduplicate": deduplicate}
+    facts = {"format": 2, "versions": _versions(packages), "fraction": fraction, "seed": seed, "deduplicate": deduplicate}
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_folder(cache_dir) / f"docstrings-{key}"
     if not (folder / "dataset_dict.json").exists():

@@ -725,10 +725,12 @@ def _filled(rows):
 
 
 def _training_split(splits, source):
-    "Take the training split out of the others: `train`, or the only one where it is not named as a held-out one."
+    "Take the training split out of the others: `train`, or the only one."
     name = "train" if "train" in splits else next(iter(splits)) if len(splits) == 1 else None
-    if name is None or name in ("validation", "dev", "test"):
+    if name is None:
         raise ValueError(f"the corpus {source!r} has no training split: there are {', '.join(splits) or 'none'}; name one of them train, or give that split alone")
+    if name in ("validation", "dev", "test"):
+        logger.warning("the corpus %r has the split %r only: it is taken as the training split", source, name)
     return splits.pop(name)
 
 

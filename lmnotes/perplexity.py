@@ -35,7 +35,7 @@ from transformers import PreTrainedModel
 
 from . import __version__
 from .checkpoints import load, task_of
-from .corpora import _check_encoding, _format_of, _read as read_splits, load_corpus
+from .corpora import _check_encoding, _format_of, _not_empty, _read as read_splits, load_corpus
 from .pretraining import _only, resolve_device
 from .transformer import evaluating, fused_gelu, position_limit
 
@@ -560,7 +560,7 @@ def _as_texts(texts, text_column=None, name="texts", aligned=False):
             lines, split = _lines(texts, text_column)
             return _checked(lines, name), split
         with _only_utf8():
-            corpus = load_corpus(texts, text_column=text_column, encoding="utf-8-sig", deduplicate=False, validation_fraction=0.05 if embedded else 0, streaming=not embedded)
+            corpus = load_corpus(texts, deduplicate=False) if embedded else _streamed(texts, text_column)
         (texts, split), text_column = _chosen(corpus), "text"
     if getattr(texts, "column_names", None) is not None:
         column = text_column or "text"
@@ -573,6 +573,14 @@ def _as_texts(texts, text_column=None, name="texts", aligned=False):
         if not any(t.strip() for t in texts):
             raise ValueError(f"{name}: nothing to score, {len(texts)} texts given and none has text")
     return _checked(texts, name, text_column), split
+
+
+def _streamed(path, text_column):
+    "Streams of the splits of a file or folder, of which none is called training text, without their empty rows."
+    splits = {"validation" if s == "dev" else s: rows.filter(_not_empty, input_columns="text") for s, rows in read_splits(path, text_column, None, "utf-8-sig", True, None).items()}
+    if next(iter(_chosen(splits)[0]), None) is None:
+        raise ValueError(f"the corpus {str(path)!r} is empty: no row has text")
+    return splits
 
 
 def _chosen(splits):

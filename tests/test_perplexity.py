@@ -1095,3 +1095,15 @@ def test_a_table_of_surprisal_replaces_nothing(bpe, tmp_path):
     with pytest.raises(FileExistsError, match="words.csv' is there: name another file, or allow overwrite=True"):
         bits.to_csv(tmp_path / "words.csv", by="token")
     assert "token" in bits.to_csv(tmp_path / "words.csv", by="token", overwrite=True).read_text()
+
+
+def test_folders_without_a_training_split_are_scored(tmp_path):
+    from datasets import Dataset
+    from lmnotes.perplexity import _as_texts
+    for names, chosen, split in ((("test",), "test", None), (("validation", "test"), "test", "test"), (("dev",), "dev", None)):
+        folder = tmp_path / "-".join(names)
+        folder.mkdir()
+        for name in names:
+            Dataset.from_dict({"text": [f"of {name}", "", "more"]}).to_parquet(folder / f"{name}.parquet")
+        texts, told = _as_texts(str(folder))
+        assert list(texts) == [f"of {chosen}", "more"] and told == split

@@ -506,10 +506,10 @@ def test_texts_without_a_word_are_not_all_the_same():
 def test_held_out_splits_never_become_training_text():
     texts = Dataset.from_dict({"text": ["exam a", "exam b", "exam c"]})
     empty = texts.select([])
-    for data, says in ((empty, "is empty"), (DatasetDict(train=empty, validation=texts), "is empty"), (DatasetDict(test=texts), "no training split"), (DatasetDict(a=texts, b=texts), "no training split")):
+    for data, says in ((empty, "is empty"), (DatasetDict(train=empty, validation=texts), "is empty"), (DatasetDict(validation=texts, test=texts), "no training split"), (DatasetDict(a=texts, b=texts), "no training split")):
         with pytest.raises(ValueError, match=says):
             load_corpus(data)
-    assert list(load_corpus(DatasetDict(some=texts), validation_fraction=0)) == ["train"]
+    assert list(load_corpus(DatasetDict(some=texts), validation_fraction=0)) == list(load_corpus(DatasetDict(test=texts), validation_fraction=0)) == ["train"]
     assert set(load_corpus(texts, validation_fraction=0.99, deduplicate=False)) == {"train", "validation"}
     stream = IterableDatasetDict({"train": texts.to_iterable_dataset(), "dev": texts.to_iterable_dataset()})
     assert list(load_corpus(stream, streaming=True)) == ["train", "validation"]

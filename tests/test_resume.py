@@ -146,7 +146,7 @@ MOMENTS = {
     "while the first checkpoint is written": r"open .*/\.step-00000006.*/progress\.json",
     "while the second one's checksums are written": r"open .*/\.step-00000012.*/SHA256SUMS",
     "just before a checkpoint is moved into place": r"os.rename .* run/checkpoints/step-00000018",
-    "just after a checkpoint was moved into place": r"shutil.rmtree .*/\.step-00000024",
+    "just after a checkpoint was moved into place": r"shutil.rmtree run/checkpoints/step-00000012",                # the first touch after the move, but for a look at the folder
     "while the oldest checkpoint is removed": r"os.rmdir run/checkpoints/step-00000018",
     "while the finished model is written": r"open \.run-\w+/lmnotes\.json",
     "just before the finished model takes the folder's place": r"os.rename run ",

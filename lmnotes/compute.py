@@ -22,7 +22,7 @@ import torch
 from scipy.optimize import minimize
 from transformers import AutoConfig, PretrainedConfig
 
-from .pretraining import peak_flops, resolve_device, use_bf16
+from .pretraining import _is_inside, peak_flops, resolve_device, use_bf16
 from .transformer import COUNTED, PRESETS, _GATED, _feed_forward, _on_meta, flops_per_token, model_config, parameter_count
 
 # %% ../nbs/12_compute.ipynb #56ea231c
@@ -354,12 +354,7 @@ def _config_sizes(config, name):
     except (AttributeError, ValueError) as error:
         raise ValueError(f"model {name} ({config.model_type!r}) cannot be made as a masked or causal language model: give its number of parameters in place of it") from error
     return Sizes(name, sum(p.numel() for p in tensors.values()), config.num_hidden_layers, hidden, _feed_forward(config), config.num_attention_heads, config.vocab_size,
-                 getattr(config, "max_position_embeddings", None) or 10**9, 1.0 if causal else 0.15, config, _block_matrices(tensors))
-
-
-def _block_matrices(tensors):
-    "Parameters that `MuonAdamW` gives to Muon: the matrices inside the blocks."
-    return sum(p.numel() for n, p in tensors.items() if p.ndim == 2 and ".layer" in n.replace(".h.", ".layer.") and "embed" not in n)
+                 getattr(config, "max_position_embeddings", None) or 10**9, 1.0 if causal else 0.15, config, sum(p.numel() for n, p in tensors.items() if _is_inside(n, p)))
 
 
 def _short(number):

@@ -320,7 +320,8 @@ def check_output_dir(output_dir, overwrite=False):
     output_dir : str or path
         Folder to write later.
     overwrite : bool
-        Whether it may replace an earlier result that is there; a folder with other things in it is never replaced.
+        Whether it may replace an earlier result that is there; a folder with other things in it, as far as checksums, names and
+        endings tell, is never replaced.
 
     Returns
     -------
@@ -366,7 +367,7 @@ def write_aside(folder, overwrite=False):
     folder : str or path
         Where the result will be; of a link, where it points to.
     overwrite : bool
-        Replace what is there, only once the new content is complete. Files that no run wrote are kept.
+        Replace what is there, only once the new content is complete. Files that no run wrote, as far as checksums, names and endings tell, are kept.
 
     Yields
     ------
@@ -741,7 +742,7 @@ def _finish(splits, source, fraction, seed, deduplicate):
     splits = {split: _filled(rows) for split, rows in splits.items()}
     if not len(train):
         raise ValueError(f"the corpus {source!r} is empty: no row of its training split has text")
-    given = {"validation": splits.pop("validation", splits.pop("dev", None)), **splits}
+    given = {"validation": splits.pop("validation" if "validation" in splits else "dev", None), **splits}
     if given["validation"] is None and fraction:
         train, given["validation"] = _hold_out(train, source, fraction, seed)
     given = {s: d for s, d in given.items() if d is not None}

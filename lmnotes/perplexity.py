@@ -577,7 +577,7 @@ def _as_texts(texts, text_column=None, name="texts", aligned=False):
 
 def _streamed(path, text_column):
     "Streams of the splits of a file or folder, of which none is called training text, without their empty rows."
-    splits = {"validation" if s == "dev" else s: rows.filter(_not_empty, input_columns="text") for s, rows in read_splits(path, text_column, None, "utf-8-sig", True, None).items()}
+    splits = {"validation" if s == "dev" else s: rows.filter(_not_empty, input_columns="text") for s, rows in read_splits(path, text_column, None, "utf-8", True, None).items()}
     if next(iter(_chosen(splits)[0]), None) is None:
         raise ValueError(f"the corpus {str(path)!r} is empty: no row has text")
     return splits
@@ -597,7 +597,7 @@ def _lines(path, text_column):
         if Path(path).is_file() and _format_of(path) == "text":
             _check_encoding(path, "utf-8")
             return _plain_lines(path), None
-        rows, split = _chosen(read_splits(path, text_column, None, "utf-8-sig", True, None))
+        rows, split = _chosen(read_splits(path, text_column, None, "utf-8", True, None))
     return (row["text"] or "" for row in rows), split
 
 
@@ -610,7 +610,7 @@ def _only_utf8():
         said, is_encoding, _ = str(error).partition("; name its encoding")
         if not is_encoding:
             raise
-        raise ValueError(f"{said.replace('is not utf-8-sig:', 'is not UTF-8:').replace('is not utf-8:', 'is not UTF-8:')}; save the file as UTF-8") from None
+        raise ValueError(f"{said.replace('is not utf-8:', 'is not UTF-8:')}; save the file as UTF-8") from None
 
 
 def _plain_lines(path):

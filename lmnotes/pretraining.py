@@ -806,6 +806,11 @@ def use_bf16(precision, device):
     return device.type == "cpu" and bool(supported and supported())
 
 # %% ../nbs/05_pretraining.ipynb #d0f1b029
+def _is_inside(name, parameter):
+    "Whether a parameter is a matrix inside the blocks, which Muon takes."
+    return parameter.ndim == 2 and ".layer" in name.replace(".h.", ".layer.") and "embed" not in name
+
+
 class MuonAdamW(torch.optim.Optimizer):
     """Muon for the hidden matrices, AdamW for everything else.
 
@@ -823,7 +828,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def __init__(self, model, learning_rate, weight_decay, precision="auto"):
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        hidden = [p for n, p in named if p.ndim == 2 and ".layer" in n.replace(".h.", ".layer.") and "embed" not in n]
+        hidden = [p for n, p in named if _is_inside(n, p)]
         inside = {id(p) for p in hidden}
         rest = [p for n, p in named if id(p) not in inside]
         self.parts = [torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
@@ -1900,7 +1905,8 @@ def _packed(corpus, split, tokenizer, options, limit=None):
 def _is_whole(path):
     "Whether packed blocks can be read to the end, as they were written."
     with suppress(OSError, ValueError, KeyError):                              # none there; Arrow's errors for a file that was cut are of these kinds
-        return len(Blocks(path)) >= 0
+        Blocks(path)
+        return True
     return False
 
 

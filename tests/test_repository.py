@@ -264,6 +264,9 @@ def test_fine_tuning_on_the_page_is_that_of_the_benchmark():
     chosen, = re.findall(r"validation split \(span F1 ([\d., ]+)\).+ they had (0\.\d+) and (0\.\d+)\.", page)
     assert all(number in log for number in (*chosen[0].split(", "), *chosen[1:]))
     assert len(table) >= 6 and table == [(f"{row[keys[row['part']]]:.3f}", interval, f"{row['minutes']:.1f}") for row, interval in zip(real, intervals)]
+    chinese = {kind: [row["accuracy"] for row in rows if row["part"] == "thucnews" and row["side"] == kind] for kind in ("pretrained", "random twin")}
+    in_words = {kind: "{:.3f}, {:.3f} and {:.3f}".format(*values) for kind, values in chinese.items()}
+    assert f"has {in_words['pretrained']} of 10,000 test headlines right with 500, 2,000 and 10,000" in page and f"from random weights {in_words['random twin']}." in page
 
 
 def test_translation_on_the_page_is_that_of_the_benchmark():

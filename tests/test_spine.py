@@ -510,6 +510,7 @@ def test_held_out_splits_never_become_training_text():
         with pytest.raises(ValueError, match=says):
             load_corpus(data)
     assert list(load_corpus(DatasetDict(some=texts), validation_fraction=0)) == list(load_corpus(DatasetDict(test=texts), validation_fraction=0)) == ["train"]
+    assert list(load_corpus(DatasetDict(train=texts, validation=texts, dev=texts), deduplicate=False)) == ["train", "validation", "dev"]
     assert set(load_corpus(texts, validation_fraction=0.99, deduplicate=False)) == {"train", "validation"}
     stream = IterableDatasetDict({"train": texts.to_iterable_dataset(), "dev": texts.to_iterable_dataset()})
     assert list(load_corpus(stream, streaming=True)) == ["train", "validation"]

@@ -184,15 +184,17 @@ def _continuations(model, rows, starts, batch_tokens=8192, greedy=False, bare=No
     Where `bare` holds for a row, its first token counts by its logit, not normalised. `name(row, place)` is for errors.
     """
     order, totals, best = np.argsort([-len(row) for row in rows], kind="stable"), np.zeros(len(rows)), np.ones(len(rows), bool)
-    batches, waiting, limit = [], [], batch_tokens // 8
+    batches, waiting, limit, scored = [], [], batch_tokens // 8, 0
     _plain.discard(model)
     for i in order[[len(rows[i]) > starts[i] for i in order]]:
         last = batches[-1] if batches else []
-        scored = sum(len(rows[j]) - starts[j] for j in last) + len(rows[i]) - starts[i]
-        if last and len(rows[i]) == len(rows[last[0]]) and (len(last) + 1) * len(rows[i]) <= batch_tokens and scored <= limit:
+        more = len(rows[i]) - starts[i]
+        if last and len(rows[i]) == len(rows[last[0]]) and (len(last) + 1) * len(rows[i]) <= batch_tokens and scored + more <= limit:
             last.append(i)
+            scored += more
         else:
             batches.append([i])
+            scored = more
 
     def add(values, at, place):
         bad = np.flatnonzero(~np.isfinite(values))

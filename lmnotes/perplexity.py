@@ -229,7 +229,7 @@ def _running_log_probs(hidden, weight, bias, targets):
 
 # %% ../nbs/07_perplexity.ipynb #fe8533ba
 _LOOK_AHEAD = 2**20             # tokens that are sorted by length at a time
-_GPU_TOKENS, _CPU_TOKENS, _CPU_MASKED_TOKENS = 65536, 2048, 4096     # a batch, to begin with: a CPU's cache holds the layers' results of two thousand; few of a masked model's reach the head
+_GPU_TOKENS, _CPU_TOKENS, _CPU_MASKED_TOKENS = 65536, 2048, 8192     # a batch, to begin with: a CPU's cache holds the layers' results of two thousand; few of a masked model's reach the head
 
 
 def _run(jobs, score, budget, progress):
@@ -911,7 +911,7 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
     max_texts : int, optional
         At most so many texts.
     batch_tokens : int or str
-        Tokens of a batch, which bounds the memory; `auto` begins with 2,048 (4,096 for a masked model; 65,536 on a GPU). It halves itself when memory is short.
+        Tokens of a batch, which bounds the memory; `auto` begins with 2,048 (8,192 for a masked model; 65,536 on a GPU). It halves itself when memory is short.
     device : str
         `auto`, `cpu`, `cuda`; a model in hand is moved there, and with `auto` stays where it is.
     progress : bool

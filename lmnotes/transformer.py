@@ -9,13 +9,18 @@ __all__ = ['PRESETS', 'COUNTED', 'attention', 'SelfAttention', 'sinusoidal', 'ro
 
 # %% ../nbs/04_transformer.ipynb #2c7b9340
 import difflib
+import functools
 import math
-from contextlib import contextmanager
+import platform
+import re
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, GPT2Config, LlamaConfig, ModernBertConfig
 from transformers.activations import ACT2FN, NewGELUActivation
 
@@ -455,6 +460,44 @@ def fused_gelu(model):
         for parent, name, child in spelled:
             setattr(parent, name, child)
 
+# %% ../nbs/04_transformer.ipynb #d380bc98
+_ENOUGH = 2**21                                                          # multiplications below which a product is too short for the detour
+
+
+class _ByOneDNN(TorchFunctionMode):
+    "While inside, oneDNN computes products of fp32 matrices on the CPU that need no gradient."
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is F.linear and not torch.is_grad_enabled():
+            found = self.product(*args, **(kwargs or {}))
+        elif function is torch.addmm and not kwargs and not torch.is_grad_enabled():          # GPT-2 keeps its matrices the other way round
+            found = self.product(args[1], args[2].T, args[0]) if args[2].ndim == 2 else None
+        else:
+            found = None
+        return function(*args, **(kwargs or {})) if found is None else found
+
+    @staticmethod
+    def product(input, weight, bias=None):
+        "The product, or None where it is not oneDNN's."
+        given = [input, weight] + ([] if bias is None else [bias])
+        plain = all(type(t) in (torch.Tensor, nn.Parameter) and t.dtype == torch.float32 and t.device.type == "cpu" and t.layout == torch.strided for t in given)
+        if not plain or weight.ndim != 2 or bias is not None and bias.shape != weight.shape[:1] or input.shape[-1:] != weight.shape[1:]:
+            return None                                                  # what is wrong with it, F.linear says
+        if input.numel() * len(weight) < _ENOUGH or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.enabled:
+            return None
+        return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
+
+
+@functools.cache
+def _onednn_is_faster():
+    "Whether MKL leaves half of each vector unused: AMD's processors since family 26."
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"):
+        return False
+    told = Path("/proc/cpuinfo")
+    told = told.read_text(encoding="utf-8", errors="replace") if told.exists() else platform.processor()          # Windows says "AMD64 Family 26 …, AuthenticAMD"
+    family = re.search(r"family\s*:?\s*(\d+)", told, re.IGNORECASE)
+    return "AuthenticAMD" in told and family is not None and int(family[1]) >= 26
+
 # %% ../nbs/04_transformer.ipynb #8e11fc16
 _RELATIVE = ("t5", "mt5", "umt5", "longt5", "switch_transformers")             # distances only, no table of positions
 
@@ -482,7 +525,7 @@ def position_limit(model):
 
 @contextmanager
 def evaluating(model):
-    """While inside, a model is in evaluation mode; afterwards each of its parts is in the mode in which it was.
+    """While inside, a model is in evaluation mode, and oneDNN multiplies without gradients where that is faster; afterwards each of its parts is in the mode in which it was.
 
     Parameters
     ----------
@@ -495,9 +538,11 @@ def evaluating(model):
         The model.
     """
     modes = [(part, part.training) for part in model.modules()]
+    compiled = any(part._compiled_call_impl is not None for part, _ in modes)              # the compiler chooses for itself
     model.eval()
     try:
-        yield model
+        with _ByOneDNN() if _onednn_is_faster() and not compiled else nullcontext():
+            yield model
     finally:
         for part, mode in modes:
             part.training = mode

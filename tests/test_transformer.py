@@ -7,6 +7,7 @@ from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
                           T5ForConditionalGeneration)
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
+from lmnotes import transformer
 from lmnotes.transformer import (COUNTED, GPT, PRESETS, BertLM, SelfAttention, activation_bytes, attention, bert_weights, flops_per_token, gpt_weights, model_config, parameter_count,
                                  position_limit, rotary, sinusoidal)
 
@@ -302,3 +303,70 @@ def test_weights_of_another_shape_are_named():
     theirs.config.intermediate_size, theirs.config.num_hidden_layers = 48, 3
     with pytest.raises(ValueError, match="lack 'layers.2"):
         BertLM.from_transformers(theirs)
+
+
+wide = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+FAMILIES = [lambda: bert(hidden_size=64, intermediate_size=256), lambda: gpt(n_embd=64),
+            lambda: scrambled(LlamaForCausalLM(LlamaConfig(vocab_size=90, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2))),
+            lambda: scrambled(T5ForConditionalGeneration(T5Config(vocab_size=90, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, decoder_start_token_id=0)))]
+
+
+@wide
+@pytest.mark.parametrize("make", FAMILIES)
+def test_onednn_gives_the_logits_of_the_default_products(make, monkeypatch):
+    model, taken = make(), []
+    monkeypatch.setattr(transformer, "_ENOUGH", 1)
+    monkeypatch.setattr(transformer, "_onednn_is_faster", lambda: True)
+    product = transformer._ByOneDNN.product
+    monkeypatch.setattr(transformer._ByOneDNN, "product", staticmethod(lambda *given, **named: taken.append(product(*given, **named)) or taken[-1]))
+    ids = torch.randint(3, 90, (3, 20))
+    more = {"decoder_input_ids": ids[:, :7]} if model.config.is_encoder_decoder else {}
+    with torch.no_grad():
+        plain = model(ids, **more).logits
+        assert not taken
+        with transformer.evaluating(model):
+            assert torch.allclose(model(ids, **more).logits, plain, atol=1e-4)
+    assert len(taken) > 8 and all(t is not None for t in taken)
+
+
+@wide
+def test_onednn_leaves_gradients_other_types_and_errors_alone(monkeypatch):
+    monkeypatch.setattr(transformer, "_ENOUGH", 1)
+    x, w = torch.randn(40, 16), torch.randn(8, 16)
+    with transformer._ByOneDNN():
+        assert F.linear(x, w.requires_grad_()).requires_grad
+        with torch.no_grad():
+            assert F.linear(x.bfloat16(), w.bfloat16()).dtype == torch.bfloat16 and F.linear(x.double(), w.double()).dtype == torch.float64
+            with torch.autocast("cpu", torch.bfloat16):
+                assert F.linear(x, w).dtype == torch.bfloat16
+            assert F.linear(x[0], w[0]).shape == () and F.linear(input=x, weight=w, bias=torch.zeros(8)).shape == (40, 8)
+            assert torch.addmm(torch.zeros(40, 8), x, w.T).shape == (40, 8) and torch.addmm(torch.ones(8), x, w.T, beta=0).allclose(x @ w.T, atol=1e-4)
+            assert F.linear(x[:0], w).shape == (0, 8)
+            with pytest.raises(RuntimeError, match="shapes"):
+                F.linear(x[:, :5], w)
+            with torch.backends.mkldnn.flags(enabled=False):
+                assert transformer._ByOneDNN.product(x, w) is None
+
+
+@wide
+def test_onednn_is_not_put_under_a_compiled_model(monkeypatch):
+    monkeypatch.setattr(transformer, "_onednn_is_faster", lambda: True)
+    model, seen = bert(), []
+    monkeypatch.setattr(transformer._ByOneDNN, "__enter__", lambda self: seen.append(1))
+    monkeypatch.setattr(transformer._ByOneDNN, "__exit__", lambda *_: None)
+    with transformer.evaluating(model):
+        assert seen == [1]
+    model.bert.encoder.layer[0]._compiled_call_impl = model.bert.encoder.layer[0]._call_impl
+    with transformer.evaluating(model):
+        assert seen == [1]
+
+
+@pytest.mark.parametrize("told, capability, expected", [("vendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\n", "AVX512", True), ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\n", "AVX512", False),
+                                                        ("vendor_id\t: GenuineIntel\ncpu family\t: 26\n", "AVX512", False), ("vendor_id\t: AuthenticAMD\ncpu family\t: 26\n", "AVX2", False), ("", "AVX512", False)])
+def test_which_processors_have_their_products_from_onednn(tmp_path, monkeypatch, told, capability, expected):
+    (tmp_path / "cpuinfo").write_text(told)
+    monkeypatch.setattr(transformer, "Path", lambda _: tmp_path / "cpuinfo")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert transformer._onednn_is_faster.__wrapped__() is expected

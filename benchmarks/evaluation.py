@@ -332,8 +332,9 @@ def machine():
     "What the numbers were measured on."
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     wide = [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in flags]
+    family = next((f"family {line.split(':')[1].strip()}, " for line in flags.splitlines() if line.startswith("cpu family")), "")
     versions = {p: importlib.metadata.version(p) for p in ("torch", "transformers", "tokenizers", "lm_eval", "numpy") if p != "lm_eval" or has_harness()}
-    return {"date": datetime.date.today().isoformat(), "machine": f"{os.cpu_count()} cores, {platform.machine()}, {', '.join(wide)}; {torch.get_num_threads()} threads, {'CPU' if CLOCK is time.process_time else 'wall'} seconds; Python {platform.python_version()}", "versions": versions}
+    return {"date": datetime.date.today().isoformat(), "machine": f"{os.cpu_count()} cores, {platform.machine()}, {family}{', '.join(wide)}; {torch.get_num_threads()} threads, {'CPU' if CLOCK is time.process_time else 'wall'} seconds; Python {platform.python_version()}", "versions": versions}
 
 
 def command(args, narrow):

@@ -295,7 +295,9 @@ def draw_value(rows):
 def machine():
     "Date, processor, versions, in one line."
     import transformers
-    name = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine()) if Path("/proc/cpuinfo").exists() else platform.machine()
+    told = dict(line.partition(":")[::2] for line in open("/proc/cpuinfo")) if Path("/proc/cpuinfo").exists() else {}
+    told = {key.strip(): value.strip() for key, value in told.items()}
+    name = f"{told['model name']} (family {told.get('cpu family')})" if "model name" in told else platform.machine()
     versions = {"Python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__, "datasets": importlib.metadata.version("datasets")}
     return (f"{datetime.date.today().isoformat()}, {name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {'bf16 in hardware' if computes_bf16() else 'no bf16 in hardware'}, "
             + ", ".join(f"{k} {v}" for k, v in versions.items()))

@@ -133,7 +133,9 @@ def main():
     from lmnotes.benchmarks import _at_most, cloze, load_pairs, minimal_pairs
     torch.set_num_threads(args.threads)
     stories, blimp = args.shared / "models" / "stories260K", args.shared / "data" / "blimp5"
-    result = {"date": datetime.date.today().isoformat(), "machine": f"{os.cpu_count()} cores, {platform.machine()}, {args.threads} threads", "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    family = next((f"family {line.split(':')[1].strip()}, " for line in cpu.splitlines() if line.startswith("cpu family")), "")
+    result = {"date": datetime.date.today().isoformat(), "machine": f"{os.cpu_count()} cores, {platform.machine()}, {family}{args.threads} threads", "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
     pairs = minimal_pairs(stories, blimp, max_pairs=args.limit, device="cpu", progress=False)
     words = cloze(stories, args.shared / "data" / "lambada", max_texts=args.limit, device="cpu", progress=False)
     result["blimp5"] = [{"paradigm": n, "accuracy": round(v, 3), "95 %": "[{:.3f}, {:.3f}]".format(*pairs.interval(n))} for n, v in {**pairs.by_paradigm}.items()]

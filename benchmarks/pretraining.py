@@ -66,18 +66,25 @@ class Rows:
     def write(self):
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"pretraining-{self.part}.json").write_text(json.dumps({"machine": machine(), "note": self.note, "rows": self.rows}, indent=1) + "\n")
-        lines = ["Made by `python benchmarks/pretraining.py`; each part has the date and the machine of its own run.", ""]
-        for path in sorted(RESULTS.glob("pretraining-*.json")):
-            held = json.loads(path.read_text())
-            names = list(dict.fromkeys(k for row in held["rows"] for k in row))
-            lines += [f"## {path.stem.removeprefix('pretraining-')}", "", held["note"], "", f"{held['machine']}", "", f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
-            lines += [f"| {' | '.join(str(row.get(k, '')) for k in names)} |" for row in held["rows"]] + [""]
-        (RESULTS / "pretraining.md").write_text("\n".join(lines))
+        report()
+
+
+def report():
+    "The tables of all parts that were ever run."
+    lines = ["Made by `python benchmarks/pretraining.py`; each part has the date and the machine of its own run.", ""]
+    for path in sorted(RESULTS.glob("pretraining-*.json")):
+        held = json.loads(path.read_text())
+        names = list(dict.fromkeys(k for row in held["rows"] for k in row))
+        lines += [f"## {path.stem.removeprefix('pretraining-')}", "", held["note"], "", f"{held['machine']}", "", f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+        lines += [f"| {' | '.join(str(row.get(k, '')) for k in names)} |" for row in held["rows"]] + [""]
+    (RESULTS / "pretraining.md").write_text("\n".join(lines))
 
 
 def machine():
     "Date, machine and versions."
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor()) if Path("/proc/cpuinfo").exists() else platform.machine()
+    told = dict(line.partition(":")[::2] for line in open("/proc/cpuinfo")) if Path("/proc/cpuinfo").exists() else {}
+    told = {key.strip(): value.strip() for key, value in told.items()}
+    cpu = f"{told['model name']} (family {told.get('cpu family')})" if "model name" in told else platform.processor() or platform.machine()
     return (f"{datetime.date.today()}, {cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {'bf16 in hardware' if BF16 else 'no bf16 in hardware'}, "
             f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}")
 

@@ -28,8 +28,8 @@ from .pretraining import damaged_files, resolve_device, write_checksums
 # %% ../nbs/06_checkpoints.ipynb #79735593
 _AUTO = {"masked": "AutoModelForMaskedLM", "causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM", "classification": "AutoModelForSequenceClassification",
           "tokens": "AutoModelForTokenClassification", "question-answering": "AutoModelForQuestionAnswering"}
-_ENDINGS = {"ForMaskedLM": "masked", "LMHeadModel": "causal", "ForCausalLM": "causal", "ForSequenceClassification": "classification", "ForTokenClassification": "tokens",
-            "ForQuestionAnswering": "question-answering", "ForConditionalGeneration": "seq2seq", "EncoderDecoderModel": "seq2seq", "ForPreTraining": "masked"}
+_ENDINGS = {"ForMaskedLM": "masked", "WithLMHeadModel": "masked", "LMHeadModel": "causal", "ForCausalLM": "causal", "ForSequenceClassification": "classification", "ForTokenClassification": "tokens",
+            "ForQuestionAnswering": "question-answering", "ForConditionalGeneration": "seq2seq", "EncoderDecoderModel": "seq2seq", "MarianMTModel": "seq2seq", "ForPreTraining": "masked"}
 
 
 def task_of(config):
@@ -53,7 +53,8 @@ def task_of(config):
     names = [config] if isinstance(config, str) else [type(config).__name__] if isinstance(config, torch.nn.Module) else config.architectures
     found = [task for name in names or [] if (task := _task_named(name))]
     if found:
-        return found[0]
+        read = getattr(config, "config", config)
+        return "causal" if getattr(read, "causal", False) and any(name.endswith("WithLMHeadModel") for name in names) else found[0]     # XLM and FlauBERT are either
     raise ValueError(f"the configuration names {names}: say what the model is for, task={' | '.join(_AUTO)}")
 
 

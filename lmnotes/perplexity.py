@@ -19,7 +19,7 @@ import weakref
 from array import array
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from html import escape
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -104,8 +104,8 @@ def _spans(documents, start, rule):
 
 
 def _restarted(row, begin, start, rule):
-    "A further window, with the beginning-of-text token in place of its first if the rule says so."
-    return np.concatenate([start, row[1:]]) if begin and rule.further == "bos" else row
+    "A further window, with the beginning-of-text token, where there is one, in place of its first if the rule says so."
+    return np.concatenate([start, row[1:]]) if begin and start and rule.further == "bos" else row
 
 # %% ../nbs/07_perplexity.ipynb #09091d51
 def _causal_values(model, batch, edges=None):
@@ -377,12 +377,13 @@ def _logits_at(model, inputs, chosen, **more):
 
 
 def _specials(tokenizer):
-    "Special tokens that the tokenizer puts before and after a text."
-    row, inner = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
-    for i in range(len(row) - len(inner) + 1):
-        if row[i:i + len(inner)] == inner:
-            return row[:i], row[i + len(inner):]
-    return [], []
+    "Special tokens that the tokenizer puts before and after a text: seen on a text that it has tokens for."
+    for text in chain(("a", "A"), (piece for piece in tokenizer.get_vocab() if piece not in tokenizer.all_special_tokens)):
+        row, inner = (tokenizer(text, add_special_tokens=special)["input_ids"] for special in (True, False))
+        for i in range(len(row) - len(inner) + 1 if inner or not row else 0):
+            if row[i:i + len(inner)] == inner:
+                return row[:i], row[i + len(inner):]
+    raise ValueError(f"the tokenizer puts special tokens around a text ({row}), and there is no telling which before and which after it: none of its pieces is a text to it")
 
 # %% ../nbs/07_perplexity.ipynb #a35881d6
 class _Pair(NamedTuple):
@@ -413,7 +414,8 @@ def _pair_values(model, batch):
         return table.to(model.device), there.to(model.device)
     sources, seen = padded([p.source for p in batch])
     targets, wanted = padded([p.target for p in batch])
-    shifted = torch.cat([torch.full((len(batch), 1), _decoder_start(model), device=model.device), targets[:, :-1]], 1)
+    first = [p.target[-1] if _wraps(model) else _decoder_start(model) for p in batch]
+    shifted = torch.cat([torch.tensor(first, device=model.device)[:, None], targets[:, :-1]], 1)
 
     def run(some):
         calls = []
@@ -429,6 +431,11 @@ def _pair_values(model, batch):
     return values
 
 
+def _wraps(model):
+    "Whether the model's decoder begins with the last token of the target (the code of its language), as in the loss of MBart and PLBart."
+    return model.config.model_type in ("mbart", "plbart")
+
+
 def _decoder_start(model):
     "The token with which the decoder begins."
     for source in (model.config, getattr(model, "generation_config", None), getattr(model.config, "decoder", None)):
@@ -438,6 +445,9 @@ def _decoder_start(model):
     raise ValueError("the model does not say with which token its decoder begins: set model.config.decoder_start_token_id")
 
 # %% ../nbs/07_perplexity.ipynb #d992d0e1
+_UNITS = ("tokens", "words", "bytes", "characters")
+
+
 @dataclass(frozen=True)
 class PerplexityResult:
     """How well a model predicts texts.
@@ -483,8 +493,18 @@ class PerplexityResult:
         return float(np.sqrt(np.sum(self.variances, dtype=np.float64)))
 
     def per(self, unit="tokens"):
-        "Perplexity per unit: `tokens`, `words`, `bytes`, `characters`, or a number of units that was counted elsewhere."
-        return float(np.exp(-self.log_likelihood / (sum(getattr(self, unit)) if isinstance(unit, str) else unit)))
+        "Perplexity per unit: `tokens`, `words`, `bytes`, `characters`, or a number of units that was counted elsewhere; infinite beyond the range of floats, as for words of a language without spaces."
+        count = sum(self._sizes(unit)) if isinstance(unit, str) else unit
+        if not count > 0:
+            raise ValueError(f"unit {unit!r} must be a number of units above 0, or one of {', '.join(_UNITS)}")
+        with np.errstate(over="ignore"):
+            return float(np.exp(-self.log_likelihood / count))
+
+    def _sizes(self, unit):
+        "Size of each document in a unit."
+        if unit not in _UNITS:
+            raise ValueError(f"unit {unit!r} is not known: choose {', '.join(_UNITS)}")
+        return getattr(self, unit)
 
     @property
     def perplexity(self):
@@ -512,8 +532,14 @@ class PerplexityResult:
         return np.exp(-np.array(self.log_likelihoods) / np.array(self.tokens))
 
     def interval(self, unit="tokens", confidence=0.95, samples=1000, seed=0):
-        "Percentile bootstrap interval of the perplexity per unit, over documents: (low, high); nan for a single document."
-        return _bootstrap(-np.array(self.log_likelihoods), np.array(getattr(self, unit)), confidence, samples, seed, np.exp)
+        "Percentile bootstrap interval of the perplexity per unit, over documents: (low, high); nan for a single document, and beyond the range of floats."
+        with np.errstate(over="ignore", invalid="ignore"):
+            return _bootstrap(-np.array(self.log_likelihoods), np.array(self._sizes(unit)), confidence, samples, seed, np.exp)
+
+    @cached_property
+    def _spread(self):
+        "The interval that is shown, drawn once."
+        return self.interval()
 
     def __repr__(self):
         return "\n".join([f"{self.kind} {self._shown()}", f"  {self._counts()}", "  protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items())])
@@ -524,10 +550,11 @@ class PerplexityResult:
 
     def _shown(self):
         "The numbers, in a line."
-        low, high = self.interval()
+        low, high = self._spread
         spread = f" [{low:.3f}, {high:.3f}]" if low == low else ""
+        word = f"{self.per('words'):.2f} per word" if np.isfinite(self.per("words")) else "beyond all numbers per word (white space separates words, and there is little)"
         drawn = f", log-likelihood {self.log_likelihood:,.1f} ± {self.standard_error:,.1f} (standard error of the drawn masks)" if self.variances else ""
-        return f"{self.perplexity:.3f} per token{spread}, {self.per('words'):.2f} per word, {self.per('bytes'):.4f} per byte, {self.bits_per_byte:.4f} bits per byte, {self.bits_per_character:.4f} bits per character{drawn}"
+        return f"{self.perplexity:.3f} per token{spread}, {word}, {self.per('bytes'):.4f} per byte, {self.bits_per_byte:.4f} bits per byte, {self.bits_per_character:.4f} bits per character{drawn}"
 
     def _counts(self):
         "The counts, in a line."
@@ -536,6 +563,9 @@ class PerplexityResult:
 
 def _bootstrap(sums, sizes, confidence, samples, seed, of=lambda x: x):
     "Percentile interval of sum over size when documents are drawn again with replacement."
+    _check_whole("samples", samples, 1)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence {confidence!r} must lie between 0 and 1, as 0.95 does")
     if len(sizes) < 2:
         return float("nan"), float("nan")
     draw, values = np.random.default_rng(seed), np.empty(samples)
@@ -549,10 +579,13 @@ def _bootstrap(sums, sizes, confidence, samples, seed, of=lambda x: x):
 def _as_texts(texts, text_column=None, name="texts", aligned=False):
     "An iterator over texts from a list, a file, a data set or a stream, and the split if one was chosen; a list is checked at once. Aligned files keep their empty rows."
     split = None
+    if not hasattr(texts, "__iter__") and not isinstance(texts, os.PathLike) and not hasattr(texts, "column_names"):
+        raise TypeError(f"{name} is {type(texts).__name__}: give a list of texts, a path, a data set or a stream")
     if isinstance(texts, dict):
         texts, split = _chosen(texts)
     if isinstance(texts, (str, os.PathLike)):
-        embedded = str(texts).split(":")[0] == "docstrings"
+        texts = os.path.expanduser(texts)
+        embedded = texts.split(":")[0] == "docstrings"
         if not os.path.exists(texts) and not embedded:       # False for a text that is too long to be a path
             shown = f"{str(texts)[:60]!r} …" if len(str(texts)) > 300 else repr(str(texts))
             raise FileNotFoundError(f"{name} {shown} is no file or folder: give a list of texts, or a path ('docstrings' for the embedded corpus)")
@@ -562,17 +595,24 @@ def _as_texts(texts, text_column=None, name="texts", aligned=False):
         with _only_utf8():
             corpus = load_corpus(texts, deduplicate=False) if embedded else _streamed(texts, text_column)
         (texts, split), text_column = _chosen(corpus), "text"
-    if getattr(texts, "column_names", None) is not None:
-        column = text_column or "text"
-        if column not in texts.column_names:
-            raise ValueError(f"text_column {column!r} is not there: the columns are {', '.join(texts.column_names)}")
-        return _checked((row[column] for row in texts.select_columns([column])), name), split
+    if any(getattr(texts, columns, None) is not None for columns in ("column_names", "columns")):
+        return _checked(_column(texts, text_column or "text"), name), split
     if isinstance(texts, (list, tuple)):
-        for _ in _checked(texts, name):
-            pass
-        if not any(t.strip() for t in texts):
+        if text_column and texts and isinstance(texts[0], str):
+            raise ValueError(f"text_column {text_column!r} is for rows with columns, and {name} are plain texts: leave it out")
+        if not any([t.strip() for t in _checked(texts, name, text_column)]) and name != "sources":
             raise ValueError(f"{name}: nothing to score, {len(texts)} texts given and none has text")
     return _checked(texts, name, text_column), split
+
+
+def _column(table, column):
+    "The texts of a data set, or of a table of pandas, Polars or Arrow."
+    names = list(getattr(table, "column_names", None) or table.columns)
+    if column not in names:
+        raise ValueError(f"text_column {column!r} is not there: the columns are {', '.join(map(str, names))}")
+    if hasattr(table, "select_columns"):
+        return (row[column] for row in table.select_columns([column]))
+    return table[column].to_pylist() if hasattr(table[column], "to_pylist") else list(table[column])
 
 
 def _streamed(path, text_column):
@@ -622,7 +662,10 @@ def _plain_lines(path):
 def _checked(texts, name, column=None):
     "The texts one by one, each of which must be text; of the rows of a stream, their column."
     for i, text in enumerate(texts):
-        text = text.get(column or "text") if isinstance(text, dict) else text
+        if isinstance(text, dict):
+            if (column or "text") not in text:
+                raise ValueError(f"text_column {column or 'text'!r} is not there: the columns are {', '.join(map(str, text))}")
+            text = text[column or "text"]
         if not isinstance(text, str):
             raise TypeError(f"{name}: element {i} is {type(text).__name__}, not text")
         if not text.isascii() and re.search("[\ud800-\udfff]", text):
@@ -661,10 +704,22 @@ class _Rule:
         return {**asdict(self), "dtype": dtype, "max_texts": max_texts}
 
 
+def _check_whole(name, value, least=None):
+    "Refuse what is no whole number, or a smaller one; None says that the argument is left out."
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
+        raise TypeError(f"{name} {value!r} must be a whole number")
+    if value is not None and least is not None and value < least:
+        raise ValueError(f"{name} {value} must be at least {least}")
+
+
 def _checked_rule(model, rule):
     "The rule with its window filled in, checked against the model's positions."
     positions = position_limit(model) or sys.maxsize
     window = rule.window if rule.window is not None else min(positions, 1024 if rule.task != "seq2seq" else positions)
+    for name, value in (("window", window), ("stride", rule.stride), ("masks", rule.masks), ("seed", rule.seed)):
+        _check_whole(name, value, 0 if name == "seed" else None)
+    if not isinstance(rule.separator, str):
+        raise TypeError(f"separator {rule.separator!r} must be text; '' for nothing between texts")
     for name, value, choices in (("documents", rule.documents, ("each", "joined")), ("further", rule.further, ("text", "bos"))):
         if value not in choices:
             raise ValueError(f"{name} {value!r} is not known: choose {' or '.join(map(repr, choices))}")
@@ -693,15 +748,29 @@ def _opened(model, tokenizer, device, dtype, task):
         raise ValueError(f"task {task!r} is not known: choose causal, masked or seq2seq, or leave it out")
     if isinstance(model, (str, os.PathLike)):
         loaded, its_own = load(model, task=task, device=device, dtype=_DTYPES[dtype])
+        _check_class(loaded)
         return loaded, _own_or_given(str(model), its_own, tokenizer), str(model), task or _task(loaded)
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"model is {type(model).__name__}: give a folder, a hub name, or a PreTrainedModel (a model of your own is one by deriving from that class)")
+    if isinstance(tokenizer, (str, os.PathLike)):
+        raise TypeError(f"tokenizer {str(tokenizer)!r} is a name: give the tokenizer itself, AutoTokenizer.from_pretrained({str(tokenizer)!r})")
     if tokenizer is None:
         raise ValueError("tokenizer is missing: a model in hand needs its tokenizer, perplexity(model, texts, tokenizer)")
+    _check_class(model)
     name, task = type(model).__name__, task or _task(model)
     if _DTYPES[dtype] not in (None, model.dtype):
         model = copy.deepcopy(model).to(_DTYPES[dtype])
     return (model if device == "auto" else model.to(resolve_device(device))), tokenizer, name, task
+
+
+def _check_class(model):
+    "Refuse models whose answers cannot be read as those of their family."
+    name = type(model).__name__
+    if model.config.model_type == "xlnet":
+        raise ValueError(f"model {name} predicts in an order that is drawn, and without one sees what it is to predict: it has no perplexity here; take a causal or a masked model")
+    if name.endswith("ForPreTraining"):
+        name = name.removesuffix("ForPreTraining")
+        raise ValueError(f"model {name}ForPreTraining has two heads: give its folder, or load it as {name}ForMaskedLM")
 
 
 def _own_or_given(name, own, given):
@@ -776,7 +845,7 @@ class _Reader:
             parts, rows = glued, encoded["input_ids"]
             ids, more = [np.array(row, np.int64) for row in rows], self._more(kept, encoded)
         if self.lost is None:
-            self.lost = _bytes_lost(self.tokenizer, parts[:1] if long else parts, rows)
+            self.lost = _bytes_lost(self.tokenizer, parts[:1] if long else parts, rows, added=target)
         for i, ((number, text, _), whole, row, extra) in enumerate(zip(kept, glued, ids, more)):
             _check_ids(row, self.rows)
             if self.headless and len(row) and (self.rule.documents == "each" or not any(self.sizes)):
@@ -854,12 +923,13 @@ def _check_ids(row, rows):
         raise ValueError(f"the tokenizer gives id {row.max()} and the model's embedding has {rows} rows: it is not the model's tokenizer")
 
 
-def _bytes_lost(tokenizer, texts, rows, limit=100):
-    "Share of the bytes of the first texts that decoding does not give back (wherever it puts them): 0 for a lossless tokenizer."
+def _bytes_lost(tokenizer, texts, rows, limit=100, added=False):
+    "Share of the bytes of the first texts that decoding does not give back (wherever it puts them): 0 for a lossless tokenizer. `added`: whether the rows hold special tokens that no text has."
     lost = total = 0
     for text, row in zip(texts[:limit], rows):
         try:
-            back = tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            known = [i for i in row if i != tokenizer.unk_token_id or tokenizer.unk_token in text]
+            back = tokenizer.decode(known, skip_special_tokens=added, clean_up_tokenization_spaces=False)
         except Exception:
             return None
         a, b = (np.bincount(np.frombuffer(t.encode("utf-8", "surrogatepass"), np.uint8), minlength=256) for t in (text, back))
@@ -935,6 +1005,7 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
     MemoryError
         If a single window is too much.
     """
+    _check_whole("max_texts", max_texts)
     if max_texts is not None and max_texts < 1:
         raise ValueError(f"max_texts {max_texts} must be at least 1, or None for all")
     texts, split = _as_texts(texts, text_column, aligned=sources is not None)
@@ -974,6 +1045,8 @@ def _pairs(documents, rule, numbers):
     for number, target, source in documents:
         if not len(target):
             continue                                           # no token to score
+        if not len(source):
+            raise ValueError(f"sources: row {numbers[number]} has no token, so that there is nothing for the encoder to read: give a source, or leave the pair out")
         if max(len(target), len(source)) > rule.window:
             raise ValueError(f"the pair of document {numbers[number]} has {len(source)} source and {len(target)} target tokens, and the model takes {rule.window}: cut it into shorter ones")
         yield _Pair(source, target, number)
@@ -1011,7 +1084,8 @@ def _protocol(model, tokenizer, name, reader, rule, split, max_texts):
         card |= {"first window": f"between {before} and {after}", "further windows": "likewise, each centred on its masked token",
                  "masks": "within word, left to right" if rule.within_word else "one token"} | ({"drawn": f"{rule.masks} of each text, seed {rule.seed}"} if rule.masks else {})
     else:
-        card |= {"first window": f"the decoder begins with {tokenizer.convert_ids_to_tokens(_decoder_start(model))}", "further windows": "none, a longer pair is refused",
+        start = "the target's last token" if _wraps(model) else tokenizer.convert_ids_to_tokens(_decoder_start(model))
+        card |= {"first window": f"the decoder begins with {start}", "further windows": "none, a longer pair is refused",
                  "targets": "with the tokenizer's special tokens"}
     if reader.lost:
         card["bytes lost by the tokenizer"] = f"{reader.lost:.2%}"
@@ -1039,6 +1113,8 @@ def _result(reader, protocol, rule, dtype, max_texts):
         raise ValueError(f"texts: nothing to score, {reader.read} texts given and none has text")
     counts, sizes, sums, squares = (np.array(x, np.float64) for x in (reader.counts, reader.sizes, reader.sums, reader.squares))
     kept = np.flatnonzero(counts)
+    if not sizes.any():
+        raise ValueError(f"texts: no token to score, the tokenizer gives none for any of the {len(sizes)} texts: it does not know their characters; take the model's own tokenizer, or texts in its language")
     if not len(kept):
         raise ValueError("texts: no token to score, each text has a single token and bos is off; give longer texts, or bos=True")
     variances = ()
@@ -1081,7 +1157,8 @@ class SurprisalResult:
         Surprisal of each word: the sum over its tokens, with the space before it.
     corrected_word_bits : tuple of float or None
         Likewise, with the space after the word in place of the one before (Pimentel and Meister 2024); None where the
-        tokenizer does not mark the space before a word, or the model is not causal.
+        tokenizer does not mark the space before a word, or the model is not causal; nan for a word beside white space that
+        is not marked, such as a no-break or an ideographic space.
     """
 
     text: str
@@ -1136,6 +1213,8 @@ class SurprisalResult:
     def plot(self, ax=None, by="token"):
         "Draw a bar for each `token` or `word` on `ax` or a new figure; give the axes."
         import matplotlib.pyplot as plt
+        if by not in ("word", "token"):
+            raise ValueError(f"by {by!r} is not known: choose 'word' or 'token'")
         names, bits = (self.tokens, self.bits) if by == "token" else (self.words, self.word_bits)
         ax = ax or plt.subplots(figsize=(max(6, 0.35 * len(bits)), 3))[1]
         ax.bar(range(len(bits)), bits, color="#E69F00")
@@ -1165,13 +1244,15 @@ def _corrected(bits, edge_bits, owner, marked, count):
     """Surprisal of words with the space that follows, not the one that precedes.
 
     `bits` of the tokens, `edge_bits` of "a word ends here" before each token and after the last, `owner` the word of each token,
-    `marked` whether a token begins with a space (Pimentel and Meister 2024, theorem 1).
+    `marked` whether a token begins with a space (Pimentel and Meister 2024, theorem 1); nan beside white space that tokens do not mark.
     """
     totals = np.bincount(owner, bits, count)
     for word in range(count):
         places = np.flatnonzero(owner == word)
         if len(places):
-            totals[word] += edge_bits[places[-1] + 1] - (edge_bits[places[0]] if marked[places[0]] else 0)
+            begin, after = places[0], places[-1] + 1
+            split = (begin == 0 or marked[begin]) and (after == len(owner) or marked[after])      # by white space that the tokens mark
+            totals[word] += edge_bits[after] - (edge_bits[begin] if marked[begin] else 0) if split else np.nan
     return totals
 
 # %% ../nbs/07_perplexity.ipynb #73dde229
@@ -1226,6 +1307,8 @@ def surprisal(model, text, tokenizer=None, *, window=None, stride=None, bos=True
     rule = _checked_rule(model, _Rule(task, window, stride, bos, "text", "each", "", within_word, None, 0))
     reader, encoded = _Reader(tokenizer, _rows(model), rule), tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     (_, ids, words), = reader.documents(iter([(0, text, None)]))
+    if not len(ids):
+        raise ValueError("text: no token to score, the tokenizer gives none for it: it does not know its characters")
     edges = _edges(tokenizer, _rows(model)) if task == "causal" else None
     jobs, score = _work(model, tokenizer, name, iter([(0, ids, words)]), rule)
     if edges is not None:                                                # one step more, for what comes after the last word
@@ -1300,6 +1383,9 @@ def compare(a, b, confidence=0.95, samples=2000, seed=0):
     ValueError
         If the texts, or the parts of them that were scored, are not the same, or perplexity meets pseudo-perplexity.
     """
+    for name, result in (("a", a), ("b", b)):
+        if not isinstance(result, PerplexityResult):
+            raise TypeError(f"{name} is {type(result).__name__}: give a result of perplexity(...)")
     if a.kind != b.kind or a.protocol.get("texts") != b.protocol.get("texts"):
         raise ValueError(f"{a.kind} on {sum(a.bytes):,} bytes and {b.kind} on {sum(b.bytes):,} bytes cannot be compared: score the same texts with models of one kind")
     if a.bytes != b.bytes:

@@ -1107,3 +1107,188 @@ def test_folders_without_a_training_split_are_scored(tmp_path):
             Dataset.from_dict({"text": [f"of {name}", "", "more"]}).to_parquet(folder / f"{name}.parquet")
         texts, told = _as_texts(str(folder))
         assert list(texts) == [f"of {chosen}", "more"] and told == split
+
+
+# ---- conventions that silently gave another number
+
+@pytest.mark.parametrize("documents", ["each", "joined"])
+@pytest.mark.parametrize("stride", [None, 5])
+def test_further_windows_without_a_start_token_keep_all_their_tokens(bpe, documents, stride):
+    model, text = gpt(len(bpe), 16), " ".join(TEXTS)
+    count = len(bpe(text, add_special_tokens=False)["input_ids"])
+    both = [quiet(model, [text], bpe, bos=False, further=further, window=16, stride=stride, documents=documents) for further in ("bos", "text")]
+    assert both[0].tokens == both[1].tokens == (count - 1,) and both[0].log_likelihoods == both[1].log_likelihoods
+
+
+def test_wikitext_is_spelled_and_counted_as_in_the_harness():
+    "What page 07 does by hand with one line, by the harness's own functions."
+    theirs = pytest.importorskip("lm_eval.tasks.wikitext.preprocess_wikitext", reason="lm-evaluation-harness is not installed")
+    page = json.loads((Path(__file__).parents[1] / "nbs" / "07_perplexity.ipynb").read_text(encoding="utf-8"))
+    lines = next("".join(cell["source"]) for cell in page["cells"] if "published = " in "".join(cell["source"])).splitlines()[:3]
+    found = {"re": re}
+    exec("\n".join(lines), found)                              # published, spelled and n
+    assert theirs.wikitext_detokenizer({"page": found["published"]}) == found["spelled"]
+    assert theirs.process_results({"page": found["published"]}, (-1.0,))["word_perplexity"] == (-1.0, found["n"])
+
+
+@pytest.mark.parametrize("kind", ["XLM", "Flaubert"])
+def test_models_that_see_both_sides_are_masked(wordpiece, kind):
+    "XLM and FlauBERT end in LMHeadModel and read from both sides, unless their configuration says that they are causal."
+    import transformers
+    config = getattr(transformers, f"{kind}Config")(vocab_size=len(wordpiece), emb_dim=32, n_layers=1, n_heads=2, max_position_embeddings=64, pad_index=0)
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}WithLMHeadModel")(config).eval()
+    ours = quiet(model, TEXTS[:2], wordpiece)
+    assert ours.kind == "pseudo-perplexity" and np.allclose(ours.log_likelihoods, [masked_one_by_one(model, wordpiece, t) for t in TEXTS[:2]], rtol=1e-4)
+    model.config.causal = True
+    assert room.task_of(model) == room.task_of(named(model).config) == "causal"
+
+
+def test_models_that_cannot_be_read_are_refused_in_words(bpe, wordpiece):
+    from transformers import BertForPreTraining, MarianConfig, MarianMTModel, XLNetConfig, XLNetLMHeadModel
+    small = dict(vocab_size=len(wordpiece), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48)
+    with pytest.raises(ValueError, match="XLNetLMHeadModel predicts in an order"):
+        quiet(XLNetLMHeadModel(XLNetConfig(vocab_size=len(bpe), d_model=32, n_layer=1, n_head=2, d_inner=48)), TEXTS, bpe)
+    with pytest.raises(ValueError, match="BertForPreTraining has two heads: .* BertForMaskedLM"):
+        quiet(BertForPreTraining(BertConfig(**small)), TEXTS, wordpiece)
+    assert room.task_of(MarianMTModel(MarianConfig(vocab_size=20, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, pad_token_id=0))) == "seq2seq"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["MBart", "PLBart"])
+def test_decoders_that_begin_with_the_code_of_their_language(bpe, kind):
+    import transformers
+    tokenizer = with_ends(bpe)
+    config = getattr(transformers, f"{kind}Config")(vocab_size=len(tokenizer), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=48,
+                                                    decoder_ffn_dim=48, max_position_embeddings=64, init_std=0.3, pad_token_id=2, bos_token_id=0, eos_token_id=1, decoder_start_token_id=3)
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config).eval()
+    ours = quiet(model, TEXTS[:3], tokenizer, sources=SOURCES[:3])
+    for text, source, value, count in zip(TEXTS, SOURCES, ours.log_likelihoods, ours.tokens):
+        labels, read = tokenizer(text_target=text, return_tensors="pt")["input_ids"], tokenizer(source, return_tensors="pt")["input_ids"]
+        assert math.isclose(-value / count, model(input_ids=read, labels=labels).loss.item(), rel_tol=1e-4)
+    assert "the target's last token" in ours.protocol["first window"]
+
+
+def test_special_tokens_that_stand_in_the_text_are_not_lost(bpe, caplog):
+    model, end = gpt(len(bpe)), bpe.eos_token
+    for found in (quiet(model, TEXTS, bpe, documents="joined", separator=end), quiet(model, [f"a cat{end}dogs bark"], bpe)):
+        assert "bytes lost by the tokenizer" not in found.protocol and "not lossless" not in caplog.text
+
+
+def dna(text="ACGTACGT TTGA CCGA"):
+    "A tokenizer that knows the letters of a text, and has no token for any other."
+    import tokenizers
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE())
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    inner.train_from_iterator([text] * 5, tokenizers.trainers.BpeTrainer(vocab_size=30, special_tokens=["[PAD]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False))
+    inner.post_processor = tokenizers.processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
+
+
+def test_special_tokens_do_not_depend_on_one_letter():
+    tokenizer = dna()
+    model = bert(len(tokenizer))
+    assert not tokenizer("a", add_special_tokens=False)["input_ids"] and room._specials(tokenizer) == ([1], [2])
+    assert math.isclose(quiet(model, ["ACGTTTGA CCGA"], tokenizer).log_likelihood, masked_one_by_one(model, tokenizer, "ACGTTTGA CCGA"), rel_tol=1e-5)
+    tokenizer = dna("XYXY YX")
+    assert room._specials(tokenizer) == ([1], [2])             # found by its own pieces
+    tokenizer.get_vocab = dict
+    with pytest.raises(ValueError, match="no telling which before and which after"):
+        room._specials(tokenizer)
+
+
+def test_texts_without_a_token_are_told_from_texts_of_one():
+    tokenizer = dna()
+    for model in (gpt(len(tokenizer)), bert(len(tokenizer))):
+        with pytest.raises(ValueError, match="the tokenizer gives none for any of the 2 texts"):
+            quiet(model, ["中文", "日本"], tokenizer)
+        with pytest.raises(ValueError, match="text: no token to score, the tokenizer gives none"):
+            surprisal(model, "中文", tokenizer, device="cpu")
+
+
+def test_a_table_gives_its_column(bpe):
+    import pandas
+    import pyarrow
+    model, columns = gpt(len(bpe)), {"text": TEXTS[:3], "label": [0, 1, 2]}
+    wanted = quiet(model, TEXTS[:3], bpe).log_likelihoods
+    rows = [{"text": t} for t in TEXTS[:3]]
+    for table in (pandas.DataFrame(columns), pyarrow.table(columns), rows, iter(rows)):
+        assert quiet(model, table, bpe).log_likelihoods == wanted
+    for table in (pandas.DataFrame(columns), pyarrow.table(columns), rows, iter(rows)):
+        with pytest.raises(ValueError, match="text_column 'body' is not there: the columns are text"):
+            quiet(model, table, bpe, text_column="body")
+    with pytest.raises(ValueError, match="text_column 'body' is for rows with columns"):
+        quiet(model, TEXTS, bpe, text_column="body")
+
+
+def test_rolling_of_the_harness_where_the_tokenizer_begins_texts_itself(bpe):
+    "As Llama's does: the harness puts another token before that, and scores it too; with add_bos_token=False it does not."
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+    import tokenizers
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+    backend = tokenizers.Tokenizer.from_str(bpe.backend_tokenizer.to_str())
+    begin = bpe.bos_token or bpe.eos_token
+    backend.post_processor = tokenizers.processors.TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, bpe.convert_tokens_to_ids(begin))])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=begin, eos_token=begin, pad_token=begin)
+    model, request = gpt(len(bpe), 16), [Instance(request_type="loglikelihood_rolling", doc={}, arguments=(TEXTS[0],), idx=0)]
+    theirs = [HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, max_length=16, device="cpu", **more).loglikelihood_rolling(request, disable_tqdm=True)[0] for more in ({}, {"add_bos_token": False})]
+    ours = quiet(model, TEXTS[:1], tokenizer, window=16).log_likelihood
+    assert math.isclose(ours, theirs[1], rel_tol=1e-5) and not math.isclose(ours, theirs[0], rel_tol=1e-3)
+
+
+def test_words_of_a_text_without_spaces_are_beyond_numbers(bpe, recwarn):
+    model = gpt(len(bpe))
+    found = quiet(model, ["中文自然语言处理是一个有趣的领域" * 20] * 2, bpe)
+    assert found.per("words") == math.inf and "beyond all numbers per word" in repr(found) and math.isnan(found.interval("words")[1]) and not [w for w in recwarn if w.category is RuntimeWarning]
+
+
+@pytest.mark.parametrize("space", ["\u00a0", "\u3000", "\u2003"])
+def test_words_beside_spaces_that_tokens_do_not_mark_are_not_corrected(bpe, space):
+    model = gpt(len(bpe))
+    values = surprisal(model, f"the{space}cat sat", bpe, device="cpu").corrected_word_bits
+    assert np.isnan(values).tolist() == [True, True, False] and np.isfinite(surprisal(model, "the cat sat", bpe, device="cpu").corrected_word_bits).all()
+
+
+def test_a_source_without_a_token_is_named_by_its_row(bpe):
+    model = t5(len(bpe)).eval()
+    for sources, row in ((["", "the cat"], 0), (["the cat", ""], 1), (["", ""], 0)):
+        with pytest.raises(ValueError, match=f"sources: row {row} has no token"):
+            quiet(model, TEXTS[:2], bpe, sources=sources)
+
+
+def test_the_interval_is_drawn_once(bpe, monkeypatch):
+    found, draws, own = quiet(gpt(len(bpe)), TEXTS, bpe), [], room._bootstrap
+    monkeypatch.setattr(room, "_bootstrap", lambda *a: draws.append(1) or own(*a))
+    assert repr(found) == repr(found) and found._repr_html_() and len(draws) == 1
+
+
+def test_a_path_begins_at_home(bpe, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "texts.txt").write_text("the cat sat\n", encoding="utf-8")
+    assert len(quiet(gpt(len(bpe)), "~/texts.txt", bpe).tokens) == 1
+
+
+def test_bars_of_words_or_tokens_only(bpe):
+    with pytest.raises(ValueError, match="by 'letters' is not known"):
+        surprisal(gpt(len(bpe)), "the cat", bpe, device="cpu").plot(by="letters")
+
+
+@pytest.mark.parametrize("wrong, error, says", [
+    (dict(texts=None), TypeError, "texts is NoneType"), (dict(texts=5), TypeError, "texts is int"), (dict(window="16"), TypeError, "window '16'"), (dict(window=16.0), TypeError, "window 16.0"),
+    (dict(stride=2.5), TypeError, "stride 2.5"), (dict(max_texts="3"), TypeError, "max_texts '3'"), (dict(max_texts=2.5), TypeError, "max_texts 2.5"), (dict(documents="joined", separator=None), TypeError, "separator None"),
+    (dict(tokenizer="gpt2"), TypeError, "tokenizer 'gpt2' is a name"), (dict(masks=2.5), TypeError, "masks 2.5"), (dict(seed=-1), ValueError, "seed -1 must be at least 0")])
+def test_wrong_arguments_are_named(bpe, wrong, error, says):
+    with pytest.raises(error, match=says):
+        quiet(gpt(len(bpe)), **{"texts": TEXTS, "tokenizer": bpe, **wrong})
+
+
+def test_wrong_questions_to_a_result_are_named(bpe):
+    found = quiet(gpt(len(bpe)), TEXTS, bpe)
+    for ask, says in ((lambda: found.per("token"), "unit 'token' is not known"), (lambda: found.per(0), "unit 0 must be"), (lambda: found.interval("letters"), "unit 'letters'"),
+                      (lambda: found.interval(confidence=95), "confidence 95 must lie between 0 and 1"), (lambda: found.interval(samples=0), "samples 0 must be at least 1")):
+        with pytest.raises(ValueError, match=says):
+            ask()
+    with pytest.raises(TypeError, match="b is NoneType: give a result"):
+        compare(found, None)

@@ -28,13 +28,13 @@ import torch
 import transformers
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, get_dataset_config_names, load_dataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from .checkpoints import info, load, task_of
 from .corpora import check_output_dir
 from .finetuning import FinetuningOptions, finetune, predict_logits, predicted_labels
 from .metrics import accuracy, matthews_correlation, mcnemar, paired_bootstrap, pearson, precision_recall_f1, spearman
-from .perplexity import _before_head, _beginning, _by_tiles, _digest, _log_probs, _logits_at, _own_or_given, _plain, _specials, perplexity
+from .perplexity import _before_head, _beginning, _by_tiles, _check_class, _check_whole, _digest, _fingerprint, _log_probs, _logits_at, _own_or_given, _plain, _specials, perplexity
 from .pretraining import damaged_files, resolve_device, write_aside, write_checksums
 from .tasks import _json_rows
 from .transformer import evaluating, fused_gelu, position_limit
@@ -142,6 +142,13 @@ def _from_hub(data, name, held_out):
 _AGREEMENT = re.compile(r"\b([Tt]he|[Tt]hese|[Tt]hose|[Tt]his|[Tt]hat) ([a-z]{3,}) (is|are)\b[^.\n]*\.")
 
 
+def _check_count(count, name="count"):
+    "Refuse a number that would leave none, or the last ones, out."
+    _check_whole(name, count)
+    if count is not None and count < 1:
+        raise ValueError(f"{name} {count} must be at least 1, or None for all")
+
+
 def agreement_pairs(texts, count=None, seed=0):
     """Minimal pairs of subject-verb agreement, made from text by rule.
 
@@ -159,6 +166,7 @@ def agreement_pairs(texts, count=None, seed=0):
     Dataset
         Columns `paradigm` (`'is' is right` or `'are' is right`), `good`, `bad`; no sentence twice.
     """
+    _check_count(count)
     found = {}
     for text in texts:
         for match in _AGREEMENT.finditer(text):
@@ -239,6 +247,7 @@ def _opened(model, tokenizer, device):
         raise TypeError(f"model {type(model).__name__} must be a folder, a hub name, or a model of transformers")
     if tokenizer is None:
         raise ValueError("tokenizer is missing: a model in hand needs its tokenizer")
+    _check_class(model)
     family = task_of(model)
     return model.to(resolve_device(device)) if device != "auto" else model, tokenizer, family, name
 
@@ -248,14 +257,14 @@ def _first(tokenizer, bos):
     return _beginning(tokenizer) if bos else []
 
 
-def _check_rows(model, rows, what):
-    "Refuse token ids that the model has not, and texts that are longer than it can take."
-    size, positions = model.get_input_embeddings().weight.shape[0], getattr(model.config, "max_position_embeddings", None) or 10**9
+def _check_rows(model, rows, name):
+    "Refuse token ids that the model has not, and texts that are longer than it can take; `name(row)` is for errors."
+    size, positions = model.get_input_embeddings().weight.shape[0], position_limit(model) or 10**9
     for i, row in enumerate(rows):
         if max(row, default=0) >= size:
             raise ValueError(f"the tokenizer gives id {max(row)} and the model's embedding has {size} rows: it is not the model's tokenizer")
         if len(row) > positions + 1:
-            raise ValueError(f"{what} {i} has {len(row)} tokens, more than the model's {positions}: leave it out or cut it")
+            raise ValueError(f"{name(i)} has {len(row)} tokens, more than the model's {positions}: leave it out or cut it")
 
 # %% ../nbs/10_benchmarks.ipynb #1d1ed9fc
 @dataclass(frozen=True)
@@ -305,6 +314,8 @@ class MinimalPairsResult:
 
     def interval(self, paradigm=None, confidence=0.95, samples=1000, seed=0):
         "Bootstrap interval of the accuracy, or of one paradigm's, over the pairs within paradigms: (low, high)."
+        if paradigm is not None and paradigm not in self.paradigms:
+            raise ValueError(f"paradigm {paradigm!r} is not there: choose of {', '.join(self.by_paradigm)}")
         names, draw, means = np.array(self.paradigms), np.random.default_rng(seed), []
         for name in [paradigm] if paradigm is not None else np.unique(names):
             credits = self.credits[names == name]
@@ -366,11 +377,11 @@ def minimal_pairs(model, pairs, tokenizer=None, *, bos=True, before="", max_pair
     data = _at_most(load_pairs(pairs), max_pairs)
     model, tokenizer, family, name = _opened(model, tokenizer, device)
     good, bad = ([before + s for s in data[column][:]] for column in ("good", "bad"))
+    each = list(dict.fromkeys(good + bad))
+    bare = next((s for s, row in zip(each, tokenizer(each, add_special_tokens=False, verbose=False)["input_ids"]) if not row), None)
+    if bare is not None:
+        raise ValueError(f"pairs: the tokenizer gives no token for {bare!r}: leave the pair out")
     if family == "masked":
-        each = list(dict.fromkeys(good + bad))
-        bare = next((s for s, row in zip(each, tokenizer(each, add_special_tokens=False, verbose=False)["input_ids"]) if not row), None)
-        if bare is not None:
-            raise ValueError(f"pairs: the tokenizer gives no token for {bare!r}: leave the pair out")
         scores = perplexity(model, each, tokenizer, batch_tokens="auto" if batch_tokens is None else batch_tokens, device=device, progress=progress).log_likelihoods
         each = dict(zip(each, scores))
         margins = [each[g] - each[b] for g, b in zip(good, bad)]
@@ -378,18 +389,22 @@ def minimal_pairs(model, pairs, tokenizer=None, *, bos=True, before="", max_pair
         margins = _causal_margins(model, tokenizer, good, bad, bos, 8192 if batch_tokens is None else batch_tokens, progress)
     else:
         raise ValueError(f"model {name!r} is for {family}: minimal pairs need a causal or a masked language model")
-    protocol = {"pairs": _digest(list(zip(data["good"][:], data["bad"][:]))), "score": "log-likelihood" if family == "causal" else "pseudo-log-likelihood, one token masked", "tie": "one half", "before": repr(before),
-                "beginning": (_first(tokenizer, bos) or "first token not scored") if family == "causal" else "as the tokenizer puts it",
+    protocol = {"pairs": _digest(list(zip(data["good"][:], data["bad"][:]))), **_digests(model, tokenizer), "score": "log-likelihood" if family == "causal" else "pseudo-log-likelihood, one token masked", "tie": "one half", "before": repr(before),
+                "beginning": (" ".join(tokenizer.convert_ids_to_tokens(_first(tokenizer, bos))) or "first token not scored") if family == "causal" else "as the tokenizer puts it",
                 "dtype": str(next(model.parameters()).dtype).removeprefix("torch."), "torch": torch.__version__, "transformers": transformers.__version__}
     return MinimalPairsResult(name, tuple(data["paradigm"][:]), tuple(map(float, margins)), sum(g == b for g, b in zip(good, bad)), protocol)
+
+
+def _digests(model, tokenizer):
+    "Digits that tell weights and tokenizer from others, for a protocol."
+    return {"weights": _fingerprint(model), "tokenizer": _digest(tokenizer.convert_ids_to_tokens(list(range(0, len(tokenizer), 61))))}
 
 
 def _at_most(pairs, count):
     "The first pairs of each paradigm."
     if count is None:
         return pairs
-    if count < 1:
-        raise ValueError(f"max_pairs {count} must be at least 1")
+    _check_count(count, "max_pairs")
     seen, chosen = {}, []
     for i, name in enumerate(pairs["paradigm"]):
         seen[name] = seen.get(name, 0) + 1
@@ -402,13 +417,14 @@ def _causal_margins(model, tokenizer, good, bad, bos, batch_tokens, progress):
     first = _first(tokenizer, bos)
     rows = tokenizer(good + bad, add_special_tokens=False, verbose=False)["input_ids"]
     rows = [row if row[:1] == first else first + row for row in rows]
-    _check_rows(model, rows, "sentence")
+    sentence = lambda i: f"the {'good' if i < len(good) else 'bad'} sentence of pair {i % len(good)}"
+    _check_rows(model, rows, sentence)
     starts, bare = [], []
     for one, two in zip(rows[:len(good)], rows[len(good):]):
         same = next((d for d, (a, b) in enumerate(zip(one, two)) if a != b), min(len(one), len(two)))
         starts.append(max(1, same))
         bare.append(1 <= same < min(len(one), len(two)))       # both have a token there, after the same ones
-    name = lambda i, place: f"token {place - len(first)} of the {'good' if i < len(good) else 'bad'} sentence of pair {i % len(good)}"
+    name = lambda i, place: f"token {place - len(first)} of {sentence(i)}"
     totals, _ = _continuations(model, rows, starts * 2, batch_tokens, bare=bare * 2, progress=progress, what="minimal pairs", name=name)
     return totals[:len(good)] - totals[len(good):]
 
@@ -459,7 +475,8 @@ def compare_pairs(a, b, confidence=0.95, samples=1000, seed=0):
     Returns
     -------
     PairsComparison
-        Difference with interval, and McNemar's exact test.
+        Difference with interval, and McNemar's exact test. Where the two were scored in different ways (`before`, `bos`), a
+        warning says so.
 
     Raises
     ------
@@ -468,6 +485,9 @@ def compare_pairs(a, b, confidence=0.95, samples=1000, seed=0):
     """
     if a.paradigms != b.paradigms or a.protocol.get("pairs") != b.protocol.get("pairs"):
         raise ValueError(f"{len(a.margins):,} pairs and {len(b.margins):,} pairs with other sentences, or in another order, cannot be compared: score both models on the same pairs, in the same order")
+    ways = [{"before": r.protocol.get("before"), "first token scored": r.protocol.get("beginning") != "first token not scored"} for r in (a, b)]
+    if ways[0] != ways[1]:
+        logger.warning("the pairs were scored in two ways, %s and %s: what differs may come from that", *ways)
     right = [(r.credits == 1).astype(int) for r in (a, b)]
     test = mcnemar(*right, np.ones(len(right[0]), int))
     boot = paired_bootstrap(_mean, a.credits, b.credits, np.ones(len(right[0])), confidence=confidence, samples=samples, seed=seed)
@@ -568,7 +588,7 @@ def cloze(model, texts, tokenizer=None, *, bos=None, text_column="text", max_tex
     FloatingPointError
         If the model answers with no number.
     """
-    _check_most(max_texts)
+    _check_count(max_texts, "max_texts")
     passages = _passages(texts, text_column)[:max_texts]
     model, tokenizer, family, name = _opened(model, tokenizer, device)
     if family != "causal":
@@ -580,16 +600,10 @@ def cloze(model, texts, tokenizer=None, *, bos=None, text_column="text", max_tex
     rows, starts = _cloze_rows(model, tokenizer, split, bos)
     where = lambda i, place: f"token {place - starts[i]} of the last word of passage {numbers[i]}"
     totals, best = _continuations(model, rows, starts, batch_tokens, greedy=True, progress=progress, what="cloze", name=where)
-    protocol = {"word": "what follows the last space, with it", "context": f"cut on the left at {position_limit(model) or 1024} tokens",
-                "beginning": "as the tokenizer puts it" if bos is None else _first(tokenizer, bos) or "none",
+    protocol = {"passages": _digest(passages), **_digests(model, tokenizer), "word": "what follows the last space, with it", "context": f"cut on the left at {position_limit(model) or 1024} tokens",
+                "beginning": "as the tokenizer puts it" if bos is None else " ".join(tokenizer.convert_ids_to_tokens(_first(tokenizer, bos))) or "none",
                 "dtype": str(next(model.parameters()).dtype).removeprefix("torch."), "torch": torch.__version__, "transformers": transformers.__version__}
     return ClozeResult(name, tuple(w for _, w in split), tuple(totals.tolist()), tuple(best.tolist()), len(passages) - len(split), protocol)
-
-
-def _check_most(max_texts):
-    "Refuse a number of texts that would leave none, or the last ones, out."
-    if max_texts is not None and max_texts < 1:
-        raise ValueError(f"max_texts {max_texts} must be at least 1, or None for all")
 
 
 def _passages(texts, text_column):
@@ -608,13 +622,14 @@ def _cloze_rows(model, tokenizer, split, bos):
     first = _specials(tokenizer)[0] if bos is None else _first(tokenizer, bos)     # what the tokenizer puts at the end comes after the last word
     for context, word in split:
         moved = context.rstrip()                                                 # spaces at the context's end belong to the word
-        whole, before = ([*first, *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]] for text in (f"{context} {word}", moved))
+        whole, before = (tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in (f"{context} {word}", moved))
+        whole, before = (row if row[:len(first)] == first else first + row for row in (whole, before))          # a passage may bring it
         kept = whole[-((position_limit(model) or 1024) + 1):]
         rows.append(kept)
         starts.append(max(1, len(before) - (len(whole) - len(kept))))
         if starts[-1] >= len(kept):
             raise ValueError(f"texts: the tokenizer gives no token for {word!r}, the last word of {context[-40:] + ' ' + word!r}: leave the passage out")
-    _check_rows(model, rows, "passage")
+    _check_rows(model, rows, "passage {}".format)
     return rows, starts
 
 # %% ../nbs/10_benchmarks.ipynb #d4055484
@@ -635,6 +650,7 @@ def cloze_passages(texts, count=200, seed=0):
     list of str
         Passages of 12 to 60 words, without the full stop of the last sentence.
     """
+    _check_count(count)
     found = {}
     for text in texts:
         for match in re.finditer(r"\b([a-z]{4,})\.(?=\s|$)", text):
@@ -762,7 +778,10 @@ def glue_average(scores):
     ValueError
         If no task is there.
     """
-    means = [np.mean(list(metrics.values())) for task, metrics in scores.items() if task != "ax"]
+    bare = next((task for task, metrics in scores.items() if not isinstance(metrics, dict) or not metrics), None)
+    if bare is not None:
+        raise ValueError(f"scores: task {bare!r} has {scores[bare]!r}, and no metric by its name: give one, as {{'accuracy': 0.5}}, or leave the task out")
+    means = [np.mean(list(metrics.values())) for task, metrics in scores.items() if task.lower() != "ax"]
     if not means:
         raise ValueError("scores: no task of GLUE to average")
     return float(np.mean(means))
@@ -833,13 +852,15 @@ def _local_splits(task, data_dir):
     folder = next((p for p in sorted(data_dir.iterdir()) if p.is_dir() and p.name.lower() in names), None)
     if folder is None:
         raise FileNotFoundError(f"{task}: {str(data_dir)!r} has no folder {task!r} or {GLUE[task].title!r}; there are {', '.join(sorted(p.name for p in data_dir.iterdir() if p.is_dir())) or 'none'}")
-    splits = {}
-    for file in sorted(folder.iterdir()):
+    splits, files = {}, {}
+    for file in sorted(folder.iterdir(), key=lambda file: (file.suffix != ".parquet", file.name)):
         match = _SPLIT.fullmatch(file.stem)
         if match and file.suffix in (".parquet", ".tsv", ".jsonl"):
             split = ("test" if task == "ax" else {"dev": "validation"}.get(match[1], match[1])) + (match[2] or "")
-            rows = _read_tsv(task, split, file) if file.suffix == ".tsv" else _checked_columns(task, file)
-            splits[split] = splits.get(split, []) + rows if file.suffix == ".parquet" else splits.get(split) or rows         # parts; else the first
+            files.setdefault(split, []).append((file, match[3]))
+    for split, found in files.items():
+        parts = [file for file, part in found if part]                     # parts are added up; of whole files the first is read
+        splits[split] = [row for file in parts or [found[0][0]] for row in (_read_tsv(task, split, file) if file.suffix == ".tsv" else _checked_columns(task, file))]
     return splits
 
 
@@ -947,7 +968,7 @@ def _run_task(task, data, model, folder, options, wnli_majority):
     facts = {"task": task, "metrics": several({s: _metrics(task, predictions[s], references[s]) for s in held}),
              "majority": several({s: _metrics(task, [constant] * len(splits[s]), references[s]) for s in held}),
              "train_examples": min(len(train), options.train_examples or len(train)), "examples": {s: len(splits[s]) for s in held}, "answered_by": "majority" if by_majority else "model",
-             "seconds": 0.0 if by_majority else tuned.seconds, "predictions": predictions}
+             "seconds": 0.0 if by_majority else tuned.seconds, "predictions": predictions, "rows": {t: _digest_of_rows(data[t]) for t in (task, *(["ax"] if task == "mnli" and "ax" in data else []))}}
     tests = [(task, GLUE[task].title + {"test": "", "test_matched": "-m", "test_mismatched": "-mm"}[s], splits[s]) for s in _held_out(task, "test") if s in splits]
     tests += [("ax", "AX", data["ax"]["test"])] if task == "mnli" and "ax" in data else []
     for name, title, split in tests:
@@ -1068,7 +1089,9 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
     for task in data:
         _check_task(task, data[task])
     resolve_device(options.device)
+    _check_model(model)
     _claim(output_dir, _identity(model, options, data_dir, wnli_majority), options.overwrite)
+    _check_same_rows(output_dir, data)
     shorter, learned = replace(options, overwrite=False), [t for t in tasks if t != "ax"]
     bar = tqdm(learned, desc="glue", unit="task")
     for task in bar:
@@ -1107,6 +1130,35 @@ def _check_task(task, data):
             raise ValueError(f"{task}: {split} has examples without a label, so that nothing can be scored")
     if not _labelled(data["train"]) or len(set(data["train"]["label"])) < 2:
         raise ValueError(f"{task}: the training split has one label only, or examples without one; two labels are needed to learn from")
+
+
+def _check_model(model):
+    "Refuse a model whose configuration cannot be read, before the run has a folder."
+    try:
+        AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(f"model {str(model)!r} is no folder with a model and cannot be had from the hub: check the path, the name or the network") from error
+
+
+def _digest_of_rows(data):
+    "Digits that tell the examples of a task from others."
+    digest = hashlib.blake2b(digest_size=6)
+    for split in sorted(data):
+        for column in sorted(data[split].column_names):
+            digest.update(f"{split} {column} {data[split][column][:]}".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _check_same_rows(output_dir, data):
+    "Refuse to go on with a run whose finished tasks were learned from other examples."
+    for file in output_dir.glob("*/result.json"):
+        try:
+            rows = json.loads(file.read_text(encoding="utf-8")).get("rows", {})
+        except ValueError:
+            continue                                                       # damaged: the task is done again
+        other = [task for task in rows if task in data and rows[task] != _digest_of_rows(data[task])]
+        if other:
+            raise FileExistsError(f"output_dir {str(output_dir)!r} holds a run on other examples of {other[0]}, and one table must not mix two: choose another folder, or overwrite=True")
 
 
 def _identity(model, options, data_dir, wnli_majority):
@@ -1231,7 +1283,7 @@ def leaderboard(folders, pairs=None, passages=None, texts=None, *, max_pairs=Non
     named = list(folders.items()) if isinstance(folders, dict) else [(None, folder) for folder in folders]
     if not named or (pairs is None and passages is None and texts is None):
         raise ValueError("folders: no model was given" if not named else "pairs, passages and texts are all missing: give at least one to measure on")
-    _check_most(max_texts)
+    _check_count(max_texts, "max_texts")
     pairs = None if pairs is None else _at_most(load_pairs(pairs), max_pairs)
     passages = None if passages is None else _passages(passages, "text")[:max_texts]
     rows = [_measured(folder, pairs, passages, texts, max_texts, device, progress) | ({"model": name} if name else {}) for name, folder in named]

@@ -167,7 +167,7 @@ def test_bad_pairs_are_refused_in_one_sentence(bpe, tmp_path):
         quiet(model, PAIRS, bpe, max_pairs=0)
     with pytest.raises(ValueError, match="not the model's tokenizer"):
         quiet(gpt(20), PAIRS, bpe)
-    with pytest.raises(ValueError, match="sentence 0 has"):
+    with pytest.raises(ValueError, match="the good sentence of pair 0 has"):
         quiet(gpt(len(bpe), positions=4), [("unbelievably loud cats and dogs", "cat")], bpe)
     torch.nn.init.constant_(model.get_output_embeddings().weight, float("nan"))
     with pytest.raises(FloatingPointError, match="token . of the .* sentence of pair"):
@@ -234,7 +234,7 @@ def test_a_causal_model_with_special_tokens_only(wordpiece):
     bare = lambda text: begin + wordpiece(text, add_special_tokens=False)["input_ids"]
     result = quiet(model, PAIRS, wordpiece)
     np.testing.assert_allclose(result.margins, [log_likelihood(model, bare(g)) - log_likelihood(model, bare(b)) for g, b in PAIRS], atol=2e-4)
-    assert result.protocol["beginning"] == begin
+    assert result.protocol["beginning"] == wordpiece.cls_token
     for bos in (None, True):
         words = cloze(model, PASSAGES, wordpiece, bos=bos, device="cpu", progress=False)
         wanted = [log_likelihood(model, bare(p), len(bare(p.rsplit(" ", 1)[0]))) for p in PASSAGES]
@@ -717,3 +717,107 @@ def test_pairs_that_cannot_be_read(tmp_path):
         load_pairs(tmp_path / "p.jsonl")
     with pytest.raises(ValueError, match="pair 0 of paradigm 'all' holds 3 and 4"):
         load_pairs([{"good": 3, "bad": 4}])
+
+
+# ---- conventions that silently gave another number
+
+def test_a_sentence_without_a_token_wins_no_pair(bpe):
+    from transformers import PreTrainedTokenizerFast
+    import tokenizers
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE({"</s>": 0, "a": 1, "c": 2, "t": 3}, []))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
+    with pytest.raises(ValueError, match="the tokenizer gives no token for '猫'"):
+        quiet(gpt(4), [("猫", "a cat")], tokenizer)
+
+
+def test_long_sentences_are_named_by_pair_and_counted_against_what_the_model_takes(bpe):
+    "RoBERTa's first positions are for padding: with 18 it takes 16 tokens."
+    from transformers import RobertaConfig, RobertaForCausalLM
+    model = made(RobertaForCausalLM, RobertaConfig(vocab_size=len(bpe), hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, max_position_embeddings=18, is_decoder=True, pad_token_id=1))
+    text = lambda count: bpe.decode(bpe(" ".join(TEXTS), add_special_tokens=False)["input_ids"][:count])
+    assert len(quiet(model, [(text(16), "a cat")], bpe).margins) == 1
+    with pytest.raises(ValueError, match="the bad sentence of pair 1 has 18 tokens, more than the model's 16"):
+        quiet(model, [("a cat", "the cat"), ("a cat", text(17))], bpe)
+
+
+def test_a_passage_that_brings_its_beginning_gets_no_second_one(bpe):
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+    begin = bpe.bos_token or bpe.eos_token
+    backend = tokenizers.Tokenizer.from_str(bpe.backend_tokenizer.to_str())
+    backend.post_processor = tokenizers.processors.TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, bpe.convert_tokens_to_ids(begin))])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=begin, eos_token=begin)
+    for bos in (None, True):
+        found = [cloze(gpt(len(bpe)), [passage], tokenizer, bos=bos, device="cpu", progress=False).log_likelihoods for passage in (f"{begin}the cat sits", "the cat sits")]
+        assert found[0] == found[1]
+
+
+def test_protocols_tell_data_weights_and_tokenizer(bpe, caplog):
+    model, other = gpt(len(bpe)), gpt(len(bpe))
+    other.get_output_embeddings().weight.data += 1
+    words = lambda model, passages: cloze(model, passages, bpe, device="cpu", progress=False).protocol
+    one = words(model, PASSAGES)
+    assert one == words(gpt(len(bpe)), list(PASSAGES)) and {k for k, v in words(model, PASSAGES[::-1]).items() if v != one[k]} == {"passages"}
+    assert {k for k, v in words(other, PASSAGES).items() if v != one[k]} == {"weights"} and quiet(model, PAIRS, bpe).protocol["weights"] == one["weights"] and one["tokenizer"]
+    a = quiet(model, PAIRS, bpe)
+    compare_pairs(a, quiet(other, PAIRS, bpe))
+    assert not caplog.records
+    for changes, says in ((dict(before=" "), "before"), (dict(bos=False), "first token scored': False")):
+        caplog.clear()
+        compare_pairs(a, quiet(model, PAIRS, bpe, **changes))
+        assert "two ways" in caplog.text and says in caplog.text
+
+
+def test_a_paradigm_that_is_not_there_has_no_interval(bpe):
+    with pytest.raises(ValueError, match="paradigm 'nope' is not there: choose of all"):
+        quiet(gpt(len(bpe)), PAIRS, bpe).interval("nope")
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_last_item_is_dropped(count):
+    for make in (agreement_pairs, cloze_passages):
+        with pytest.raises(ValueError, match=f"count {count} must be at least 1"):
+            make(["The values are sorted."], count=count)
+
+
+def test_a_wrong_model_takes_no_folder(encoder, tmp_path):
+    data = write_hub(tmp_path / "data")
+    with pytest.raises(FileNotFoundError, match="/nope"):
+        glue("/nope", ["rte"], tmp_path / "run", data_dir=data, **FAST)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_does_not_go_on_over_other_examples(encoder, tmp_path, monkeypatch):
+    data = write_hub(tmp_path / "data")
+    run = lambda **changes: glue(encoder, ["rte"], tmp_path / "run", data_dir=data, **{**FAST, **changes})
+    first = run()
+    monkeypatch.setattr(benchmarks, "finetune", lambda *a, **k: pytest.fail("trained"))
+    assert run().scores == first.scores
+    file = next((data / "rte").glob("validation*"))
+    rows = pq.read_table(file).to_pylist()
+    Dataset.from_list([{**row, "label": 1 - row["label"]} for row in rows]).to_parquet(str(file))
+    with pytest.raises(FileExistsError, match="a run on other examples of rte"):
+        run()
+
+
+def test_of_two_files_of_a_split_one_is_read(tmp_path):
+    folder = tmp_path / "rte"
+    folder.mkdir()
+    rows = [{"sentence1": "a", "sentence2": "b", "label": i % 2, "idx": i} for i in range(4)]
+    for split in ("train", "validation"):
+        Dataset.from_list(rows).to_parquet(str(folder / f"{split}.parquet"))
+    (folder / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (folder / "dev.tsv").write_text("index\tsentence1\tsentence2\tlabel\n" + "".join(f"{i}\ta\tb\tentailment\n" for i in range(4)))
+    assert {name: len(split) for name, split in glue_data("rte", tmp_path).items()} == {"train": 4, "validation": 4}
+    (folder / "train.parquet").unlink()
+    for i in range(2):
+        Dataset.from_list(rows).to_parquet(str(folder / f"train-0000{i}-of-00002.parquet"))
+    assert len(glue_data("rte", tmp_path)["train"]) == 8
+
+
+def test_the_diagnostic_is_no_task_however_it_is_spelled():
+    assert glue_average({"RTE": {"accuracy": 0.5}, "AX": {"mcc": 1.0}}) == 0.5
+    for bare in ({"rte": {}}, {"rte": 0.5}):
+        with pytest.raises(ValueError, match="scores: task 'rte' has .* no metric by its name"):
+            glue_average(bare)

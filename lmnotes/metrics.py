@@ -38,6 +38,14 @@ def _paired(predictions, references):
     return given
 
 
+def _check_whole(name, value, least=None):
+    "Refuse what is no whole number, or a smaller one."
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} {value!r} must be a whole number")
+    if least is not None and value < least:
+        raise ValueError(f"{name} {value} must be {least} or more")
+
+
 def _check_label(name, i, label):
     "Refuse what is no label."
     if not isinstance(label, (str, int, float, bool)) or label != label:
@@ -54,13 +62,20 @@ def _codes(predictions, references, labels=None):
     kinds = {name: {"text" if isinstance(v, str) else "numbers" for v in values} for name, values in both}
     if len(kinds["predictions"] | kinds["references"]) > 1:
         raise ValueError(f"predictions hold {' and '.join(sorted(kinds['predictions']))}, references {' and '.join(sorted(kinds['references']))}: write the labels of both in the same way")
-    known = sorted({*predictions, *references}) if labels is None else list(labels)
+    known = sorted({*predictions, *references}) if labels is None else _in_order(labels)
     number = {label: i for i, label in enumerate(known)}
     for name, values in both:
         for i, label in enumerate(values):
             if label not in number:
                 raise ValueError(f"{name}[{i}] is {label!r}, not among the labels {_shown(known)}: correct it, or add it to labels")
     return np.array([number[v] for v in predictions]), np.array([number[v] for v in references]), known
+
+
+def _in_order(labels):
+    "A label set as a list; a text is none, and a set has no order."
+    if isinstance(labels, (str, bytes, set, frozenset)) or not hasattr(labels, "__iter__"):
+        raise TypeError(f"labels {labels!r} must be a list of labels, in an order")
+    return list(labels)
 
 
 def _shown(labels):
@@ -210,7 +225,7 @@ def _label_sets(predictions, references, labels=None):
             raise ValueError(f"{name} is an array with a column for each label: give lists of labels, [numpy.flatnonzero(row) for row in {name}]")
     both = [[_as_set(name, i, row) for i, row in enumerate(values)] for name, values in zip(("predictions", "references"), _paired(predictions, references))]
     seen = set().union(*both[0], *both[1])
-    known = sorted(seen, key=lambda label: (isinstance(label, str), label)) if labels is None else list(labels)
+    known = sorted(seen, key=lambda label: (isinstance(label, str), label)) if labels is None else _in_order(labels)
     outside = seen - set(known)
     if outside:
         raise ValueError(f"{_shown(sorted(outside, key=str))} is not among the labels {_shown(known)}: correct it, or add it to labels")
@@ -254,8 +269,10 @@ def _numbers(predictions, references):
 def _correlation(x, y):
     "Pearson correlation, nan where one side does not vary."
     x, y = x - x.mean(), y - y.mean()
-    scale = np.sqrt(x @ x) * np.sqrt(y @ y)
-    return float(np.clip(x @ y / scale, -1, 1)) if np.ptp(x) and np.ptp(y) and scale > 0 else math.nan
+    if not (np.ptp(x) and np.ptp(y)):
+        return math.nan
+    x, y = x / np.abs(x).max(), y / np.abs(y).max()            # squares of very large and very small numbers are none
+    return float(np.clip(x @ y / (np.sqrt(x @ x) * np.sqrt(y @ y)), -1, 1))
 
 
 def _pearson(predictions, references):
@@ -469,6 +486,9 @@ def _tag_rows(predictions, references):
     for i, (p, r) in enumerate(zip(predictions, references)):
         if len(p) != len(r):
             raise ValueError(f"sentence {i} has {len(p)} predicted tag{'s' * (len(p) != 1)} and {len(r)} true: give one tag for each token")
+    kinds = [{"text" if isinstance(tag, str) else "numbers" if isinstance(tag, (int, float, np.integer)) else f"{tag!r}" for row in rows for tag in row} for rows in (predictions, references)]
+    if len(kinds[0] | kinds[1]) > 1 or (kinds[0] | kinds[1]) - {"text", "numbers"}:
+        raise ValueError(f"predictions hold {' and '.join(sorted(kinds[0]))}, references {' and '.join(sorted(kinds[1]))}: write the tags of both in the same way, as text or as numbers")
     if not any(map(len, references)):
         raise ValueError("no sentence has a tag: there is nothing to score")
     return predictions, references
@@ -484,7 +504,7 @@ def _span_f1(predictions, references, average="micro", labels=None):
 def _set_f1(predictions, references, average, labels):
     "F1 of sets of marks (label, begin, end), one set for each sentence."
     seen = sorted({label for row in [*predictions, *references] for label, _, _ in row})
-    known = seen if labels is None else list(labels)
+    known = seen if labels is None else _in_order(labels)
     outside = [label for label in seen if label not in known]
     if outside:
         raise ValueError(f"{outside[0]!r} is not among the labels {_shown(known)}: correct it, or add it to labels (types of spans without B- and I-)")
@@ -686,16 +706,26 @@ def rouge(predictions, references, stemmer=True):
     return _rouge(predictions, references, stemmer)(_ALL)
 
 # %% ../nbs/08_metrics.ipynb #6530749e
+def _table(probabilities):
+    "Probabilities as an array, from lists, arrays or tensors of any kind."
+    try:
+        return np.asarray(probabilities.detach().float().cpu() if hasattr(probabilities, "detach") else probabilities, float)
+    except (TypeError, ValueError):
+        raise ValueError("probabilities are no table of numbers: give one row for each example, all equally long") from None
+
+
 def _confidences(probabilities, references, labels):
     "Confidence of each prediction and whether it is right."
-    given = np.asarray(probabilities, float)
+    given = _table(probabilities)
     if given.ndim not in (1, 2) or not np.isfinite(given).all() or given.size and not (0 <= given.min() and given.max() <= 1):
         raise ValueError("probabilities must be an array of numbers between 0 and 1, (examples, labels), or (examples,) for the second of two labels: apply softmax or sigmoid to logits first")
     given = np.stack([1 - given, given], 1) if given.ndim == 1 else given
     if given.size and np.abs(given.sum(1) - 1).max() > 1e-3:
         i = int(np.abs(given.sum(1) - 1).argmax())
         raise ValueError(f"probabilities[{i}] add up to {given[i].sum():.4g}, not to 1: apply softmax to logits first")
-    labels = list(range(given.shape[1])) if labels is None else list(labels)
+    if labels is None and any(isinstance(label, str) for label in references):
+        raise ValueError(f"references are text, and the {given.shape[1]} columns of probabilities have no names: name the label of each column in order, labels=")
+    labels = list(range(given.shape[1])) if labels is None else _in_order(labels)
     if len(labels) != given.shape[1]:
         raise ValueError(f"{len(labels)} labels and {given.shape[1]} columns of probabilities: name the label of each column in labels")
     p, r, _ = _codes([labels[i] for i in given.argmax(1)], references, labels)
@@ -726,8 +756,7 @@ def reliability(probabilities, references, bins=15, labels=None):
     ValueError
         If these are no probabilities, or lengths or labels do not fit.
     """
-    if bins < 1:
-        raise ValueError(f"bins {bins} must be 1 or more")
+    _check_whole("bins", bins, 1)
     confidence, right = _confidences(probabilities, references, labels)
     place = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
     count, *sums = (np.bincount(place, weights, minlength=bins) for weights in (None, confidence, right))
@@ -765,8 +794,7 @@ def calibration_error(probabilities, references, bins=15, labels=None):
     ValueError
         If these are no probabilities, or lengths or labels do not fit.
     """
-    if bins < 1:
-        raise ValueError(f"bins {bins} must be 1 or more")
+    _check_whole("bins", bins, 1)
     return _calibration_error(probabilities, references, bins, labels)(_ALL)
 
 # %% ../nbs/08_metrics.ipynb #6279348d
@@ -781,8 +809,9 @@ def _quantiles(values, confidence):
 
 def _draws(size, confidence, samples, seed):
     "Choices of examples, one array for each bootstrap sample."
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence {confidence} must lie between 0 and 1, as 0.95")
+    _check_whole("samples", samples), _check_whole("seed", seed, 0)
+    if isinstance(confidence, str) or not 0 < confidence < 1:
+        raise ValueError(f"confidence {confidence!r} must lie between 0 and 1, as 0.95")
     if samples < 1:
         raise ValueError(f"samples {samples} must be 1 or more")
     generator = np.random.default_rng(seed)
@@ -829,6 +858,8 @@ def bootstrap_interval(metric, predictions, references, *, confidence=0.95, samp
     ValueError
         If the metric refuses the input, or confidence or samples cannot be.
     """
+    if not hasattr(references, "__len__"):
+        raise TypeError(f"references is a {type(references).__name__}: give a list with one element for each example")
     draws = _draws(len(references), confidence, samples, seed)
     measure = _measure_of(metric, predictions, references, options)
     return _quantiles([measure(chosen) for chosen in draws], confidence)
@@ -887,6 +918,15 @@ def _part(measure, name):
     return lambda chosen: measure(chosen)[name]
 
 
+def _check_columns(probabilities, predictions, labels):
+    "Warn where the likeliest labels are not those that are predicted."
+    given = _table(probabilities)
+    if given.ndim == 2 and labels is not None and given.shape == (len(predictions), len(labels)):
+        other = sum(labels[i] != label for i, label in zip(given.argmax(1), predictions))
+        if other:
+            logger.warning("the likeliest label by probabilities is not the predicted one in %d of %d examples: their columns must stand in the order of labels", other, len(predictions))
+
+
 def _classification(predictions, references, labels, probabilities, positive):
     "Rows of a task with one label for each example."
     triple = lambda average: _precision_recall_f1(predictions, references, average, labels, positive)
@@ -897,6 +937,7 @@ def _classification(predictions, references, labels, probabilities, positive):
     if positive is not None:
         rows.insert(1, ("", triple("binary"), f"of the label {positive!r} alone, 0/0 = 0"))
     if probabilities is not None:
+        _check_columns(probabilities, predictions, labels)
         rows.append(("calibration_error", _calibration_error(probabilities, references, labels=labels), "of the predicted label, 15 bins of equal width"))
     return rows
 

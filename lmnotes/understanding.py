@@ -114,9 +114,18 @@ def _encoded(model, tokenizer, text, name="text"):
     return torch.tensor([ids], device=model.device), shown, tuple(map(tuple, row["offset_mapping"]))
 
 
+def _numbers(model, values):
+    "The values, which must be numbers."
+    if torch.as_tensor(values).isnan().any():
+        raise FloatingPointError(f"model {type(model).__name__} gives no number: its weights are damaged, or their type is too narrow; try float32")
+    return values
+
+
 def _chosen(layers, count, name="layer"):
     "A choice of layers (or heads) as a tuple: all without one; each must be there."
     layers = tuple(range(count)) if layers is None else (layers,) if isinstance(layers, (int, np.integer)) else tuple(layers)
+    if not layers:
+        raise ValueError(f"{name}s is empty: name some of 0 to {count - 1}, or leave it out for all")
     for layer in layers:
         if not isinstance(layer, (int, np.integer)) or not 0 <= layer < count:
             raise ValueError(f"{name} {layer!r} is not there: the model has {name}s 0 to {count - 1}")
@@ -132,7 +141,8 @@ class AttentionMaps:
     tokens : tuple of str
         The tokens, as they stand in the text.
     weights : numpy.ndarray, (layers, heads, tokens, tokens)
-        How much a token (row) takes from each token (column); each row sums to 1.
+        How much a token (row) takes from each token (column); each row sums to 1 (to less where a model
+        has sinks, as GPT-OSS: the rest goes to no token).
     layers : tuple of int
         Number of each layer in the model, from 0.
     """
@@ -189,10 +199,10 @@ def _by_formula(model):
 def _attention(model, ids, layers):
     "Attention weights of the chosen layers, each (rows, heads, tokens, tokens)."
     with _by_formula(model), evaluating(model):
-        found = model(input_ids=ids, attention_mask=torch.ones_like(ids), output_attentions=True).attentions
+        found = getattr(model(input_ids=ids, attention_mask=torch.ones_like(ids), output_attentions=True), "attentions", None)
     if not found or len(found) < model.config.num_hidden_layers or any(found[i] is None for i in layers):
         raise ValueError(f"model {type(model).__name__} gives no attention weights for every layer: take a model whose layers all attend")
-    return [found[i].float() for i in layers]
+    return [_numbers(model, part) for part in (found[i].float() for i in layers)]
 
 
 def attention_maps(model, text, tokenizer=None, layers=None):
@@ -253,6 +263,14 @@ def _silence(heads, count, module, inputs):
     return (parts.flatten(-2), *inputs[1:])
 
 
+def _heads(model):
+    "How many attention heads each layer has."
+    count = getattr(model.config, "num_attention_heads", None)
+    if not isinstance(count, int):
+        raise ValueError(f"model {type(model).__name__} has no attention heads of one number in every layer: take a model whose layers all attend")
+    return count
+
+
 @contextmanager
 def without_heads(model, heads):
     """Switch attention heads off while the context lasts.
@@ -274,8 +292,11 @@ def without_heads(model, heads):
     ValueError
         If a layer or a head is not there.
     """
-    count, by_layer = model.config.num_attention_heads, {}
-    for layer, head in heads:
+    count, by_layer = _heads(model), {}
+    for place in heads:
+        if not isinstance(place, (tuple, list)) or len(place) != 2:
+            raise ValueError(f"heads holds {place!r}: name each head as (layer, head)")
+        layer, head = place
         _chosen(layer, model.config.num_hidden_layers), _chosen(head, count, "head")
         by_layer.setdefault(int(layer), set()).add(int(head))
     found, handles = [(_projection(model, layer), chosen) for layer, chosen in by_layer.items()], []      # all are there before one is touched
@@ -340,11 +361,16 @@ def _wanted(model, label):
 def _label(model, label):
     "Number of a label that was given by name or number."
     names = {str(name): int(i) for i, name in model.config.id2label.items()}
-    if label in names:
+    if isinstance(label, str) and label in names:
         return names[label]
     if isinstance(label, (int, np.integer)) and 0 <= label < len(names):
         return int(label)
     raise ValueError(f"label {label!r} is not known: the model has {', '.join(names)}")
+
+
+def _one_by_one(model, task):
+    "Whether the model takes no two rows at once: a causal classifier looks for the last token by the padding, and here has none."
+    return task == "classification" and model.config.pad_token_id is None
 
 
 def _batches(rows, device, batch_tokens):
@@ -470,10 +496,11 @@ def ablate_heads(model, texts, tokenizer=None, labels=None, batch_tokens=8192, s
     rows = _examples(model, tokenizer, texts, labels, task, seed)
     if not rows:
         raise ValueError("texts: nothing to score, each has a single token; give longer sentences")
-    batches, losses = list(_batches(rows, model.device, batch_tokens)), np.zeros((model.config.num_hidden_layers, model.config.num_attention_heads))
+    losses = np.zeros((model.config.num_hidden_layers, _heads(model)))
+    batches = list(_batches(rows, model.device, 1 if _one_by_one(model, task) else batch_tokens))
     problem = _problem(model) if task == "classification" else None
     with evaluating(model):
-        loss = _mean_loss(model, batches, problem)
+        loss = _numbers(model, _mean_loss(model, batches, problem))
         for place in tqdm(list(np.ndindex(losses.shape)), desc="heads", disable=not progress):
             with without_heads(model, [place]):
                 losses[place] = _mean_loss(model, batches, problem)
@@ -581,8 +608,10 @@ def logit_lens(model, text, tokenizer=None, top=5):
     with evaluating(model):
         states = _states(model, ids)
         final = _seen_from(model, ids, states[-1]).log_softmax(-1)
+        _numbers(model, final)
         rows = [_lens_row(_seen_from(model, ids, state), top, final) for state in states]
-    names = tuple(tuple(tuple(tokenizer.decode([i]).strip() or tokenizer.convert_ids_to_tokens(i) for i in place) for place in row[0].tolist()) for row in rows)
+    named = lambda i: tokenizer.decode([i]).strip() or tokenizer.convert_ids_to_tokens(i) or f"<{i}>"       # an embedding may have rows without a token
+    names = tuple(tuple(tuple(named(i) for i in place) for place in row[0].tolist()) for row in rows)
     return LogitLens(shown, names, *(np.stack([row[i].cpu().numpy() for row in rows]) for i in (1, 2, 3)))
 
 
@@ -711,7 +740,7 @@ def _uninformed(ids, tokenizer, baseline):
 def _asked(model, tokenizer, ids, task, target, position):
     "The function of the ids whose value is explained, and its name."
     pair = target if isinstance(target, (tuple, list)) else (target,)
-    if len(pair) > 2:
+    if not 1 <= len(pair) <= 2:
         raise ValueError(f"target has {len(pair)} parts: give one, or a pair for the difference of two")
     if task == "classification" and position is not None:
         raise ValueError(f"position {position!r} is given for a classifier, which predicts from the whole text: leave it out")
@@ -782,18 +811,19 @@ def attribute(model, text, tokenizer=None, target=None, method="integrated_gradi
         value, name = _asked(model, tokenizer, ids, task, target, position)
         with torch.no_grad():
             output, empty = value(ids).item(), value(blank).item()
-        scores, steps = _shares(value, model.get_input_embeddings(), ids, blank, method, steps, tolerance, output - empty)
+        _numbers(model, (output, empty))
+        scores, steps = _shares(value, model.get_input_embeddings(), ids, blank, method, steps, tolerance, output - empty, 1 if _one_by_one(model, task) else 64)
     return Attribution(text, shown, offsets, tuple(scores.tolist()), name, output, empty, method, steps)
 
 
-def _shares(value, embedding, ids, blank, method, steps, tolerance, difference):
-    "Shares of the tokens, and the steps that they took."
+def _shares(value, embedding, ids, blank, method, steps, tolerance, difference, batch=64):
+    "Shares of the tokens, and the steps that they took; `batch` rows at a time."
     if method == "occlusion":
-        return FeatureAblation(value).attribute(ids, baselines=blank, perturbations_per_eval=16)[0].detach(), 0
+        return FeatureAblation(value).attribute(ids, baselines=blank, perturbations_per_eval=min(16, batch))[0].detach(), 0
     if method == "input_x_gradient":
         return LayerGradientXActivation(value, embedding).attribute(ids)[0].sum(-1).detach(), 0
     while True:
-        scores = LayerIntegratedGradients(value, embedding).attribute(ids, baselines=blank, n_steps=steps, internal_batch_size=64)[0].sum(-1).detach()
+        scores = LayerIntegratedGradients(value, embedding).attribute(ids, baselines=blank, n_steps=steps, internal_batch_size=batch)[0].sum(-1).detach()
         lacking = abs(scores.sum().item() - difference)
         if lacking <= tolerance * abs(difference) + 1e-5 or steps * 2 > _MOST_STEPS:
             break
@@ -809,6 +839,8 @@ _TAG_COLUMNS = ("tags", "pos_tags", "upos", "ner_tags")
 
 def _tagged_rows(data, name="data", least=2):
     "A list of (words, tags) from pairs, rows, columns or a data set; tags as text."
+    if isinstance(data, (list, tuple)) and data and isinstance(data[0], dict):
+        data = {column: [row.get(column) for row in data] for column in data[0]}
     columns = getattr(data, "column_names", None) or (list(data) if isinstance(data, dict) else None)
     if columns is not None:
         tag = next((c for c in _TAG_COLUMNS if c in columns), None)
@@ -816,6 +848,10 @@ def _tagged_rows(data, name="data", least=2):
             raise ValueError(f"{name} has the columns {', '.join(map(str, columns))}: give tokens, and one of {', '.join(_TAG_COLUMNS)}")
         names = getattr(getattr(getattr(data, "features", {}).get(tag) if hasattr(data, "features") else None, "feature", None), "names", None)
         data = [(words, [names[t] for t in tags] if names else tags) for words, tags in zip(data["tokens"], data[tag])]
+    data = list(data)
+    for i, row in enumerate(data):
+        if isinstance(row, (str, dict)) or len(row) != 2 or any(isinstance(part, (str, dict)) or not hasattr(part, "__iter__") for part in row):
+            raise ValueError(f"row {i} of {name} is {str(row)[:60]!r}: give a list of words and a list of tags, (words, tags)")
     rows = [(list(words), [str(t) for t in tags]) for words, tags in data]
     for i, (words, tags) in enumerate(rows):
         if len(words) != len(tags):
@@ -937,7 +973,7 @@ def probe(model, data, tokenizer=None, *, layers=None, test_data=None, test_frac
     model : str, path, tuple or PreTrainedModel
         A folder, a hub name, a pair (model, tokenizer), or a model; an encoder or a decoder with any head. It is not changed.
     data : list of tuple, dict or Dataset
-        Sentences as (words, tags), or columns `tokens` and `tags`.
+        Sentences as (words, tags), as rows with `tokens` and `tags`, or as such columns.
     tokenizer : PreTrainedTokenizerFast, optional
         The tokenizer of a model in hand.
     layers : int or list of int, optional

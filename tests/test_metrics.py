@@ -530,3 +530,46 @@ def test_a_file_that_is_not_utf8_is_named_with_its_byte(tmp_path, mark):
     (tmp_path / "a.txt").write_bytes(mark + b"one\ncaf\xe9\n")
     with pytest.raises(ValueError, match=rf"predictions '.*a.txt' is not UTF-8: byte {7 + len(mark)} cannot be read; save the file as UTF-8"):
         score_files("classification", tmp_path / "a.txt", tmp_path / "a.txt")
+
+
+# ---- conventions that silently gave another number
+
+@pytest.mark.parametrize("size", [1e200, 1e-200])
+def test_correlations_of_very_large_and_very_small_numbers(size):
+    assert pearson([size, 2 * size, 3 * size], [1, 2, 3]) == pytest.approx(1) and pearson([size, 3 * size, 2 * size], [1, 2, 3]) == pytest.approx(0.5)
+
+
+def test_columns_of_probabilities_have_the_names_of_labels(caplog):
+    true, sure = ["cat", "dog", "dog"], [[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]]
+    with pytest.raises(ValueError, match="name the label of each column in order, labels="):
+        score("classification", true, true, probabilities=sure)
+    assert score("classification", true, true, labels=["cat", "dog"], probabilities=sure)["calibration_error"] < 0.3 and not caplog.records
+    score("classification", true, true, labels=["dog", "cat"], probabilities=sure)
+    assert "not the predicted one in 3 of 3 examples" in caplog.text
+
+
+def test_probabilities_of_any_kind_of_tensor():
+    import torch
+    rows = [[0.75, 0.25], [0.5, 0.5]]
+    for given in (torch.tensor(rows, dtype=torch.bfloat16), torch.tensor(rows, requires_grad=True)):
+        assert calibration_error(given, [0, 1]) == calibration_error(rows, [0, 1])
+    with pytest.raises(ValueError, match="probabilities are no table of numbers"):
+        calibration_error([[0.5, 0.5], [1.0]], [0, 1])
+
+
+def test_tags_of_two_kinds_are_refused():
+    with pytest.raises(ValueError, match="predictions hold numbers, references text: write the tags of both in the same way"):
+        score("tokens", [[0, 1]], [["NOUN", "VERB"]])
+    with pytest.raises(ValueError, match="None"):
+        score("tokens", [["NOUN", None]], [["NOUN", "VERB"]])
+    assert score("tokens", [np.array([0, 1])], [[np.int64(0), 1]], samples=0)["token_accuracy"] == 1
+
+
+@pytest.mark.parametrize("call, error, says", [
+    (lambda: bootstrap_interval(accuracy, [1], None), TypeError, "references is a NoneType"), (lambda: bootstrap_interval(accuracy, [1], [1], samples=10.5), TypeError, "samples 10.5"),
+    (lambda: bootstrap_interval(accuracy, [1], [1], seed=-1), ValueError, "seed -1"), (lambda: bootstrap_interval(accuracy, [1], [1], confidence="95%"), ValueError, "confidence '95%'"),
+    (lambda: reliability([[0.5, 0.5]], [0], bins=2.5), TypeError, "bins 2.5"), (lambda: accuracy(["a"], ["b"], labels="ab"), TypeError, "labels 'ab' must be a list"),
+    (lambda: accuracy(["a"], ["b"], labels={"a", "b"}), TypeError, "must be a list of labels, in an order")])
+def test_wrong_arguments_are_named(call, error, says):
+    with pytest.raises(error, match=says):
+        call()

@@ -472,3 +472,58 @@ BAD = [
 def test_wrong_usage_is_answered_in_a_sentence(wrong, error, sentence, tokenizer):
     with pytest.raises(error, match=sentence):
         wrong(make("gpt2"), tokenizer)
+
+
+# ---- what silently gave another result, or a raw error
+
+def test_rows_of_a_probe_may_be_dictionaries(tokenizer):
+    rows, model = tagged_sentences(12), make("bert")
+    wanted = probe(model, rows, tokenizer, progress=False)
+    assert repr(probe(model, [{"tokens": words, "tags": tags} for words, tags in rows], tokenizer, progress=False)) == repr(wanted)
+    for wrong, says in (([{"tokens": words, "labels": tags} for words, tags in rows], "data has the columns tokens, labels"), ([("ab", ["X", "Y"])] * 4, "row 0 of data is .* give a list of words and a list of tags"),
+                        ([rows[0], {"tokens": 1}], "row 1 of data")):
+        with pytest.raises(ValueError, match=says):
+            probe(model, wrong, tokenizer, progress=False)
+
+
+def test_a_model_that_gives_no_number_is_refused(tokenizer):
+    model = make("gpt2")
+    with torch.no_grad():
+        model.transformer.h[0].attn.c_attn.weight.fill_(float("nan"))
+    for look in (lambda: attention_maps(model, SENTENCE, tokenizer), lambda: logit_lens(model, SENTENCE, tokenizer), lambda: attribute(model, SENTENCE, tokenizer),
+                 lambda: ablate_heads(model, [SENTENCE], tokenizer, progress=False), lambda: induction_scores(model, period=4, rows=2)):
+        with pytest.raises(FloatingPointError, match="GPT2LMHeadModel gives no number: its weights are damaged"):
+            look()
+
+
+def test_rows_of_the_embedding_without_a_token_have_a_name(tokenizer):
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(WORDS) + 500, n_embd=16, n_layer=2, n_head=2, n_positions=20, **NONE)).eval()
+    lens = logit_lens(model, SENTENCE, tokenizer)
+    names = {name for layer in lens.top_tokens for place in layer for name in place}
+    assert None not in names and any(name.startswith("<") and int(name[1:-1]) >= len(WORDS) for name in names) and lens._repr_html_()
+
+
+def test_a_causal_classifier_without_padding_is_read_row_by_row(tokenizer):
+    from transformers import GPT2ForSequenceClassification
+    torch.manual_seed(0)
+    model = GPT2ForSequenceClassification(GPT2Config(vocab_size=len(WORDS), n_embd=16, n_layer=2, n_head=2, n_positions=20, num_labels=2, **NONE)).eval()
+    looks = [lambda: ablate_heads(model, [SENTENCE, SENTENCE], tokenizer, labels=[0, 1], progress=False).losses]
+    looks += [lambda how=how: np.array(attribute(model, SENTENCE, tokenizer, method=how).scores) for how in ("integrated_gradients", "input_x_gradient", "occlusion")]
+    alone = [look() for look in looks]
+    model.config.pad_token_id = len(WORDS) - 1
+    assert WORDS[-1] not in SENTENCE.split()
+    for look, value in zip(looks, alone):
+        np.testing.assert_allclose(look(), value, atol=1e-4)
+
+
+def test_empty_choices_and_wrong_heads_are_named(tokenizer):
+    from transformers import MambaConfig, MambaForCausalLM
+    model = make("bert")
+    classifier = BertForSequenceClassification(BertConfig(max_position_embeddings=20, num_labels=3, **SIZE)).eval()
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=len(WORDS), hidden_size=16, state_size=4, num_hidden_layers=2))
+    for wrong, says in ((lambda: attention_maps(model, SENTENCE, tokenizer, layers=[]), "layers is empty"), (lambda: attribute(classifier, SENTENCE, tokenizer, target=[]), "target has 0 parts"),
+                        (lambda: ablate_heads(classifier, [SENTENCE], tokenizer, labels=[[0, 1]], progress=False), r"label \[0, 1\] is not known"), (lambda: without_heads(model, [0]).__enter__(), r"heads holds 0: .* \(layer, head\)"),
+                        (lambda: ablate_heads(mamba, [SENTENCE], tokenizer, progress=False), "has no attention heads"), (lambda: attention_maps(mamba, SENTENCE, tokenizer), "gives no attention weights")):
+        with pytest.raises(ValueError, match=says):
+            wrong()

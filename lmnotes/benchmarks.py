@@ -66,8 +66,8 @@ def load_pairs(data):
     ValueError
         If a column is missing, a sentence is empty, or there is no pair.
     """
-    if isinstance(data, (list, tuple)) and data and not isinstance(data[0], dict):
-        wrong = next((i for i, pair in enumerate(data) if isinstance(pair, str) or len(pair) != 2), None)
+    if isinstance(data, (list, tuple)) and data and not all(isinstance(pair, dict) for pair in data):
+        wrong = next((i for i, pair in enumerate(data) if not isinstance(pair, (list, tuple)) or len(pair) != 2), None)
         if wrong is not None:
             raise ValueError(f"pairs: element {wrong} is {data[wrong]!r}, and not a good and a bad sentence")
         data = [{"sentence_good": good, "sentence_bad": bad} for good, bad in data]
@@ -374,6 +374,9 @@ def minimal_pairs(model, pairs, tokenizer=None, *, bos=True, before="", max_pair
     FloatingPointError
         If the model answers with no number.
     """
+    if not isinstance(before, str):
+        raise TypeError(f"before {before!r} must be text; '' for nothing before a sentence")
+    _check_whole("batch_tokens", batch_tokens, 1)
     data = _at_most(load_pairs(pairs), max_pairs)
     model, tokenizer, family, name = _opened(model, tokenizer, device)
     good, bad = ([before + s for s in data[column][:]] for column in ("good", "bad"))
@@ -589,6 +592,7 @@ def cloze(model, texts, tokenizer=None, *, bos=None, text_column="text", max_tex
         If the model answers with no number.
     """
     _check_count(max_texts, "max_texts")
+    _check_whole("batch_tokens", batch_tokens, 1)
     passages = _passages(texts, text_column)[:max_texts]
     model, tokenizer, family, name = _opened(model, tokenizer, device)
     if family != "causal":
@@ -608,7 +612,10 @@ def cloze(model, texts, tokenizer=None, *, bos=None, text_column="text", max_tex
 
 def _passages(texts, text_column):
     "Passages from a list of texts, or the column of rows."
-    if isinstance(texts, (list, tuple)) and texts and all(isinstance(t, str) for t in texts):
+    if isinstance(texts, (list, tuple)) and texts and not all(isinstance(t, dict) for t in texts):
+        wrong = next((i for i, t in enumerate(texts) if not isinstance(t, str)), None)
+        if wrong is not None:
+            raise TypeError(f"texts: element {wrong} is {type(texts[wrong]).__name__}, not text")
         return list(texts)
     rows = _rows(texts, "texts", held_out=True)
     if text_column not in rows.column_names:
@@ -691,6 +698,8 @@ def harness_tasks(output_dir, pairs=None, passages=None, name="my", overwrite=Fa
     """
     if pairs is None and passages is None:
         raise ValueError("pairs and passages are both missing: give one of them")
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"name {name!r} must be letters, digits, _, - and . only: it becomes the name of files")
     tasks, where = {}, Path(output_dir).absolute()
     if pairs is not None:
         rows = [{"sentence_good": p["good"], "sentence_bad": p["bad"], "UID": p["paradigm"]} for p in load_pairs(pairs)]

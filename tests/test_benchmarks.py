@@ -821,3 +821,14 @@ def test_the_diagnostic_is_no_task_however_it_is_spelled():
     for bare in ({"rte": {}}, {"rte": 0.5}):
         with pytest.raises(ValueError, match="scores: task 'rte' has .* no metric by its name"):
             glue_average(bare)
+
+
+def test_wrong_arguments_are_named(bpe, tmp_path):
+    model, good = gpt(len(bpe)), {"good": "a cat", "bad": "cat a"}
+    for call, error, says in ((lambda: load_pairs([1, 2]), ValueError, "element 0 is 1"), (lambda: load_pairs([("a", "b"), good]), ValueError, "element 1 is"), (lambda: load_pairs([good, ("a", "b")]), ValueError, "element 0 is"),
+                              (lambda: cloze(model, ["a b c", None], bpe), TypeError, "element 1 is NoneType"), (lambda: cloze(model, PASSAGES, bpe, batch_tokens="auto"), TypeError, "batch_tokens 'auto'"),
+                              (lambda: quiet(model, PAIRS, bpe, batch_tokens=0), ValueError, "batch_tokens 0"), (lambda: quiet(model, PAIRS, bpe, before=None), TypeError, "before None must be text"),
+                              (lambda: quiet(model, PAIRS, bpe, max_pairs=1.5), TypeError, "max_pairs 1.5"), (lambda: harness_tasks(tmp_path / "tasks", PAIRS, name="a/b"), ValueError, "name 'a/b'")):
+        with pytest.raises(error, match=says):
+            call()
+    assert not (tmp_path / "tasks").exists()

@@ -947,14 +947,14 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
         A folder, a hub name, or a model in hand (then with its tokenizer).
     texts : str, path, list, Dataset or iterable
         A file or folder (read as a stream, as `load_corpus` does), `docstrings`, a data set (of several splits the test split is taken, else
-        validation, else train), a list or any stream of texts.
+        validation, else train) or a table with columns (pandas, Polars, Arrow), a list or any stream of texts, or of rows as dictionaries.
     tokenizer : PreTrainedTokenizerFast, optional
         The model's tokenizer; by default that of the folder.
     sources : str, path, list or iterable, optional
         For a sequence-to-sequence model, the source of each text: a file, a list or a stream. Row i of a file belongs to row i of the
         texts, the empty ones too, and of plain text every line is a row; an empty target is not scored.
     text_column : str, optional
-        Column of a data set or file; by default `text`.
+        Column of a data set, table, file or rows; by default `text`.
     documents : {'each', 'joined'}
         Score each text by itself, or (causal models) the concatenation of all.
     separator : str

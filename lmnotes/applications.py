@@ -16,6 +16,7 @@ import math
 import os
 import re
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from itertools import chain
@@ -29,11 +30,11 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import load, task_of
-from .finetuning import _blank, _question_room, _questions_in_windows, _too_long, _words_in_windows, answer_places, collate, predict_answers, predict_logits, predict_tags, predicted_labels, token_batches
-from .generation import _generated, _separator, check_decoding, end_of_text, generation_features, generation_loss
+from .finetuning import _blank, _encoded, _question_room, _questions_in_windows, _too_long, _words_in_windows, answer_places, collate, predict_answers, predict_logits, predict_tags, predicted_labels, token_batches
+from .generation import _generated, _separator, _times_before, check_decoding, end_of_text, generation_features, generation_loss
 from .metrics import chrf, token_f1
 from .metrics import spans as spans_of
-from .tasks import _list_in
+from .tasks import _as_text, _label_name, _list_in
 from .transformer import evaluating, position_limit
 
 logger = logging.getLogger(__name__)
@@ -371,10 +372,14 @@ class PredictionOptions:
         check_decoding(batch_tokens=self.batch_tokens or 1, **self._decoding())
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold {self.threshold} must lie between 0 and 1: it is a probability")
+        if self.no_answer_threshold is not None and not math.isfinite(self.no_answer_threshold):
+            raise ValueError(f"no_answer_threshold {self.no_answer_threshold} must be a finite number; leave it out for the model's own")
         try:
-            re.compile(self.word_pattern)
+            empty = re.match(self.word_pattern, "")
         except re.error as error:
             raise ValueError(f"word_pattern {self.word_pattern!r} is no regular expression: {error}") from None
+        if empty:
+            raise ValueError(f"word_pattern {self.word_pattern!r} finds words without letters: let it take one character or more, as in '\\w+'")
         return self
 
     def _decoding(self):
@@ -399,8 +404,13 @@ def _pair(item, names):
         missing = [n for n in names[:1] if n not in item]
         if missing:
             raise ValueError(f"{missing[0]!r} is missing: the keys are {', '.join(map(str, item))}")
-        return tuple(item[n] for n in names if n in item)
+        return tuple(_column_text(item[n]) for n in names if n in item)
     return item if isinstance(item, tuple) else (item,)
+
+
+def _column_text(value):
+    "A number in a column of texts as the text that training makes of it; anything else as it is."
+    return _as_text(value) if isinstance(value, (int, float)) else value
 
 
 def _question(item, context):
@@ -419,7 +429,7 @@ def _words(item, pattern):
     elif isinstance(item, dict):
         item = _pair(item, ("text",))[0]
     if not isinstance(item, (list, tuple)):
-        return _text(item), [m.span() for m in re.finditer(pattern, item)]
+        return _text(item), [m.span() for m in re.finditer(pattern, item) if m.group()]
     words = [_text(word, "word") for word in item]
     ends = np.cumsum([len(word) + 1 for word in words]).tolist()
     if not words:
@@ -534,8 +544,8 @@ def _answered(opened, records, options):
 
 def _written(opened, records, options):
     "Sources with what the model writes for them."
-    sources = [source for source, in records]
-    texts, cut = _generated(opened.model, opened.tokenizer, sources, max_source_length=options.max_length, batch_tokens=options.batch_tokens, seed=options.seed, progress=False, **options._decoding())
+    sources, before = [source for source, *_ in records], [times for _, *rest in records for times in rest] or None         # those of a file are counted
+    texts, cut = _generated(opened.model, opened.tokenizer, sources, max_source_length=options.max_length, batch_tokens=options.batch_tokens, seed=options.seed, progress=False, before=before, **options._decoding())
     return [GeneratedText(source, text, i in cut) for i, (source, text) in enumerate(zip(sources, texts))]
 
 
@@ -730,7 +740,7 @@ def _file_record(row, columns, family, options):
     missing = [c for c in columns if row.get(c) is None]
     if missing:
         raise ValueError(f"the column {missing[0]} is empty or not there")
-    values = tuple(row[c] for c in columns)
+    values = tuple(_column_text(row[c]) for c in columns)
     if family == "question-answering" and len(values) != 2:
         raise ValueError("text_column must name two columns, question and context")
     if family == "tokens":
@@ -787,11 +797,19 @@ def _chunks(records, size):
         yield chunk
 
 
+def _counted(chunk, seen):
+    "Sources with how often each came before in the file, so that what is drawn for them does not depend on the chunks; errors as they are."
+    times = iter(_times_before([record[0] for record in chunk if not isinstance(record, Exception)], seen))
+    return [record if isinstance(record, Exception) else (*record, next(times)) for record in chunk]
+
+
 def _output_lines(opened, lines, options, text_column, done=0, progress=True):
     "For each chunk the lines that are not there yet; a chunk is computed as a whole, since numbers depend on it in their last digits."
-    size, number = _CHUNKS[opened.family], 0
+    size, number, seen = _CHUNKS[opened.family], 0, Counter()
     with tqdm(total=os.path.getsize(lines.path), unit="B", unit_scale=True, desc="predicting", disable=None if progress else True) as bar:
         for chunk in _chunks(_records(lines, opened.family, options, text_column), size):
+            if opened.family == "generation" and options.temperature:
+                chunk = _counted(chunk, seen)
             if number + len(chunk) > done:
                 found = [_as_row(number + 1 + i, p) for i, p in enumerate(_answers_of(opened, chunk, options))]
                 yield found[max(0, done - number):]
@@ -904,12 +922,30 @@ def _writable(output, file, overwrite):
     output = Path(output).expanduser()
     if output.is_dir():
         raise IsADirectoryError(f"output {str(output)!r} is a folder: name a file, such as {str(output / 'predictions.jsonl')!r}")
-    if output.exists() and output.samefile(file):
-        raise ValueError(f"output {str(output)!r} is the file to read: name another")
+    for path in (output, *_parts(output)):
+        if path.exists() and path.samefile(file):
+            raise ValueError(f"output {str(output)!r} would overwrite {str(file)!r}, which is the file to read: name another")
     if output.exists() and not overwrite:
         raise FileExistsError(f"output {str(output)!r} holds earlier predictions: name another file, or allow overwrite=True (--overwrite)")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    _check_parts(*_parts(output))
     return output
+
+
+def _parts(output):
+    "Where the lines stand until all are there, and the note of what run they are of."
+    return output.with_name(f"{output.name}.part"), output.with_name(f"{output.name}.part.json")
+
+
+def _check_parts(part, note):
+    "Refuse files of these names that no run left."
+    if part.exists() and not note.exists():
+        raise FileExistsError(f"{str(part)!r} is there without {note.name!r}, the note of a run, and may be yours: move it, or name another output")
+    try:
+        known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {"model": "", "file": "", "options": {}}
+    except ValueError:                                       # a run was stopped while it wrote its note
+        return
+    if not isinstance(known, dict) or not {"model", "file", "options"} <= set(known):
+        raise FileExistsError(f"{str(note)!r} is no note of a run, and may be yours: move it, or name another output")
 
 
 def _to_output(opened, file, options, text_column, progress):
@@ -948,7 +984,8 @@ def _weights_digest(model):
 # %% ../nbs/11_applications.ipynb #73d6d491
 def _to_file(opened, file, output, run, options, text_column, overwrite, progress):
     "Write the lines beside the output, under a name with `.part`; move them into place at the end."
-    part, note = output.with_name(f"{output.name}.part"), output.with_name(f"{output.name}.part.json")
+    part, note = _parts(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
     done, errors = _take_up(part, note, run, overwrite)
     resumed, rows = done, done
     if not part.exists():                                    # a note stands before its part, and is whole where there is a part
@@ -1018,20 +1055,23 @@ def _occlusion(opened, aim, options):
 def _gradient(opened, aim, options):
     "Gradient of the score times the token's vector, for each token of text; and the value."
     model, held = opened.model, []
-    embed = (model.get_encoder() if model.config.is_encoder_decoder else model).get_input_embeddings()
+    embeddings = {part.get_input_embeddings() for part in (model, model.get_encoder()) if hasattr(part, "get_input_embeddings")}         # T5 has one that its encoder does not call
 
     def keep(module, given, output):
         "Differentiate by what the first call of the embeddings gave: a decoder may call them again."
         if not held:
             held.append(output.detach().requires_grad_(True))
             return held[0]
-    handle = embed.register_forward_hook(keep)
+    handles = [embed.register_forward_hook(keep) for embed in embeddings]
     try:
         with torch.enable_grad():
             value, score = aim.measure(_batch(opened, [aim.row]))
+            if not held:
+                raise ValueError(f"method 'gradient' finds no embeddings that a {type(model).__name__} calls: choose method='occlusion'")
             slope, = torch.autograd.grad(score.sum(), held[0])
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     return (slope * held[0]).sum(-1)[0, aim.places].detach().double().cpu().numpy(), value.item()
 
 
@@ -1044,8 +1084,8 @@ def _label_aim(opened, record, label, word, options):
     "The probability of a label, or the number, of a text or a pair."
     model, longest = opened.model, _longest(opened, options.max_length or 10**9)
     _cut(opened.tokenizer, [record], longest)               # a warning
-    encoded = opened.tokenizer(*([text] for text in record), truncation=True, max_length=longest, return_offsets_mapping=True)
-    starts = (0, len(record[0]) + 1)
+    encoded = _encoded(opened.tokenizer, [record[0]], [record[1]] if len(record) == 2 else None, longest)
+    encoded["offset_mapping"], starts = [_pair_offsets(opened.tokenizer, encoded)], (0, len(record[0]) + 1)
     row, places, spans = _tokens_of(encoded, 0, lambda i: (starts[part := encoded.sequence_ids(0)[i]], starts[part] + len(record[part])))
     with torch.inference_mode():
         at, name = _explained(model, model(**_batch(opened, [row])).logits.float().cpu().numpy(), label)
@@ -1057,9 +1097,17 @@ def _label_aim(opened, record, label, word, options):
     return _Aim("\n".join(record), name, row, places, spans, None, measure)
 
 
+def _pair_offsets(tokenizer, encoded):
+    "Characters of each token in its text; before the second of a pair `_encoded` may have set a separator, which has none."
+    lead = len(tokenizer.sep_token or tokenizer.eos_token or " ") if tokenizer.num_special_tokens_to_add(pair=True) < 2 else 0
+    return [(max(0, a - lead), max(0, b - lead)) if part == 1 else (a, b) for part, (a, b) in zip(encoded.sequence_ids(0), encoded[0].offsets)]
+
+
 def _word_aim(opened, record, label, word, options):
     "The probability of a word's tag."
     (text, where), tokenizer, names = record, opened.tokenizer, _labels(opened.model)
+    if not where:
+        raise ValueError(f"the text {_short(text)!r} has no word that word_pattern {options.word_pattern!r} finds: give another text or pattern")
     words = _tagged(opened, [record], options)[0].words
     at = _chosen_word(words, word)
     if label is not None and label not in names:
@@ -1324,19 +1372,27 @@ def _misses(prediction, true):
     return prediction.text, true, 1 - chrf([prediction.text], [true]) / 100, "1 - chrF / 100"
 
 
-def _checked_truth(predictions, references):
-    "References in the form of their predictions; a label that the model does not know, or tags that are not as many as words, are refused."
+def _named(value, names, ids):
+    "The name of a label: a text, number or truth value that is written like a name, else a place among the names where that cannot be mistaken."
+    place = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= value < len(names)
+    if not ids and (_label_name(value) in names or any(re.fullmatch(r"-?\d+", name) for name in names)):
+        return _label_name(value)
+    return names[value] if place else _label_name(value)
+
+
+def _checked_truth(predictions, references, ids=False):
+    "References (`ids`: of a fine-tuning, by place) in the form of their predictions; a label that the model does not know, or tags that are not as many as words, are refused."
     if len(predictions) != len(references) or not predictions:
         raise ValueError(f"{len(predictions)} predictions and {len(references)} references: they must be as many, and at least one")
     first = predictions[0]
     if isinstance(first, (LabelPrediction, LabelsPrediction)):
-        names, known = list(first.probabilities), set(first.probabilities)
-        named = lambda v: names[v] if isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v not in known and 0 <= v < len(names) else v
-        references = [named(v) if isinstance(first, LabelPrediction) else tuple(map(named, v)) for v in references]
+        names = list(first.probabilities)
+        references = [_named(v, names, ids) if isinstance(first, LabelPrediction) else tuple(_named(label, names, ids) for label in v) for v in references]
         flat = references if isinstance(first, LabelPrediction) else [label for row in references for label in row]
-        if unknown := sorted({str(v) for v in flat if v not in known}):
+        if unknown := sorted(set(flat) - set(names)):
             raise ValueError(f"references hold the labels {', '.join(unknown[:5])}, which the model does not know: it knows {', '.join(names)}")
     if isinstance(first, TaggedText):
+        references = [[_label_name(tag) for tag in row] for row in references]
         wrong = [i for i, (p, r) in enumerate(zip(predictions, references)) if len(p.words) != len(r)]
         if wrong:
             raise ValueError(f"reference {wrong[0]} has {len(references[wrong[0]])} tags, and its text {len(predictions[wrong[0]].words)} words: give one tag for each word")
@@ -1356,7 +1412,7 @@ def worst_errors(predictions, references=None, count=10, texts=None):
     predictions : list or FinetuningResult
         What `predict` gave for many inputs; or the result of a fine-tuning, whose folder is then asked about `texts` as in its test.
     references : sequence, optional
-        The truth of each; by default that of the result's test split: a label (name or number), labels, a number, the tags of the words, answers (a text, a list of texts or
+        The truth of each; by default that of the result's test split: a label (its name, or its place where no name is a number), labels, a number, the tags of the words, answers (a text, a list of texts or
         `{"text": […]}`; empty for no answer), or a text.
     count : int
         Rows of the table at most.
@@ -1374,7 +1430,7 @@ def worst_errors(predictions, references=None, count=10, texts=None):
         If they are not equally many, a reference is a label that the model does not know, a row of words has another number of tags, or `texts` are
         missing for the result of a fine-tuning.
     """
-    known = ()
+    known, ids = (), hasattr(predictions, "output_dir") and references is None
     if hasattr(predictions, "output_dir"):
         if texts is None:
             raise ValueError("texts is missing: a fine-tuning's result holds no texts, give those of its test split")
@@ -1382,7 +1438,7 @@ def worst_errors(predictions, references=None, count=10, texts=None):
         asked = {name: value for name, value in getattr(predictions, "choices", {}).items() if name in _AS_TESTED}
         known, predictions = getattr(predictions, "labels", ()), predict(predictions.output_dir, list(texts), **asked)
     predictions, references = list(predictions), [] if references is None else references
-    references = _checked_truth(predictions, list(references))
+    references = _checked_truth(predictions, list(references), ids)
     found = [_misses(p, r) for p, r in zip(predictions, references)]
     wrong = sorted((i for i, miss in enumerate(found) if miss[2] > 0), key=lambda i: -found[i][2])
     text = lambda p: p.source if isinstance(p, GeneratedText) else p.question if isinstance(p, AnswerPrediction) else p.text
@@ -1492,6 +1548,8 @@ def converse(model, document, questions, history_tokens=64, options=None):
     ValueError
         If the model answers no questions, or a text is empty.
     """
+    if isinstance(questions, str):
+        raise ValueError(f"questions {_short(questions)!r} is one text, whose letters would be asked: give a list, [{_short(questions)!r}]")
     dialogue = Dialogue(model, document, history_tokens, options)
     for question in questions:
         yield dialogue.ask(question)

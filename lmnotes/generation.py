@@ -492,14 +492,14 @@ def generate_texts(model, tokenizer, sources, *, max_source_length=None, max_new
     return _generated(model, tokenizer, sources, max_source_length, max_new_tokens, num_beams, temperature, top_k, top_p, length_penalty, no_repeat_ngram_size, batch_tokens, seed, progress)[0]
 
 
-def _generated(model, tokenizer, sources, max_source_length, max_new_tokens, num_beams, temperature, top_k, top_p, length_penalty, no_repeat_ngram_size, batch_tokens, seed, progress):
-    "What is written for each source, and the numbers of the sources that were cut."
+def _generated(model, tokenizer, sources, max_source_length, max_new_tokens, num_beams, temperature, top_k, top_p, length_penalty, no_repeat_ngram_size, batch_tokens, seed, progress, before=None):
+    "What is written for each source, and the numbers of the sources that were cut; `before` says how often each source came before, where these are a part of more."
     check_decoding(max_new_tokens, num_beams, temperature, top_k, top_p, length_penalty, no_repeat_ngram_size, batch_tokens)
     sources = _texts(sources, "sources")
     if max_source_length is not None and max_source_length < 1:
         raise ValueError(f"max_source_length {max_source_length} must be 1 or more; leave it out to read what the model takes")
     rows, cut = _inputs(model, tokenizer, sources, max_source_length, max_new_tokens)
-    numbers = _numbers(sources, max_new_tokens, seed) if temperature else None
+    numbers = _numbers(sources, max_new_tokens, seed, _times_before(sources, Counter()) if before is None else before) if temperature else None
     options = _decoding(model, tokenizer, max_new_tokens, num_beams, length_penalty, no_repeat_ngram_size)
     written = [""] * len(rows)
     with torch.no_grad(), evaluating(model), only_said(model, options), tqdm(total=len(rows), desc="generating", unit="text", disable=not progress) as bar:
@@ -511,14 +511,23 @@ def _generated(model, tokenizer, sources, max_source_length, max_new_tokens, num
     return written, cut
 
 
-def _numbers(sources, steps, seed):
+def _numbers(sources, steps, seed, before):
     "Random numbers for each source, which depend on the seed, its text, and how often the text came before."
-    keys, seen = [zlib.crc32(source.encode("utf-8", "surrogatepass")) for source in sources], Counter()
-    rows = []
-    for key in keys:
-        rows.append(np.random.default_rng([seed, key, seen[key]]).random(steps))
+    return np.array([np.random.default_rng([seed, _key(source), times]).random(steps) for source, times in zip(sources, before)])
+
+
+def _key(source):
+    "A small number that stands for a text."
+    return zlib.crc32(source.encode("utf-8", "surrogatepass"))
+
+
+def _times_before(sources, seen):
+    "How often each source came before; `seen` counts the keys of those that were read, and goes on."
+    times = []
+    for key in map(_key, sources):
+        times.append(seen[key])
         seen[key] += 1
-    return np.array(rows)
+    return times
 
 
 def _batches(lengths, max_new_tokens, num_beams, budget, alike=False):

@@ -14,15 +14,16 @@ import hashlib
 import json
 import logging
 import math
+import os
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from html import escape
 from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Json, List, Translation, Value, load_dataset, load_from_disk
 
 from .corpora import _package_folder, load_corpus
 from .metrics import score
@@ -48,36 +49,56 @@ def _is_text(feature):
     "Whether a column holds text (or nothing at all)."
     return getattr(feature, "dtype", None) in ("string", "large_string", "null")
 
+
+def _has_words(split, column):
+    "Whether a column holds text that is not all numbers, true and false, as columns of a CSV file may be."
+    return _is_text(split.features[column]) and not all(_is_number(v) or v.lower() in ("true", "false") for v in _values(split, column) if v)
+
+
+def _is_number(text):
+    "Whether a text is written as a number."
+    return bool(re.fullmatch(r"\s*[+-]?(\d+\.?\d*|\.\d+|inf)([eE][+-]?\d+)?\s*", text, re.A | re.I))
+
 # %% ../nbs/08a_tasks.ipynb #ab91ead2
 def _first(names, there):
     "The first of some names that is among the columns, in a list; an empty list where none is."
     return [name for name in names if name in there][:1]
 
 
-def _token_columns(features, given, label):
+def _token_columns(split, given, label):
     "Columns of words and of their tags."
+    features = split.features
     return given or _first(_TOKENS, features), label or _first(_TAGS, features)
 
 
-def _question_columns(features, given, label):
+def _question_columns(split, given, label):
     "Columns of question and context, and of the answers."
+    features = split.features
     return given or [c for c in ("question", "context") if c in features], label or _first(("answers", "answer"), features)
 
 
-def _text_columns(features, given, label):
+def _text_columns(split, given, label):
     "Columns of a text or a pair, and of its label."
+    features = split.features
     label = label or _first(("label", "labels"), features)
     if not given:
         pair = [p for p in _TEXT_PAIRS if set(p) <= set(features)]
         others = [c for c, f in features.items() if _is_text(f) and c not in label and c not in _NUMBERING]
+        others = others if len(others) < 2 else [c for c in others if _has_words(split, c)]
         given = list(pair[0]) if pair else _first(("text", "sentence"), features) or (others if len(others) == 1 else [])
     return given, label
 
 
-def _rewritten_columns(features, given, label):
+def _is_rewriting(features, source, target):
+    "Whether there is a text and what is to be made of it: no yes or no, and no answer about a passage."
+    return source in features and getattr(features.get(target), "dtype", "bool") != "bool" and not (source == "question" and "passage" in features)
+
+
+def _rewritten_columns(split, given, label):
     "Columns of a text and of the text to be made of it; no label column where text is to be continued."
-    languages = list(features["translation"]) if isinstance(features.get("translation"), dict) else [c for c in features if _LANGUAGE.fullmatch(c) and c not in _NUMBERING and _is_text(features[c])]
-    pairs = [p for p in _REWRITTEN if set(p) <= set(features)] + ([(a, b) for a in languages for b in languages if a != b] if len(languages) > 1 else [])
+    features = split.features
+    languages = list(features["translation"]) if isinstance(features.get("translation"), dict) else [c for c in features if _LANGUAGE.fullmatch(c) and c not in _NUMBERING and _has_words(split, c)]
+    pairs = [p for p in _REWRITTEN if _is_rewriting(features, *p)] + ([(a, b) for a in languages for b in languages if a != b] if len(languages) > 1 else [])
     fit = [p for p in pairs if (not given or p[0] == given[0]) and (not label or p[1] == label[0])]
     if fit and not (given and label):
         return [fit[0][0]], [fit[0][1]]
@@ -96,19 +117,19 @@ def _as_many_words(split, tokens, tags):
 def _family(split, given, label):
     "The family that columns and features speak of, or None."
     features = split.features
-    tokens, tags = _token_columns(features, given, label)
+    tokens, tags = _token_columns(split, given, label)
     if len(tokens) == len(tags) == 1 and tokens != tags:
         if _inner(features[tokens[0]]) is not None and _inner(features[tags[0]]) is not None:
             return "tokens"
         if not given and (tokens + tags == ["tokens", "tags"] or _as_many_words(split, tokens[0], tags[0])):
             return "tokens"
-    questions, answers = _question_columns(features, given, label)
+    questions, answers = _question_columns(split, given, label)
     if len(questions) == 2 and answers and ("answer" in answers[0] or isinstance(features[answers[0]], dict)):
         return "question-answering"
-    texts, labels = _text_columns(features, given, label)
+    texts, labels = _text_columns(split, given, label)
     if texts and labels and _is_text(features[texts[0]]):
         return "multi-label" if _inner(features[labels[0]]) is not None else "classification"
-    sources, targets = _rewritten_columns(features, given, label)
+    sources, targets = _rewritten_columns(split, given, label)
     alone = not given and not label and len(set(features) - _NUMBERING) == 1
     return "generation" if sources and (targets or alone) else None
 
@@ -124,7 +145,7 @@ def _roles(split, task, text_column, label_column):
     _check_columns("label_column", [c for c in label if c not in known], features)
     family = task or (_family(split, given, label) if not {*given, *label} - set(features) else "generation") or "classification"
     find = {"tokens": _token_columns, "question-answering": _question_columns, "generation": _rewritten_columns}.get(family, _text_columns)
-    texts, labels = find(features, given, label)
+    texts, labels = find(split, given, label)
     usual = {"tokens": ("tokens", "tags"), "question-answering": ("question and context", "answers"), "generation": ("source or text", "target")}.get(family, ("text or sentence", "label or labels"))
     _check_columns("text_column", [] if len(texts) == (2 if family == "question-answering" else len(texts) or 1) else [usual[0]], features)
     _check_columns("label_column", [] if labels or family == "generation" else [usual[1]], features)
@@ -159,7 +180,7 @@ def recognise(splits, *, text_column=None, label_column=None):
     ValueError
         If a column is not there, or the columns fit no family.
     """
-    split = splits if isinstance(splits, Dataset) else splits.get("train", next(iter(splits.values())))
+    split = _plain(splits if isinstance(splits, Dataset) else splits.get("train", next(iter(splits.values()))))
     family, _, labels = _roles(split, None, text_column, label_column)
     return "regression" if family == "classification" and _has_fractions(split.features[labels[0]], _values(split, labels[0])) else family
 
@@ -173,6 +194,18 @@ def _loaded_family(splits):
 def _values(split, column):
     "A column as a list of plain values."
     return split.select_columns([column]).with_format("arrow")[:].column(0).to_pylist()
+
+
+def _plain(split):
+    "A split with the hub's type of a translation as a dict of texts, and with texts for values of several types."
+    for column, feature in split.features.items():
+        if isinstance(feature, Translation):
+            split = split.cast_column(column, {language: Value("string") for language in feature.languages})
+        elif isinstance(feature, Json):
+            values = [None if value is None else json.loads(value) for value in _values(split, column)]
+            if not any(isinstance(value, (dict, list)) for value in values):
+                split = split.remove_columns(column).add_column(column, list(map(_as_text, values)), feature=Value("string"))
+    return split
 
 
 def _has_fractions(feature, values):
@@ -209,9 +242,17 @@ def _named_values(feature, values):
     "Labels as their names; None where a label is missing, or hidden as -1."
     if isinstance(feature, ClassLabel):
         return [None if _missing(v) or v < 0 else feature.names[v] for v in values]
-    hidden = all(v == -1 for v in values)
-    whole = lambda v: str(int(v)) if isinstance(v, float) and math.isfinite(v) and v == int(v) else str(v)
-    return [None if hidden or _missing(v) or v == "" else whole(v) for v in values]
+    return [None if _missing(v) or v == "" else _label_name(v) for v in ([None] * len(values) if _are_hidden(values) else values)]
+
+
+def _label_name(value):
+    "The name of a label that is a text, a number, or a truth value; 1 for 1.0, as a column with gaps has it."
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _are_hidden(values):
+    "Whether labels are all -1, as in the test splits of benchmarks."
+    return all(v in (-1, "-1") for v in values)
 
 # %% ../nbs/08a_tasks.ipynb #25bbc622
 def _read_texts(split, name, texts, label, family):
@@ -222,14 +263,25 @@ def _read_texts(split, name, texts, label, family):
         inner = _inner(feature)
         if inner is None:
             raise ValueError(f"label_column {label!r} holds no lists, which a multi-label task needs: give a list of labels for each text (an empty one for none)")
-        columns["labels"] = said = [None if v is None else _named_values(inner, v) if v else [] for v in values]
+        columns["labels"] = said = _label_sets([None if v is None else _named_values(inner, v) if v else [] for v in values], name, label, values, inner)
     elif family == "regression":
-        hidden = name != "train" and all(v == -1 for v in values)                # as in the test split of STS-B
+        hidden = name != "train" and _are_hidden(values)                # as in the test split of STS-B
         columns["label"] = said = [None if hidden else _number(v, name, i) for i, v in enumerate(values)]
     else:
         columns["label"] = said = _named_values(feature, values)
     keep = [value is not None and not (isinstance(value, list) and None in value) and all(map(_filled, row)) for value, *row in zip(said, *list(columns.values())[:len(texts)])]
     return columns, keep
+
+
+def _label_sets(rows, name, column, values, inner):
+    "Lists of labels, each label once; lists of 0 and 1 that stand for all labels are refused."
+    given = [row for row in values if row]
+    if not isinstance(inner, ClassLabel) and given and len(given[0]) > 1 and {len(row) for row in given} == {len(given[0])} and {v for row in given for v in row} <= {0, 1, "0", "1"}:
+        raise ValueError(f"{name}: the lists of column {column!r} hold 0 and 1 only, as many in each row: give the names of those that hold, for example [names[i] for i in numpy.flatnonzero(row)]")
+    once = [row and list(dict.fromkeys(row)) for row in rows]
+    if repeated := sum(row != kept for row, kept in zip(rows, once)):
+        logger.warning("%s: %s rows name a label twice, which counts once", name, f"{repeated:,}")
+    return once
 
 
 def _number(value, name, i):
@@ -309,6 +361,8 @@ def _read_tokens(split, name, texts, tag_column, family):
         raise ValueError(f"columns {texts[0]!r} and {tag_column!r} must hold lists, of words and of their tags: name others by text_column=… and label_column=…")
     tags = [_named_values(_inner(feature), row) if row else [] for row in tags]
     for i, (row, marks) in enumerate(zip(words, tags)):
+        if "-100" in marks:
+            raise ValueError(f"{name}, row {i}: tag {marks.index('-100')} of column {tag_column!r} is -100, which stands for no tag: give whole words with one tag each, or leave out those without a tag")
         if marks and len(row or ()) != len(marks):
             raise ValueError(f"{name}, row {i}: {len(row or ())} tokens and {len(marks)} tags: give one tag for each token")
     keep = [bool(row) and bool(marks) and None not in marks for row, marks in zip(words, tags)]
@@ -344,7 +398,7 @@ def _answer_pairs(value, start):
         value, start = [v.get("text") for v in value], [v.get("answer_start") for v in value]
     texts = list(map(_as_text, value if isinstance(value, (list, tuple)) else [value]))
     starts = list(start) if isinstance(start, (list, tuple)) else [start] * len(texts)
-    starts = [None if _missing(s) else int(s) for s in starts] + [None] * (len(texts) - len(starts))
+    starts = [None if _missing(s) else int(float(s)) for s in starts] + [None] * (len(texts) - len(starts))
     return [(text, place) for text, place in zip(texts, starts) if _filled(text)]
 
 # %% ../nbs/08a_tasks.ipynb #bebeb3b6
@@ -455,8 +509,8 @@ _SPLITS = {"train": "train", "training": "train", "validation": "validation", "v
            "validation_matched": "validation", "test": "test", "testing": "test"}
 
 
-def _read_file(path, cache_dir):
-    "One file as a data set; official SQuAD files are laid flat."
+def _read_file(path, cache_dir, label_column=None):
+    "One file as a data set: of a CSV file texts, but for labels with fractions; official SQuAD files are laid flat."
     path = Path(path).expanduser()
     kind = _KINDS.get(path.suffix.lower())
     if not path.is_file():
@@ -465,14 +519,42 @@ def _read_file(path, cache_dir):
         raise ValueError(f"data {str(path)!r} cannot be read: endings are {', '.join(_KINDS)}")
     if not path.stat().st_size:
         raise ValueError(f"data {str(path)!r} is empty")
-    options = {"csv": {"sep": "\t" if path.suffix.lower() == ".tsv" else ",", "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig",
-                       "chunksize": 10**9}}.get(kind, {})             # read at once, so that types fit all rows and not the first 10,000
+    if kind != "parquet":
+        _check_utf8(path)
     try:
         nested = _squad_rows(path) if path.suffix.lower() == ".json" else None
-        rows = nested or load_dataset(kind, data_files=glob.escape(str(path)), split="train", cache_dir=cache_dir, **options)       # the library takes a name for a pattern
-        return _with_dates_as_written(rows, path) if kind == "json" else rows
+        read = partial(load_dataset, kind, data_files=glob.escape(str(path)), split="train", cache_dir=cache_dir)       # the library takes a name for a pattern
+        rows = nested or (_csv_texts(read, path) if kind == "csv" else read())
+        return _with_dates_as_written(rows, path) if kind == "json" else _with_fractions(rows, label_column) if kind == "csv" else rows
     except Exception as error:
         raise ValueError(f"data {str(path)!r} cannot be read as {kind}: {str(error.__cause__ or error).splitlines()[0]}") from error
+
+
+def _check_utf8(path):
+    "Refuse a file in another encoding."
+    try:
+        with open(path, encoding="utf-8") as file:
+            while file.read(1 << 20):
+                pass
+    except UnicodeDecodeError as error:
+        raise ValueError(f"data {str(path)!r} is not UTF-8 ({error.reason}): save it as UTF-8") from None
+
+
+def _csv_texts(read, path):
+    "Rows of a CSV or TSV file: every column as text, an empty field as nothing; the first row tells the columns."
+    options = {"sep": "\t" if path.suffix.lower() == ".tsv" else ",", "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
+    return read(features=Features({column: Value("string") for column in read(nrows=1, **options).column_names}), **options)
+
+
+def _with_fractions(split, label_column):
+    "Rows of a CSV file in which labels that are numbers, some with a point, are numbers; whole ones stay names as they are written."
+    for column in [label_column] if label_column else _first(("label", "labels"), split.column_names):
+        written = [v for v in _values(split, column) if v] if column in split.column_names else []
+        if written and all(map(_is_number, written)):
+            whole = all(re.fullmatch(r"\s*[+-]?\d+\s*", v) for v in written)
+            values = [v and (v.strip() if whole else float(v)) for v in _values(split, column)]
+            split = split.remove_columns(column).add_column(column, values, feature=Value("string" if whole else "float64"))
+    return split
 
 
 def _with_dates_as_written(split, path):
@@ -509,24 +591,25 @@ def _squad_rows(path):
     return Dataset.from_dict({"id": [str(q["id"]) for q, _ in rows], "question": [q["question"] for q, _ in rows], "context": [c for _, c in rows], "answers": answers})
 
 # %% ../nbs/08a_tasks.ipynb #3ff070ba
-def _read_source(data, cache_dir):
+def _read_source(data, cache_dir, label_column=None):
     "Splits of labelled data, as they come."
     if isinstance(data, Dataset):
         return {"train": data}
     if isinstance(data, dict):
-        return {name: part if isinstance(part, Dataset) else _read_file(part, cache_dir) for name, part in data.items()}
-    if not isinstance(data, (str, Path)):
-        raise TypeError(f"data {type(data).__name__} cannot be read: give a name, a path, a dict of splits, or a Dataset")
+        for part in data.values():
+            _check_readable(part, Dataset, str, os.PathLike)
+        return {name: part if isinstance(part, Dataset) else _read_file(part, cache_dir, label_column) for name, part in data.items()}
+    _check_readable(data, str, os.PathLike)
     if len(str(data)) > 1000 or "\n" in str(data):
         raise ValueError(f"data {str(data)[:60]!r} … is a text of {len(str(data)):,} characters: give a path or name, or a Dataset of texts and labels")
     path = Path(data).expanduser()
     if path.is_dir():
-        return _read_folder(path, None, cache_dir)
+        return _read_folder(path, None, cache_dir, label_column)
     if path.suffix.lower() in _KINDS or path.is_file():
-        return {"train": _read_file(path, cache_dir)}
+        return {"train": _read_file(path, cache_dir, label_column)}
     name, _, config = str(data).partition(":")
     if Path(name).expanduser().is_dir():
-        return _read_folder(Path(name).expanduser(), config or None, cache_dir)
+        return _read_folder(Path(name).expanduser(), config or None, cache_dir, label_column)
     try:
         return dict(load_dataset(name, config or None, cache_dir=cache_dir))
     except ValueError as error:
@@ -535,23 +618,40 @@ def _read_source(data, cache_dir):
         raise FileNotFoundError(f"data {str(data)!r} is no file or folder here and cannot be had from the hub: check the name or the network; 'docstrings/package' needs neither") from error
 
 
-def _read_folder(path, config, cache_dir):
+def _check_readable(data, *kinds):
+    "Refuse what is no data."
+    if not isinstance(data, kinds):
+        raise TypeError(f"data {type(data).__name__} cannot be read: give a name, a path, a dict of splits, or a Dataset")
+
+
+def _read_folder(path, config, cache_dir, label_column=None):
     "Splits of a folder: saved to disk, files named by their splits, or in hub layout."
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         loaded = load_from_disk(str(path))
         return {"train": loaded} if isinstance(loaded, Dataset) else dict(loaded)
-    files = {_SPLITS[p.stem.lower()]: p for p in sorted(path.iterdir()) if p.suffix.lower() in _KINDS and p.stem.lower() in _SPLITS}
+    files = [p for p in sorted(path.iterdir()) if p.suffix.lower() in _KINDS and p.stem.lower() in _SPLITS]
     if files and config is None:
-        return {split: _read_file(file, cache_dir) for split, file in files.items()}
+        named = _once((_SPLITS[p.stem.lower()], p.name, p) for p in files)
+        return {split: _read_file(file, cache_dir, label_column) for split, file in named.items()}
     try:
         return dict(load_dataset(str(path), config, cache_dir=cache_dir))
     except Exception as error:
         raise ValueError(f"data {str(path)!r} holds no labelled data that can be read ({str(error).splitlines()[0]}): name a file, or files train.csv, test.csv, … in the folder") from error
 
 
+def _once(named):
+    "A dict of what has a usual name, from (usual name, its own name, value); two that share one are refused."
+    found = {}
+    for usual, name, value in named:
+        if usual in found:
+            raise ValueError(f"{found[usual][0]!r} and {name!r} are both the split {usual}: join them, or give one of them another name")
+        found[usual] = name, value
+    return {usual: value for usual, (_, value) in found.items()}
+
+
 def _with_usual_names(splits):
     "Splits under the names train, validation and test; a single one of another name is for training."
-    splits = {_SPLITS.get(name.lower(), name): split for name, split in splits.items()}
+    splits = _once((_SPLITS.get(name.lower(), name), name, _plain(split)) for name, split in splits.items())
     if len(splits) == 1 and not set(splits) & {"train", "validation", "test"}:
         splits = {"train": next(iter(splits.values()))}
     if "train" not in splits:
@@ -670,7 +770,7 @@ def load_task(data="docstrings/package", task=None, *, text_column=None, label_c
     """
     family = {"translation": "generation", "summarization": "generation"}.get(task, task) or {True: "regression", False: "classification", None: None}[regression]
     _check_choices(task, family, regression, train_examples, test_examples)
-    splits = _with_usual_names(_embedded(data, cache_dir) if isinstance(data, str) and data.startswith("docstrings") else _read_source(data, cache_dir))
+    splits = _with_usual_names(_embedded(data, cache_dir) if isinstance(data, str) and data.startswith("docstrings") else _read_source(data, cache_dir, label_column))
     family, texts, labels = _roles(splits["train"], family, text_column, label_column)
     label = labels[0] if labels else None
     feature = splits["train"].features.get(label)

@@ -271,6 +271,15 @@ def test_wrong_models_and_inputs(classifier, answerer, tagger, tmp_path):
         predict(classifier, "soup", batch_tokens=0)
     with pytest.raises(ValueError, match="word_pattern '\\['"):
         predict(tagger, "soup", word_pattern="[")
+    for pattern in ("", r"\w*"):
+        with pytest.raises(ValueError, match="word_pattern .* finds words without letters"):
+            predict(tagger, "soup", word_pattern=pattern)
+    assert [w.text for w in predict(tagger, "a soup", word_pattern=r"\b|soup").words] == ["soup"]
+    with pytest.raises(ValueError, match="the text 'soup' has no word that word_pattern '\\[0-9\\]\\+' finds"):
+        explain(tagger, "soup", word_pattern="[0-9]+")
+    for value in (float("nan"), float("-inf")):
+        with pytest.raises(ValueError, match=f"no_answer_threshold {value} must be a finite number"):
+            predict(answerer, "who", context="soup", no_answer_threshold=value)
     with pytest.raises(ValueError, match="threshold 2"):
         predict(classifier, "soup", threshold=2)
 
@@ -331,6 +340,17 @@ def test_files_of_all_kinds_say_the_same(folder, classifier, tmp_path, small_chu
     assert not list((tmp_path / "out").glob("*.part*"))
 
 
+def test_numbers_are_the_texts_that_training_makes_of_them(classifier, answerer, tmp_path):
+    expected = predict(classifier, ["5", "1.5", "True"])
+    assert [p.probabilities for p in predict(classifier, [{"text": v} for v in (5.0, 1.5, True)])] == [p.probabilities for p in expected]
+    (tmp_path / "a.jsonl").write_text('{"text": 5}\n{"text": 1.5}\n{"text": true}\n')
+    predict_file(classifier, tmp_path / "a.jsonl", tmp_path / "a.out", progress=False)
+    assert [row["confidence"] for row in read(tmp_path / "a.out")] == pytest.approx([p.confidence for p in expected], abs=1e-5)
+    assert predict(answerer, {"question": 5, "context": "the soup"}).question == "5"
+    with pytest.raises(ValueError, match="not a text"):
+        predict(classifier, {"text": float("nan")})
+
+
 def test_a_json_list_is_read_as_lines_are(folder, tmp_path):
     texts = sentences(12)
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts) + '"soup"\n3\n')
@@ -360,7 +380,7 @@ def test_bad_rows_are_reported(folder, tmp_path):
     assert "empty" in errors[2] and "1 field, and the header 2" in errors[3] and "UTF-8" in errors[4]
     (tmp_path / "b.jsonl").write_text('{"text": "soup"}\n{"text": 3}\nnot json\n\n[1]\n{"other": 1}\n{"text": null}\n' + "[" * 100_000 + '\n{"text": "bread"}')
     report = predict_file(folder, tmp_path / "b.jsonl", tmp_path / "b.out", progress=False)
-    assert (report.rows, report.errors) == (9, 7) and "label" in read(tmp_path / "b.out")[-1]
+    assert (report.rows, report.errors) == (9, 6) and "label" in read(tmp_path / "b.out")[-1]
 
 
 def test_a_first_row_without_the_column_is_one_bad_row(folder, tmp_path):
@@ -428,6 +448,41 @@ def test_wrong_files(folder, tmp_path):
     assert not list(tmp_path.glob("out*")) and (tmp_path / "a.csv").read_text() == "id,remark\n1,soup\n"
     (tmp_path / "empty.txt").write_text("")
     assert predict_file(folder, tmp_path / "empty.txt", out, progress=False).rows == 0 and out.read_bytes() == b""
+
+
+def test_files_that_no_run_left_stay(classifier, folder, tmp_path, capsys):
+    "The file to read may stand where the lines are gathered, and so may a stranger's."
+    (tmp_path / "z.jsonl.part").write_text('{"text": "soup"}\n')
+    with pytest.raises(ValueError, match="output .*z.jsonl' would overwrite .*z.jsonl.part', which is the file to read: name another"):
+        predict_file(classifier, tmp_path / "z.jsonl.part", tmp_path / "z.jsonl", overwrite=True, progress=False)
+    (tmp_path / "a.txt").write_text("soup\n")
+    for name, content, says in (("b.part", "my words\n", "b.part' is there without 'b.part.json'.*may be yours"), ("c.part.json", '{"mine": 1}', "c.part.json' is no note of a run")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(FileExistsError, match=says):
+            predict_file(classifier, tmp_path / "a.txt", tmp_path / name[0], overwrite=True, progress=False)
+        assert (tmp_path / name).read_text() == content and not (tmp_path / name[0]).exists()
+    (tmp_path / "d.part.json").write_text('{"model": "a')                     # a run was stopped while it wrote its note
+    assert predict_file(classifier, tmp_path / "a.txt", tmp_path / "d", progress=False).rows == 1 and not (tmp_path / "d.part.json").exists()
+    for model, file in ((tmp_path / "nowhere", "a.txt"), (folder, "none.txt")):
+        with pytest.raises(FileNotFoundError):
+            predict_file(model, tmp_path / file, tmp_path / "new" / "deep" / "out.jsonl", progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_sampling_over_a_file_does_not_depend_on_its_chunks(writer, tmp_path, monkeypatch, small_chunks, stop):
+    "Equal prompts get other texts in every chunk, those of one call; also where a run goes on."
+    prompts = ["so"] * 20 + ["", "a", "so", "a"]
+    expected = [p.text for p in predict(writer, [p for p in prompts if p], temperature=1.0, max_new_tokens=6)]
+    file, out = _lines(tmp_path / "a.txt", prompts), tmp_path / "out.jsonl"
+    if stop:
+        real, calls = app._survived, []
+        with monkeypatch.context() as patch:
+            patch.setattr(app, "_survived", lambda *rest: calls.append(1) or (real(*rest) if len(calls) < 3 else (_ for _ in ()).throw(KeyboardInterrupt)))
+            with pytest.raises(KeyboardInterrupt, match="holds 16 rows"):
+                predict_file(writer, file, out, temperature=1.0, max_new_tokens=6, progress=False)
+    predict_file(writer, file, out, temperature=1.0, max_new_tokens=6, progress=False)
+    assert [row["text"] for row in read(out) if "text" in row] == expected and len(set(expected)) > 20
 
 
 @pytest.fixture
@@ -695,6 +750,31 @@ def test_pairs_are_explained(classifier):
     assert got._repr_html_().count("<span") == 4
 
 
+def test_a_pair_is_explained_as_it_is_predicted():
+    "A tokenizer without a separator gets its end of text between the two, which is no part of them."
+    torch.manual_seed(0)
+    pair = GPT2ForSequenceClassification(GPT2Config(vocab_size=257, n_positions=64, n_embd=16, n_layer=1, n_head=2, num_labels=2, initializer_range=0.5)).eval(), byte_level()
+    told = predict(pair, ("hot soup", "bread"))
+    got = explain(pair, ("hot soup", "bread"))
+    assert got.label == told.label and got.value == pytest.approx(told.confidence, abs=1e-5)
+    assert [t[0] for t in got.tokens] == list("hot soupbread") == [got.text[a:b] for _, a, b, _ in got.tokens]
+    without = predict(pair, ("hot soup", "read")).probabilities[told.label]
+    assert got.tokens[8][3] == pytest.approx(told.confidence - without, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["tokens", "label"])
+def test_a_t5_is_explained_by_its_gradient(kind):
+    "Its encoder does not call the embeddings that the model names."
+    from transformers import T5Config, T5ForSequenceClassification, T5ForTokenClassification
+    torch.manual_seed(0)
+    tokenizer = wordpiece()
+    config = T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_decoder_layers=1, num_heads=2, num_labels=3, decoder_start_token_id=0, pad_token_id=0, eos_token_id=3)
+    model = (T5ForTokenClassification if kind == "tokens" else T5ForSequenceClassification)(config).eval()
+    got = explain((model, tokenizer), "hot soup", method="gradient")
+    assert [t[0] for t in got.tokens] == ["hot", "soup"] and any(t[3] for t in got.tokens)
+    assert not any(part._forward_hooks for part in model.modules())
+
+
 def test_explains_numbers():
     model, tokenizer = bert(BertForSequenceClassification, ["LABEL_0"], problem_type="regression")
     got = explain((model, tokenizer), "the soup")
@@ -769,6 +849,31 @@ def test_worst_errors(classifier, folder):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     assert got.plot().get_xlabel() == "predicted label"
+
+
+def test_names_that_are_numbers_are_no_places():
+    found = [LabelPrediction("a", label, 0.6, {"1": 0.2, "2": 0.6, "3": 0.2}) for label in "122"]
+    named = worst_errors(found, ["1", "2", "1"])
+    for truth in ([1, 2, 1], [1.0, 2.0, 1.0], list(np.array([1, 2, 1]))):
+        got = worst_errors(found, truth)
+        assert (got.confusion == named.confusion).all() and got.rows == named.rows and got.errors == 1
+    with pytest.raises(ValueError, match="the labels 0, which the model does not know: it knows 1, 2, 3"):
+        worst_errors(found, [0, 1, 2])
+    truths = [LabelPrediction("a", "True", 0.6, {"False": 0.4, "True": 0.6})]
+    assert worst_errors(truths, [True]).errors == worst_errors(truths, [np.bool_(True)]).errors == 0 and worst_errors(truths, [False]).errors == 1
+    sets = [app.LabelsPrediction("a", ("2",), {"1": 0.1, "2": 0.9})]
+    assert worst_errors(sets, [[2]]).errors == 0 and worst_errors(sets, [[1]]).rows[0]["true"] == "1"
+    tags = [app.TaggedText("a", (), (app.Entity("1", "a", 0, 1, 0.9),))]
+    assert worst_errors(tags, [[1]]).errors == 0
+
+
+def test_the_references_of_a_result_are_places(tmp_path):
+    model = bert(BertForSequenceClassification, ["1", "2", "3"], problem_type="single_label_classification")
+    save(*model, tmp_path / "model")
+    texts = sentences(12)
+    told = [int(p.label) for p in predict(model, texts)]
+    result = SimpleNamespace(output_dir=str(tmp_path / "model"), references=tuple(t - 1 for t in told))
+    assert worst_errors(result, texts=texts).errors == worst_errors(result, told, texts=texts).errors == 0
 
 
 def test_worst_errors_of_a_result_are_those_of_its_scores(tmp_path, caplog):
@@ -853,6 +958,8 @@ def test_dialogue_refused(answerer, classifier):
         Dialogue(answerer, "")
     with pytest.raises(ValueError, match="for classification: a dialogue needs"):
         Dialogue(classifier, "soup")
+    with pytest.raises(ValueError, match="questions 'who' is one text.*give a list, \\['who'\\]"):
+        list(converse(answerer, "soup", "who"))
     with pytest.raises(ValueError, match="the question is empty"):
         Dialogue(answerer, "soup").ask(" ")
 

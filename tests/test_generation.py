@@ -1,6 +1,7 @@
 """Generation: what is read and asked for, decoding beside the library, batches that change nothing, and bad input."""
 import json
 import logging
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, GenerationConfig
 
+from lmnotes import generation
 from lmnotes.checkpoints import info, load
 from lmnotes.generation import (IGNORED, SEPARATOR, completion_features, encoder_decoder_config, end_of_text, generate_texts, generation_collator, generation_features,
                                 generation_loss, generator_family, open_generator, seq2seq_features, warm_start)
@@ -201,6 +203,15 @@ def test_sampling_follows_the_seed_and_the_probabilities(tokenizers):
     drawn = write(model, tokenizer, ["the cat"] * 400, temperature=1.0, max_new_tokens=1)
     likeliest = tokenizer.decode([int(p.argmax())], skip_special_tokens=True)
     assert abs(np.mean([text == likeliest for text in drawn]) - p.max()) < 0.12
+
+
+def test_a_part_of_the_sources_draws_as_the_whole_does():
+    "What is counted goes on from part to part, so equal sources in two parts have other numbers."
+    sources, seen = ["a", "b", "a", "a", "b", "a"], Counter()
+    times = [t for part in (sources[:2], sources[2:5], sources[5:]) for t in generation._times_before(part, seen)]
+    assert times == [0, 0, 1, 2, 1, 3] == generation._times_before(sources, Counter())
+    drawn = np.concatenate([generation._numbers(sources[i:j], 4, 0, times[i:j]) for i, j in ((0, 2), (2, 5), (5, 6))])
+    assert (drawn == generation._numbers(sources, 4, 0, times)).all() and len({tuple(row) for row in drawn}) == 6
 
 
 def test_no_ngram_is_written_twice_and_the_length_holds(tokenizers, monkeypatch):

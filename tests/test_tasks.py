@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Translation, Value
 
 from lmnotes import tasks
 from lmnotes.metrics import spans
@@ -241,6 +241,11 @@ ROWS = both({"text": TEXTS, "label": LABELS})
     (lambda: load_task(Dataset.from_dict({"text": [""], "label": ["x"]})), "no training example"),
     (lambda: load_task(Dataset.from_dict({"text": ["a"], "label": ["x"]})), "no test split and too few"),
     (lambda: load_task(both({"text": [["a"], ["b"]], "label": ["x", "y"]}), text_column="text"), "not text"),
+    (lambda: load_task(both({"text": TEXTS, "labels": [[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]] * 20})), "train: the lists of column 'labels' hold 0 and 1 only.*flatnonzero"),
+    (lambda: load_task(both({"text": TEXTS, "labels": [[True, False], [False, True]] * 20})), "hold 0 and 1 only"),
+    (lambda: load_task(both({"tokens": [["a", "b"]] * 2, "tags": [[0, 1], [1, -100]]})), "train, row 1: tag 1 of column 'tags' is -100"),
+    (lambda: load_task(both({"question": TEXTS, "answer": [True, False] * 20, "passage": TEXTS})), "text or sentence.*columns are question, answer, passage"),
+    (lambda: load_task(both({"question": TEXTS, "answer": ["yes", "no"] * 20, "passage": TEXTS})), "text or sentence"),
     (lambda: load_task("docstrings/sentiment"), "no embedded task"),
     (lambda: task_card("sst2"), "no embedded task"),
     (lambda: class_weights([]), "at least one"),
@@ -258,6 +263,12 @@ def test_files_that_cannot_be_read(tmp_path):
         load_task("nobody/nothing")
     with pytest.raises(TypeError, match="list"):
         load_task([1])
+    with pytest.raises(TypeError, match="data IterableDataset cannot be read: give"):
+        load_task({"train": ROWS["train"].to_iterable_dataset()})
+    for name in ("latin.csv", "latin.jsonl", "latin.json"):
+        (tmp_path / name).write_bytes('{"text": "caf\xe9", "label": "x"}\n'.encode("latin-1"))
+        with pytest.raises(ValueError, match=f"{name}' is not UTF-8 .*save it as UTF-8"):
+            load_task(tmp_path / name, cache_dir=tmp_path / "cache")
     for name, content, words in (("a.txt", "text", "endings are"), ("a.csv", "", "is empty"), ("a.jsonl", "{broken", "cannot be read as json")):
         (tmp_path / name).write_text(content, encoding="utf-8")
         with pytest.raises(ValueError, match=words):
@@ -284,6 +295,65 @@ def test_numbers_and_dates_can_be_texts(tmp_path):
     years = written(tmp_path / "c.csv", "question,context,answer\n" + "".join(f"when {i}?,It was 19{i} there,{'' if i == 20 else f'19{i}'}\n" for i in range(10, 40)))
     assert all(row["answers"]["text"] == ([] if row["question"] == "when 20?" else [row["context"].split()[2]]) for row in years)
     assert tasks._as_text(1.5) == "1.5" and tasks._as_text(float("nan")) is tasks._as_text(None) is None and tasks._answer_pairs([1950], None) == [("1950", None)]
+
+
+def test_a_csv_file_is_read_as_it_is_written(tmp_path):
+    "No type is guessed; only labels with fractions are numbers, and whole ones keep their names."
+    kept = ["5.50", "005", "1e3", "true", "False", "9007199254740993", "1_0", "None", "NA", "2021-01-01"]
+    for name, mark in (("a.csv", ","), ("a.tsv", "\t")):
+        rows = written(tmp_path / name, f"source{mark}target\n" + "".join(f"{v} {i}{mark}{v}\n" for v in kept for i in range(3)))
+        assert {row["source"].split()[0] for row in rows} >= {row["target"] for row in rows} and set(rows["target"]) == set(kept)
+    numbers = written(tmp_path / "b.csv", "text,label,remark\n" + "".join(f"00{i}.50,{'' if i == 3 else f'0{i % 2}'},\n" for i in range(30)))
+    assert numbers.features["label"].names == ["00", "01"] and all(text.startswith("00") and text.endswith(".50") for text in numbers["text"])
+    answers = written(tmp_path / "c.csv", "question,context,answer,answer_start\n" + "".join(f"is it {i}?,it is true {i},true,{'' if i % 2 else 6.0}\n" for i in range(30)))
+    assert len(answers) > 20 and all(row["answers"] == {"text": ["true"], "answer_start": [6]} for row in answers)
+    assert written(tmp_path / "d.csv", "text,label\n" + "".join(f"a{i},{i / 4}\n" for i in range(30))).features["label"].dtype == "float64"
+    assert written(tmp_path / "e.csv", "text,label\n" + "".join(f"a{i},{i % 2}.0\n" for i in range(30))).features["label"].names == ["0", "1"]
+    (tmp_path / "f.csv").write_text("words,stars\n" + "".join(f"a{i},{i / 4}\n" for i in range(30)))
+    assert load_task(tmp_path / "f.csv", text_column="words", label_column="stars", cache_dir=tmp_path / "cache")["train"].features["label"].dtype == "float64"
+
+
+def test_a_column_of_numbers_is_not_taken_for_the_text(tmp_path):
+    rows = written(tmp_path / "a.csv", "sms,length,read,label\n" + "".join(f"a{i},{i},{bool(i % 2)},{'xy'[i % 2]}\n" for i in range(30)))
+    assert all(text.startswith("a") for text in rows["text"])
+    assert len(written(tmp_path / "b.csv", "code,label\n" + "".join(f"{i},{'xy'[i % 2]}\n" for i in range(30)))) > 20
+
+
+def test_values_of_several_types_are_read_plainly(tmp_path):
+    mixed = [{"text": i if i % 3 else f"t{i}", "label": i % 2 if i < 20 else "spam"} for i in range(30)]
+    rows = written(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in mixed))
+    assert rows.features["label"].names == ["0", "1", "spam"] and set(rows["text"]) < {str(row["text"]) for row in mixed}
+
+
+def test_the_hubs_translations():
+    split = Dataset.from_dict({"id": ["0", "1"], "translation": [{"en": "cat", "de": "Katze"}] * 2}, features=Features({"id": Value("string"), "translation": Translation(languages=["en", "de"])}))
+    data = {"train": split, "test": split}
+    assert recognise(data) == "generation" and load_task(data)["test"][0] == {"source": "cat", "target": "Katze"}
+    assert load_task(data, "translation", text_column="de")["test"][0] == {"source": "Katze", "target": "cat"}
+
+
+def test_a_label_that_is_named_twice_counts_once(caplog):
+    loaded = load_task(both({"text": TEXTS, "labels": [["a", "b", "a"], ["b"], [], ["a", "a"]] * 10}))
+    names = loaded["test"].features["labels"].feature.names
+    assert [[names[i] for i in row] for row in loaded["test"]["labels"][:4]] == [["a", "b"], ["b"], [], ["a"]] and "train: 20 rows name a label twice" in caplog.text
+
+
+def test_two_splits_of_one_usual_name_are_refused(tmp_path):
+    for names in (("train", "training"), ("train", "validation", "dev"), ("train", "test", "Test")):
+        with pytest.raises(ValueError, match=f"'{names[-2]}' and '{names[-1]}' are both the split {names[-2]}"):
+            load_task(dict.fromkeys(names, ROWS["train"]))
+    for first, second in (("train.csv", "training.csv"), ("test.csv", "test.tsv")):
+        folder = tmp_path / second
+        folder.mkdir()
+        for name in {"train.csv", first, second}:
+            (folder / name).write_text("text,label\na,x\nb,y\n")
+        with pytest.raises(ValueError, match=f"'{first}' and '{second}' are both the split"):
+            load_task(folder)
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for i in range(2):
+        (folder / f"train-0000{i}-of-00002.csv").write_text("text,label\n" + "".join(f"{i} {t},{l}\n" for t, l in zip(TEXTS, LABELS)))
+    assert sum(map(len, load_task(folder, cache_dir=tmp_path / "cache").values())) == 80
 
 
 def test_words_in_csv(tmp_path):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'described', 'readable', 'Option', 'options_of', 'Command', 'resolve', 'command_options', 'call', 'plain',
            'show', 'build_command', 'versions', 'application', 'is_users', 'message', 'execute', 'Filling', 'fill_mask',
-           'Generation', 'generate', 'make_corpus', 'make_tokenizer', 'open_tokenizer', 'verify_folder', 'predict_rows',
-           'chat', 'main']
+           'Generation', 'generate', 'make_corpus', 'make_tokenizer', 'open_tokenizer', 'check_pretraining',
+           'check_tokenizer', 'verify_folder', 'predict_rows', 'chat', 'main']
 
 # %% ../nbs/20_cli.ipynb #48ad828e
 import contextlib
@@ -252,6 +252,8 @@ class Command:
         Names of optional parameters that are given by position.
     loaders : dict
         Parameter → function that makes its value of what was typed; its other parameters become options, too.
+    check : str, callable or None
+        Called before the loaders with a dict of what was typed, and of the function's own defaults: refuses what cannot be before anything long is read.
     rest : str, callable or None
         What the function's `**` parameter takes: a function or a dataclass whose parameters become options.
     hidden : tuple
@@ -265,6 +267,7 @@ class Command:
     examples: tuple = ()
     arguments: tuple = ()
     loaders: dict = dataclasses.field(default_factory=dict)
+    check: object = None
     rest: object = None
     hidden: tuple = ()
     stream: typing.Optional[str] = None
@@ -333,12 +336,15 @@ def call(command, values):
         What the function returns.
     """
     function, values = resolve(command.target), dict(values)
-    names = set(options_of(function)) | (set(options_of(resolve(command.rest))) if command.rest else set())
+    own = options_of(function)
+    names = set(own) | (set(options_of(resolve(command.rest))) if command.rest else set())
+    if command.check:
+        resolve(command.check)({**{name: option.default for name, option in own.items()}, **values})
     for name, loader in command.loaders.items():
         if name in values:
             load = resolve(loader)
-            own = list(options_of(load))[1:]
-            values[name] = load(values[name], **{key: values[key] for key in own if key in values})
+            more = list(options_of(load))[1:]
+            values[name] = load(values[name], **{key: values[key] for key in more if key in values})
     return function(**{name: value for name, value in values.items() if name in names})
 
 # %% ../nbs/20_cli.ipynb #0fb7d131
@@ -422,6 +428,8 @@ def _write(text):
 def _carry_out(command, options, given, as_json):
     "Read the values that were given, call the function, show its result; a stream is shown as it comes."
     values = {key: _read(options[key], value) for key, value in given.items()}
+    if str(values.get("output_dir", "")).startswith("~"):       # a shell leaves --output-dir=~/runs as it is
+        values["output_dir"] = os.path.expanduser(values["output_dir"])
     if command.stream and not as_json:
         _attempt(command, options, {**values, command.stream: _write})
         typer.echo()
@@ -993,6 +1001,55 @@ def open_tokenizer(tokenizer):
         raise FileNotFoundError(f"no tokenizer at {str(tokenizer)!r}{lacks}: give a folder that `lmnotes tokenizer` wrote, or a hub name") from error
 
 # %% ../nbs/20_cli.ipynb #94c1d1b2
+def check_pretraining(values):
+    """Refuse what `pretrain` would refuse, before the corpus is read.
+
+    Parameters
+    ----------
+    values : dict
+        Parameters of `pretrain` and fields of its options by name, `tokenizer` as it was typed.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, FileExistsError
+        As `pretrain` and `open_tokenizer` do.
+    """
+    import torch
+
+    from lmnotes import pretraining as room
+    from lmnotes.corpora import check_output_dir
+    options = room.PretrainingOptions(**{field.name: values[field.name] for field in dataclasses.fields(room.PretrainingOptions) if field.name in values}).check()
+    room.resolve_device(options.device)
+    check_output_dir(values["output_dir"], options.overwrite or options.resume)
+    tokenizer, model = open_tokenizer(values["tokenizer"]), values["model"]
+    if room._is_fresh(model) or "/" not in model and not Path(model).is_dir():
+        with torch.device("meta"):                         # shapes without memory
+            opened = room._open_model(model, tokenizer, options)
+        room._check_fit(opened, tokenizer, options, room._is_causal(opened.config))
+
+
+def check_tokenizer(values):
+    """Refuse what `make_tokenizer` would refuse, before the corpus is read.
+
+    Parameters
+    ----------
+    values : dict
+        Parameters of `make_tokenizer` and `train_tokenizer` by name.
+
+    Raises
+    ------
+    ValueError, FileExistsError
+        As `train_tokenizer` and `check_output_dir` do.
+    """
+    from lmnotes.corpora import check_output_dir
+    from lmnotes.tokenization import KINDS, _whole
+    if values.get("kind", KINDS[0]) not in KINDS:
+        raise ValueError(f"kind {values['kind']!r} is unknown: choose one of {', '.join(KINDS)}")
+    for name, least in (("vocab_size", 2), ("min_frequency", 0), ("limit_alphabet", 1), ("model_max_length", 1)):
+        _whole(name, values.get(name, least), least)
+    check_output_dir(values["output_dir"], values["overwrite"])
+
+
 _CORPUS = {"corpus": "lmnotes.corpora:load_corpus"}
 
 COMMANDS = {
@@ -1002,10 +1059,10 @@ COMMANDS = {
                       ("lmnotes corpus", "lmnotes corpus book.txt --output-dir runs/corpus"), arguments=("source",), rest="lmnotes.corpora:load_corpus"),
     "tokenizer": Command("lmnotes.cli:make_tokenizer", "Train a tokenizer and save it.",
                          ("lmnotes tokenizer docstrings --vocab-size 8192", "lmnotes tokenizer book.txt --kind bpe --output-dir runs/bpe"),
-                         loaders=_CORPUS, rest="lmnotes.tokenization:train_tokenizer"),
+                         loaders=_CORPUS, check="lmnotes.cli:check_tokenizer", rest="lmnotes.tokenization:train_tokenizer"),
     "pretrain": Command("lmnotes.pretraining:pretrain", "Pretrain a language model from a corpus and a tokenizer.",
                         ("lmnotes pretrain docstrings runs/tokenizer --minutes 2", "lmnotes pretrain book.txt runs/bpe --model gpt-mini --output-dir runs/gpt"),
-                        loaders={**_CORPUS, "tokenizer": "lmnotes.cli:open_tokenizer"}, rest="lmnotes.pretraining:PretrainingOptions", hidden=("options",)),
+                        loaders={"tokenizer": "lmnotes.cli:open_tokenizer", **_CORPUS}, check="lmnotes.cli:check_pretraining", rest="lmnotes.pretraining:PretrainingOptions", hidden=("options",)),
     "finetune": Command("lmnotes.finetuning:finetune", "Fine-tune a pretrained folder for a task, and score it.",
                         ("lmnotes finetune runs/pretrained --train-examples 1000", "lmnotes finetune runs/pretrained reviews.csv --output-dir runs/reviews --best"),
                         arguments=("data",), rest="lmnotes.finetuning:FinetuningOptions", hidden=("options",)),

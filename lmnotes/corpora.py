@@ -26,6 +26,7 @@ import sys
 import sysconfig
 import tempfile
 import zlib
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -296,20 +297,68 @@ def held_out(groups, fraction, seed=0):
     return set(names[:min(len(names) - 1, max(1, round(fraction * len(names))))] if fraction and names else [])
 
 # %% ../nbs/02_corpora.ipynb #369128d5
-_MARKS = ("lmnotes.json", "SHA256SUMS", "metrics.json", "choices.json", "glue.json", "result.json", "dataset_dict.json", "progress.json", "tokenizer.json", "checkpoints")
-_OF_A_MODEL = ("*.json", "*.jsonl", "*.safetensors", "*.onnx", "*.onnx.data", "*.jinja", "*.model", "vocab.txt", "merges.txt", "README.md", "SHA256SUMS", "checkpoints", "adapter", "runs")
-_OF_OTHERS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".md", ".gz", ".html", ".png", ".zip")
+_MARKS = ("lmnotes.json", "choices.json", "glue.json", "result.json", "dataset_dict.json", "progress.json", "tokenizer.json", "checkpoints")
+_OF_A_MODEL = ("config.json", "generation_config.json", "model.safetensors", "model-[0-9]*-of-[0-9]*.safetensors", "optimizer.safetensors", "random.safetensors", "model.safetensors.index.json", "model.onnx", "model.onnx.data", "README.md",
+               "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.json", "vocab.txt", "merges.txt",
+               "lmnotes.json", "predictions.json", "progress.json", "trainer_state.json", "checkpoints/", "adapter/", "adapter_config.json", "adapter_model.safetensors")
+_OF_A_DEMO = ("choices.json", "metrics.json", "report.html", "tokenizer/", "pretrained/", "finetuned/", "twin/", "again/")
+_OF_GLUE = ("glue.json", ".*.part", "results.json", "results.md", "submission.zip", "submission/", *(f"{task}/" for task in ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")))
+
+
+def _facts(path, key=None):
+    "The dictionary in a JSON file, or the list in it under a key; empty where there is none."
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        facts = None
+    facts, kind = (facts, dict) if key is None else (facts.get(key) if isinstance(facts, dict) else None, list)
+    return facts if isinstance(facts, kind) else kind()
+
+
+def _written_in(folder, held):
+    "Forms of the names that a run writes into a folder, those of its folders with a slash, as its kind tells."
+    if "dataset_dict.json" in held:
+        return ("dataset_dict.json", *(f"{split}/" for split in _facts(folder / "dataset_dict.json", "splits")))
+    if "result.json" in held:
+        return ("result.json", "*.tsv", "model/") if "task" in _facts(folder / "result.json") else ()
+    inner = {"submission": ("*.tsv",), "checkpoints": ("step-[0-9]*/", ".step-[0-9]*/")}.get(folder.name, ()) if not set(held) & set(_MARKS) else ()
+    rows = ("data-*.arrow", "cache-*.arrow", "state.json", "dataset_info.json") if "state.json" in held else ()
+    tasks = [f"{task}.{ending}" for task in _facts(folder / "lmnotes.json", "tasks") for ending in ("jsonl", "yaml")]
+    return (*(_OF_A_DEMO if "choices.json" in held else _OF_GLUE if "glue.json" in held else inner or rows or _OF_A_MODEL), *tasks)
+
+
+def _scrubbed(folder):
+    "Files of a scrubbed copy: those that are not newer than its report, if they are no more than it counts."
+    report = folder / "result.json"
+    facts = _facts(report)
+    files = [path for path in folder.rglob("*") if path != report and _format_of(path) and path.is_file()] if {"files", "documents"} <= set(facts) else []
+    files = [path for path in files if path.stat().st_mtime <= report.stat().st_mtime]
+    return [report, *files] if files and len(files) <= facts["files"] else []
+
+
+def _unknown(folder, listed=frozenset()):
+    "Paths in a folder that no run wrote: what its checksums do not list or, where it has none, what its kind does not write."
+    held = {path.name: path for path in sorted(folder.iterdir())}
+    if sums := "SHA256SUMS" in held:
+        listed = [folder / line.partition("  ")[2] for line in held["SHA256SUMS"].read_text(encoding="utf-8", errors="replace").splitlines()]
+    elif "result.json" in held and not listed:
+        listed = _scrubbed(folder)
+    listed = {*listed, *(parent for path in listed for parent in path.parents)} if isinstance(listed, list) else listed
+    forms = ("checkpoints/", "SHA256SUMS") if sums else () if listed else _written_in(folder, held)
+    for name, path in held.items():
+        inside = path.is_dir() and (name == "checkpoints" or not path.is_symlink())
+        known = path in listed or any(fnmatch(f"{name}/" if inside else name, form) for form in forms)
+        if known and inside:
+            yield from _unknown(path, listed if path in listed else frozenset())
+        elif not known:
+            yield path
 
 
 def _strangers(folder):
-    "Names in a folder that no run wrote, as far as its checksums, its kind and the endings tell; None where nothing in it is a run's mark."
-    held = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
-    if not (set(held) & set(_MARKS) or any(name.endswith(".safetensors") for name in held)):
+    "Paths in a folder that no run wrote, as far as checksums, and names where there are none, tell; None where nothing in it is a run's mark."
+    if not folder.is_dir() or not any(path.name in _MARKS or path.name.endswith(".safetensors") for path in folder.iterdir()):
         return None
-    sums = held["SHA256SUMS"].read_text(encoding="utf-8", errors="replace").splitlines() if "SHA256SUMS" in held else []
-    listed, others = {line.partition("  ")[2].split("/")[0] for line in sums}, set(held) & {"choices.json", "glue.json", "result.json", "dataset_dict.json"}
-    known = (lambda path: path.is_dir() or path.suffix in _OF_OTHERS) if others else (lambda path: any(fnmatch(path.name, form) for form in _OF_A_MODEL))
-    return sorted(name for name, path in held.items() if not (name in listed or known(path)))
+    return sorted(path.relative_to(folder).as_posix() for path in _unknown(folder))
 
 
 def check_output_dir(output_dir, overwrite=False):
@@ -320,8 +369,8 @@ def check_output_dir(output_dir, overwrite=False):
     output_dir : str or path
         Folder to write later.
     overwrite : bool
-        Whether it may replace an earlier result that is there; a folder with other things in it, as far as checksums, names and
-        endings tell, is never replaced.
+        Whether it may replace an earlier result that is there; a folder with other things in it, as far as its checksums (where it has
+        none, the names that such a run writes) tell, is never replaced.
 
     Returns
     -------
@@ -332,6 +381,8 @@ def check_output_dir(output_dir, overwrite=False):
     ------
     FileExistsError
         If it holds something and `overwrite` is not set, or something that is no result of a run.
+    ValueError
+        If it begins with `~`, which only a shell reads as the home folder.
     OSError
         If it is a file, the working folder or a mount point, or cannot be written.
     """
@@ -340,6 +391,8 @@ def check_output_dir(output_dir, overwrite=False):
 
 def _checked(output_dir, overwrite, late=False):
     "The same; what appeared beside an earlier result while a run went on is no reason to lose the run."
+    if os.path.expanduser(output_dir) != str(output_dir):
+        raise ValueError(f"output_dir {str(output_dir)!r} begins with ~, which stands for your home folder in a shell only: give os.path.expanduser({str(output_dir)!r})")
     output_dir, place = Path(output_dir), Path(output_dir).resolve()
     if place.exists() and not place.is_dir():
         raise NotADirectoryError(f"output_dir {str(output_dir)!r} is a file: name a folder")
@@ -349,8 +402,9 @@ def _checked(output_dir, overwrite, late=False):
     if held and not overwrite:
         raise FileExistsError(f"output_dir {str(output_dir)!r} holds an earlier result: choose another folder, or allow overwrite=True (--overwrite)")
     strange = _strangers(place) if held else []
-    if strange is None or [name for name in strange if not name.startswith(".")] and not late:
-        names = held if strange is None else strange
+    seen = [name for name in strange or () if not re.search(r"(^|/)\.", name)]
+    if strange is None or seen and not late:
+        names = held if strange is None else seen
         raise FileExistsError(f"output_dir {str(output_dir)!r} holds {', '.join(names[:3])}{' …' if names[3:] else ''}, which is no result of a run: overwrite replaces results only, choose another folder")
     for parent in {next(p for p in (place, *place.parents) if p.exists()), next(p for p in place.parents if p.exists())}:
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
@@ -367,7 +421,7 @@ def write_aside(folder, overwrite=False):
     folder : str or path
         Where the result will be; of a link, where it points to.
     overwrite : bool
-        Replace what is there, only once the new content is complete. Files that no run wrote, as far as checksums, names and endings tell, are kept.
+        Replace what is there, only once the new content is complete. Files that no run wrote, as far as checksums or names tell, are kept.
 
     Yields
     ------
@@ -408,6 +462,7 @@ def _put_in_place(aside, folder):
     if old:
         for name in _strangers(old) or ():
             if not (folder / name).exists():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 os.rename(old / name, folder / name)
         shutil.rmtree(old, ignore_errors=True)
 
@@ -508,7 +563,7 @@ _FORMATS = {".txt": "text", ".md": "text", ".jsonl": "json", ".json": "json", ".
 
 def _format_of(path):
     "Name of the reader for a file, by its ending (`.gz` aside); None for other files."
-    return _FORMATS.get(Path(str(path).removesuffix(".gz")).suffix.lower())
+    return _FORMATS.get(Path(re.sub(r"\.gz$", "", str(path), flags=re.IGNORECASE)).suffix.lower())
 
 
 def _check_encoding(path, encoding):
@@ -517,17 +572,20 @@ def _check_encoding(path, encoding):
         decoder, seen = codecs.getincrementaldecoder(encoding)(), 0
     except LookupError:
         raise ValueError(f"encoding {encoding!r} is not known to Python: use for example 'utf-8', 'latin-1' or 'gb18030'") from None
-    with (gzip.open if str(path).endswith(".gz") else open)(path, "rb") as file:
+    begin = b""
+    with (gzip.open if str(path).lower().endswith(".gz") else open)(path, "rb") as file:
         try:
             while True:
                 chunk, begun = file.read(1 << 20), len(decoder.getstate()[0])           # bytes of a character that the last part cut
                 seen -= begun
+                begin = begin or chunk[:2]
                 decoder.decode(chunk, final=not chunk)
                 if not chunk:
                     break
                 seen += begun + len(chunk)
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not {encoding}: byte {seen + error.start} cannot be read; name its encoding, for example encoding='latin-1' (--encoding latin-1)") from None
+            hint = "its first bytes are the mark of encoding='utf-16' (--encoding utf-16)" if begin in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "name its encoding, for example encoding='latin-1' (--encoding latin-1)"
+            raise ValueError(f"{path} is not {encoding}: byte {seen + error.start} cannot be read; {hint}") from None
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{path} is damaged or no gzip file ({error}): copy it again, or name it without .gz if it was never packed") from None
 
@@ -573,9 +631,21 @@ def _read_group(files, kind, text_column, encoding, streaming, cache_dir):
     extra = {"text": {"encoding": marked, "sample_by": "paragraph"}, "csv": {"encoding": encoding}, "json": {"encoding": encoding}}.get(kind, {})
     try:
         rows = load_dataset(kind, data_files=[glob.escape(f) for f in files], split="train", streaming=streaming, cache_dir=cache_dir, **extra)
+        if streaming:
+            next(iter(rows), None)                               # what cannot be read is told now
     except Exception as error:
         raise ValueError(f"{files[0]} cannot be read as {kind}: {str(error.__cause__ or error).splitlines()[0]}") from error
+    if kind == "text" and (streaming or any(_GAP.search(text) for text in rows["text"])):               # the library cuts at lines that are quite empty only
+        rows = rows.map(_paragraphs, batched=True, features=datasets.Features({"text": datasets.Value("string")}))
     return _with_text(rows, text_column if kind != "text" else None).select_columns(["text"])
+
+
+_GAP = re.compile(r"\n\s*\n|\A\s*\n|\n\s+\Z")
+
+
+def _paragraphs(batch):
+    "Texts cut at lines that hold white space only."
+    return {"text": [part for text in batch["text"] for part in _GAP.split(text) if part]}
 
 
 def _with_text(split, text_column):
@@ -606,9 +676,28 @@ def _load_hub(name, config, text_column, streaming, cache_dir):
 
 
 def _is_hub_layout(source):
-    "Whether a folder is a data set as the hub has it: Parquet or Arrow files, or a card that names its files."
+    "Whether a folder is a data set as the hub has it: a card that names its files, or Parquet files and no other ones, or named by splits."
     card = Path(source) / "README.md"
-    return any(Path(source).glob("**/*.parquet")) or (card.is_file() and "data_files:" in card.read_text(encoding="utf-8", errors="replace"))
+    if card.is_file() and "data_files:" in card.read_text(encoding="utf-8", errors="replace"):
+        return True
+    files = [f for f in _files_of(source) if Path(f).name not in ("README.md", "dataset_infos.json")]
+    packed = [f for f in files if _format_of(f) == "parquet"]
+    if packed and len(packed) < len(files) and len(_by_split(source, packed)) > 1:
+        logger.warning("the corpus %r is read from its Parquet files: %s is left out", str(source), next(f for f in files if f not in packed))
+        return True
+    return bool(packed) and len(packed) == len(files)
+
+
+_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "dev", "test": "test"}
+
+
+def _by_split(folder, files):
+    "Files by the split that a word of each one's name says; all of them under `train` where one says none, or two, or none says train."
+    found = {}
+    for file in files:
+        said = {_SPLITS[word] for word in re.split(r"[\W_]+", str(Path(file).relative_to(folder)).lower()) if word in _SPLITS}
+        found.setdefault(said.pop() if len(said) == 1 else None, []).append(file)
+    return {split: found[split] for split in _SPLITS if split in found} if "train" in found and None not in found else {"train": files}
 
 
 def _looks_like_path(source):
@@ -624,7 +713,9 @@ def load_corpus(source="docstrings", *, text_column=None, config=None, validatio
     Parameters
     ----------
     source : str, path, list, Dataset or DatasetDict
-        `docstrings` (also `docstrings:numpy,torch`), a file, folder or glob, several of them, a hub name (`NAME:CONFIG`), or a data set.
+        `docstrings` (also `docstrings:numpy,torch`), a file, folder or glob, several of them, a hub name (`NAME:CONFIG`), or a data set;
+        also lists of texts by their splits. Where each file of a folder is named by its split (`train.txt`, `wiki.test.tokens.txt`;
+        train, valid, validation, val, dev, test), they are read as splits; else all of them are training text.
     text_column : str, optional
         Column with the text; by default `text`.
     config : str, optional
@@ -665,6 +756,9 @@ def load_corpus(source="docstrings", *, text_column=None, config=None, validatio
         corpus = DatasetDict({s: d.to_iterable_dataset() for s, d in corpus.items()}) if streaming else corpus
     else:
         raw = _read(source, text_column, config, encoding, streaming, cache_dir)
+        if not streaming and any(isinstance(rows, IterableDataset) for rows in raw.values()):
+            raise ValueError("the source is a stream, which is read while it is used only: set streaming=True (--streaming)")
+        raw = {split: rows.to_iterable_dataset() if streaming and isinstance(rows, Dataset) else rows for split, rows in raw.items()}
         corpus = (_finish_stream if streaming else _finish)(raw, _name_of(source), validation_fraction, seed, deduplicate)
     if max_documents:
         description = corpus["train"].info.description
@@ -692,10 +786,14 @@ def _read(source, text_column, config, encoding, streaming, cache_dir):
     "The splits of a source as they come, each with a column `text`."
     if isinstance(source, (Dataset, IterableDataset)):
         return {"train": _with_text(source, text_column)}
-    if isinstance(source, (DatasetDict, IterableDatasetDict)):
-        return {split: _with_text(data, text_column) for split, data in source.items()}
+    if isinstance(source, Mapping):
+        return {split: _with_text(data, text_column) if isinstance(data, (Dataset, IterableDataset)) else _in_hand(split, data, text_column or "text") for split, data in source.items()}
     if not isinstance(source, (str, os.PathLike, list, tuple)):
-        raise TypeError(f"source {type(source).__name__} cannot be read: give a name, a path, a list of paths, or a Dataset")
+        remedy = "of a table make a data set, Dataset.from_pandas(table)" if hasattr(source, "columns") else "give a name, a path, a list of paths, a Dataset, or {'train': [texts]}"
+        raise TypeError(f"source {type(source).__name__} cannot be read: {remedy}")
+    for i, part in enumerate(source if isinstance(source, (list, tuple)) else ()):
+        if not isinstance(part, (str, os.PathLike)):
+            raise TypeError(f"source: item {i} of the list is of type {type(part).__name__}, no path: of texts in hand make {{'train': [texts]}}, of rows Dataset.from_list(rows)")
     source = os.path.expanduser(source) if isinstance(source, (str, os.PathLike)) else source
     if isinstance(source, str):
         try:
@@ -709,15 +807,45 @@ def _read(source, text_column, config, encoding, streaming, cache_dir):
             return _read(load_from_disk(source), text_column, config, encoding, streaming, cache_dir)
         if _is_hub_layout(source):
             return _load_hub(source, config, text_column, streaming, cache_dir)
-    return {"train": _read_files(_files_of(source), text_column, encoding, streaming, cache_dir)}
+    files = _files_of(source)
+    named = _by_split(source, files) if isinstance(source, (str, os.PathLike)) and Path(source).is_dir() else {"train": files}
+    named = {split: files for split, files in named.items() if split == "train" or any(map(os.path.getsize, files))}
+    return {split: _read_files(files, text_column, encoding, streaming, cache_dir) for split, files in named.items()}
 
 # %% ../nbs/02_corpora.ipynb #a49be6aa
+def _text_of(row, number, split="train", column="text"):
+    "The text of a row, None where it has none; an error that names the row where it holds something else."
+    if isinstance(row, dict):
+        if column not in row:
+            raise ValueError(f"corpus: row {number} of the split {split!r} has no column {column!r}, but {', '.join(map(str, row)) or 'none'}: name the one with the text, text_column=… (--text-column)")
+        row = row[column]
+    if row is not None and not isinstance(row, str):
+        raise TypeError(f"corpus: row {number} of the split {split!r} is of type {type(row).__name__}, no text: give texts (of bytes .decode() makes one), or leave the row out")
+    try:
+        (row or "").encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"corpus: row {number} of the split {split!r} holds half of a character (a lone surrogate), which no file can hold: repair it with text.encode('utf-8', 'replace').decode()") from None
+    return row
+
+
+def _in_hand(split, rows, column):
+    "A split that is a list of texts, as a data set."
+    if isinstance(rows, (str, bytes)) or not isinstance(rows, Iterable) or hasattr(rows, "columns"):
+        raise TypeError(f"corpus: the split {split!r} is of type {type(rows).__name__}: give a list of texts or a Dataset")
+    return Dataset.from_dict({"text": [_text_of(row, i, split, column) for i, row in enumerate(rows)]}, features=datasets.Features({"text": datasets.Value("string")}))
+
+# %% ../nbs/02_corpora.ipynb #dd361a3a
 _GROUP = 20                      # neighbouring documents that stay on one side of a split
 
 
 def _not_empty(text):
     "Whether there is text to learn from."
     return text is not None and bool(text.strip())
+
+
+def _filled_row(row, number, split):
+    "The same of a row of a stream, whose kind nothing has told before."
+    return _not_empty(_text_of(row, number, split))
 
 
 def _filled(rows):
@@ -767,7 +895,7 @@ def _finish_stream(splits, source, fraction, seed, deduplicate):
     "Leave empty rows out of a stream, and hold texts out by their hashes."
     splits = {"validation" if split == "dev" and "validation" not in splits else split: rows for split, rows in splits.items()}
     train = _training_split(splits, source)
-    train, *others = (rows.filter(_not_empty, input_columns="text") for rows in (train, *splits.values()))
+    train, *others = (rows.filter(_filled_row, with_indices=True, fn_kwargs={"split": split}) for split, rows in {"train": train, **splits}.items())
     splits = dict(zip(splits, others))
     if "validation" not in splits and fraction:
         splits["validation"] = train.filter(lambda text: _share(text, seed) < fraction, input_columns="text")

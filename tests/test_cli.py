@@ -681,3 +681,37 @@ def test_a_default_of_line_feeds_is_shown_as_such(capsys):
         return separator
     assert execute({"join": Command(join, ""), "other": Command(fails, "")}, ["join", "--help"]) == 0
     assert r"[default: '\n\n']" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line, needle", [
+    ("pretrain CORPUS tok --mask-rate 2", "mask_rate 2.0"), ("pretrain CORPUS tok --device cuda:77", "cuda:77"), ("pretrain CORPUS tok --model bert-foo", "bert-foo"),
+    ("pretrain CORPUS tok --block-size 9000", "block_size 9000"), ("pretrain CORPUS tok --output-dir full", "full"), ("pretrain CORPUS broken", "tokenizer 'broken'"),
+    ("tokenizer CORPUS --kind foo", "foo"), ("tokenizer CORPUS --vocab-size 0", "vocab_size 0"), ("tokenizer CORPUS --output-dir full", "full"),
+])
+def test_what_needs_no_corpus_is_refused_before_it_is_read(line, needle, tmp_path, monkeypatch, capsys):
+    from lmnotes import tokenization
+    monkeypatch.chdir(tmp_path)
+    tokenization.train_tokenizer(["the cat sat on the mat"] * 9, vocab_size=60, progress=False).save_pretrained("tok")
+    for name in ("full", "broken"):
+        Path(name).mkdir()
+        Path(name, "tokenizer.json").write_text("{")
+    monkeypatch.setitem(cli.COMMANDS, "pretrain", dataclasses.replace(cli.COMMANDS["pretrain"], loaders={**cli.COMMANDS["pretrain"].loaders, "corpus": unread}))
+    monkeypatch.setitem(cli.COMMANDS, "tokenizer", dataclasses.replace(cli.COMMANDS["tokenizer"], loaders={"corpus": unread}))
+    assert execute(cli.COMMANDS, shlex.split(line)) == 2 and needle in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == ["broken", "full", "tok"]                # nothing was made
+
+
+def unread(source: str):
+    """Stand in for a corpus that takes long.
+
+    Parameters
+    ----------
+    source : str
+        Its name.
+    """
+    pytest.fail("the corpus was read")
+
+
+def test_a_home_folder_behind_an_equals_sign_is_opened(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert execute(TABLE, ["train", "words.txt", "--output-dir=~/runs/x"]) == 0 and SEEN["call"]["output_dir"] == str(tmp_path / "runs" / "x")

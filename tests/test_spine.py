@@ -163,7 +163,7 @@ def test_a_stopped_demo_is_gone_on_with_and_a_whole_one_is_kept_until_the_new_on
 
     def steps(stop, loaded, folder, *rest):
         calls.append(sorted(os.listdir(folder)))
-        (folder / f"part{len(calls)}.json").touch()
+        (folder / ("tokenizer", "pretrained")[len(calls) - 1 & 1]).mkdir()
         if stop:
             raise KeyboardInterrupt
         return {"n": len(calls)}, []
@@ -178,7 +178,7 @@ def test_a_stopped_demo_is_gone_on_with_and_a_whole_one_is_kept_until_the_new_on
     with pytest.raises(ValueError, match="steps .then 2, now 3."):
         run(steps=3, resume=True)
     run(resume=True)
-    assert calls == [["choices.json"], ["choices.json", "part1.json"]] and (out / "metrics.json").is_file()
+    assert calls == [["choices.json"], ["choices.json", "tokenizer"]] and (out / "metrics.json").is_file()
     with pytest.raises(FileExistsError, match="whole"):
         run(resume=True)
     with pytest.raises(KeyboardInterrupt):
@@ -560,3 +560,170 @@ def test_two_processes_may_fill_the_cache(tmp_path, monkeypatch):
         raise OSError(39, "Directory not empty")
     monkeypatch.setattr(corpora, "write_aside", late)
     assert len(load_corpus("docstrings:json", cache_dir=tmp_path)["train"])
+
+
+# ---- what a run wrote, and what it did not
+
+def _tree(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def _lay(folder, *names, **facts):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("1")
+    for name, text in facts.items():
+        (folder / f"{name}.json").write_text(text)
+    return folder
+
+
+def _finished(folder):
+    _lay(folder, "model.safetensors", "config.json", "lmnotes.json", "predictions.json", "README.md", "adapter/adapter_config.json")
+    pretraining.write_checksums(folder)
+    return _lay(folder, "checkpoints/step-00000005/model.safetensors", "checkpoints/.step-00000009-ab12cd34/config.json")
+
+
+_KINDS = {
+    "finished": _finished,
+    "interrupted": lambda d: _lay(d, "checkpoints/step-00000005/model.safetensors", "checkpoints/step-00000005/progress.json", "checkpoints/.step-00000009-ab12cd34/config.json"),
+    "without checksums": lambda d: _lay(d, "config.json", "generation_config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"),
+    "tokenizer": lambda d: _lay(d, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    "demo": lambda d: (_finished(d / "pretrained"), _lay(d, "choices.json", "metrics.json", "report.html", "tokenizer/tokenizer.json", "finetuned/checkpoints/step-00000001/progress.json", "again/config.json"))[1],
+    "glue": lambda d: (_finished(d / "cola" / "model"), _lay(d / "cola", "CoLA.tsv", result='{"task": "cola"}'), pretraining.write_checksums(d / "cola"),
+                       _lay(d, "glue.json", "results.json", "results.md", "submission/CoLA.tsv", "submission.zip", ".results.json.part"))[-1],
+    "data": lambda d: (DatasetDict(train=Dataset.from_dict({"text": ["a"]}), exam=Dataset.from_dict({"text": ["b"]})).save_to_disk(d), _lay(d, "train/cache-1f.arrow"))[1],
+    "scrubbed": lambda d: (_lay(d, "a.txt", "more/b.csv.gz", result='{"output_dir": "d", "files": 2, "documents": 2, "characters": 9, "counts": {}}'),
+                           [os.utime(d / name, (time.time() - 60,) * 2) for name in ("a.txt", "more/b.csv.gz", "result.json")]),
+    "tasks": lambda d: _lay(d, "own_pairs.jsonl", "own_pairs.yaml", lmnotes='{"tasks": ["own_pairs"]}'),
+}
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_overwriting_takes_what_a_run_of_the_kind_wrote_and_nothing_else(kind, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    _KINDS[kind](out)
+    assert check_output_dir(out, overwrite=True) == out
+    for mine in ("train.jsonl", "answers.jsonl", "thesis.txt", "photos/x.jpg", "secret/own.doc", "runs/old/thesis.txt", "runs/other/model.safetensors", "checkpoints/a.pt", "checkpoints/step-1/a.pt",
+                 *(["adapter/mine.txt"] if kind == "finished" else []), *(["train/mine.txt"] if kind == "data" else []), *(["pretrained/notes.txt", "checkpoints/step-1/x.json"] if kind == "demo" else [])):
+        _lay(out, mine)
+        with pytest.raises(FileExistsError, match=rf"holds .*{mine.split('/')[0]}.*no result of a run"):
+            check_output_dir(out, overwrite=True)
+        with write_aside(out, overwrite=True) as aside:                             # it appeared late: it is kept
+            (aside / "new.json").write_text("2")
+        assert _tree(out) == sorted(["new.json", mine]) and (out / mine).read_text() == "1" and os.listdir(tmp_path) == ["out"]
+        __import__("shutil").rmtree(out)
+        out.mkdir()
+        _KINDS[kind](out)
+
+
+def test_a_text_among_scrubbed_ones_that_nothing_tells_from_them_is_kept(tmp_path):
+    _KINDS["scrubbed"](tmp_path / "out")
+    _lay(tmp_path / "out", "thesis.txt")
+    os.utime(tmp_path / "out" / "thesis.txt", (0, 0))                               # moved there, older than the report
+    with pytest.raises(FileExistsError, match="no result of a run"):
+        check_output_dir(tmp_path / "out", overwrite=True)
+    with write_aside(tmp_path / "out", overwrite=True) as aside:
+        (aside / "a.txt").write_text("2")
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "1" and (tmp_path / "out" / "a.txt").read_text() == "2"
+
+
+def test_marks_of_others_are_no_results(tmp_path):
+    for name, text in (("result.json", '{"score": 1}'), ("SHA256SUMS", "0  linux.iso\n"), ("metrics.json", "{}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text(text)
+        _lay(tmp_path / name, "linux.iso", "config.json")
+        with pytest.raises(FileExistsError, match="no result of a run"):
+            check_output_dir(tmp_path / name, overwrite=True)
+
+
+def test_a_home_folder_that_no_shell_named_is_not_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for write in (lambda: check_output_dir("~/xx"), lambda: write_aside("~/xx").__enter__()):
+        with pytest.raises(ValueError, match="expanduser"):
+            write()
+    assert os.listdir(tmp_path) == []
+
+
+# ---- files of a folder, and what is no text
+
+def _splits(source, cache, streaming, **more):
+    return {split: [row["text"] for row in rows] for split, rows in load_corpus(source, cache_dir=cache, streaming=streaming, **{"validation_fraction": 0, **more}).items()}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_files_named_by_splits_are_splits(tmp_path, streaming):
+    import pandas
+    for i, (files, want) in enumerate((
+            ({"train.txt": "a\n\nb", "valid.txt": "c", "test.txt": "d"}, {"train": ["a", "b"], "validation": ["c"], "test": ["d"]}),
+            ({"wiki.train.tokens.txt": "a", "wiki.test.tokens.txt": "d"}, {"train": ["a"], "test": ["d"]}),
+            ({"en-train.jsonl": '{"text": "a"}', "en-dev.jsonl": '{"text": "c"}', "en-test.jsonl": ""}, {"train": ["a"], "validation": ["c"]}),
+            ({"train.txt": "a", "other.txt": "b"}, {"train": ["b", "a"]}),
+            ({"training_test.txt": "a", "contest.txt": "b"}, {"train": ["b", "a"]}))):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        assert _splits(folder, tmp_path / "cache", streaming) == want, files
+    (tmp_path / "packed").mkdir()
+    for name in ("train", "test"):
+        pandas.DataFrame({"text": [name]}).to_parquet(tmp_path / "packed" / f"{name}.parquet")
+    (tmp_path / "packed" / "notes.txt").write_text("note")
+    assert _splits(tmp_path / "packed", tmp_path / "cache", streaming) == {"train": ["train"], "test": ["test"]}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_parquet_file_among_others_hides_none(tmp_path, streaming):
+    import pandas
+    folder = _lay(tmp_path / "mixed", "b.txt")
+    (folder / "a.txt").write_text("one\nline\n\ntwo")
+    pandas.DataFrame({"text": ["packed"]}).to_parquet(folder / "c.parquet")
+    assert _splits(folder, tmp_path / "cache", streaming) == {"train": ["one\nline", "two", "1", "packed"]}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_paragraphs_end_at_lines_of_white_space(tmp_path, streaming):
+    import gzip
+    import re
+    text = "one\n \ntwo\n\t\n\n  three\nmore\n\n\nfour\n\u3000\nfive\n\n"
+    text += "".join(f"line {i}\n" + (" \n" if i % 7 == 0 else "\n" if i % 11 == 0 else "") for i in range(2000))
+    (tmp_path / "A.TXT.GZ").write_bytes(gzip.compress(text.encode()))
+    found = _splits(tmp_path / "A.TXT.GZ", tmp_path / "cache", streaming)["train"]
+    assert found == [part for part in re.split(r"\n\s*\n", text) if part] and found[:5] == ["one", "two", "  three\nmore", "four", "five"]
+
+
+def test_the_mark_of_another_encoding_is_named(tmp_path):
+    for name in ("utf-16-le", "utf-16-be"):
+        (tmp_path / "a.txt").write_bytes("\ufeffhello".encode(name))
+        with pytest.raises(ValueError, match="--encoding utf-16"):
+            load_corpus(tmp_path / "a.txt", cache_dir=tmp_path)
+        assert _splits(tmp_path / "a.txt", tmp_path / "cache", False, encoding="utf-16") == {"train": ["hello"]}
+
+
+@pytest.mark.parametrize("source, error, needle", [
+    ({"train": ["a", b"b"]}, TypeError, "row 1 of the split 'train' is of type bytes"),
+    ({"train": ["a"], "test": ["a", 3]}, TypeError, "row 1 of the split 'test' is of type int"),
+    ({"train": [{"body": "a"}]}, ValueError, "row 0 .*no column 'text', but body.*text_column"),
+    ({"train": ["a", "b\ud800"]}, ValueError, "row 1 .*surrogate"),
+    ({"train": "a text"}, TypeError, "of type str: give a list"),
+    ([b"a"], TypeError, "item 0 .*bytes, no path"),
+    ([{"text": "a"}], TypeError, "Dataset.from_list"),
+    (__import__("pandas").DataFrame({"text": ["a"]}), TypeError, "Dataset.from_pandas"),
+])
+def test_rows_that_are_no_text_are_named(source, error, needle):
+    with pytest.raises(error, match=needle):
+        load_corpus(source, validation_fraction=0)
+
+
+def test_lists_and_streams_in_hand():
+    from datasets import IterableDataset
+    lists = {"train": ["a", None, "b"], "test": [{"text": "c"}]}
+    for streaming in (False, True):
+        assert _splits(lists, None, streaming) == {"train": ["a", "b"], "test": ["c"]}
+    stream = lambda *rows: IterableDataset.from_generator(lambda: iter(rows))
+    assert _splits(stream({"text": "a"}), None, True) == {"train": ["a"]}
+    with pytest.raises(ValueError, match="streaming=True"):
+        load_corpus(stream({"text": "a"}))
+    for row, needle in (({"text": 3}, "row 0 .*int"), ({"body": "a"}, "no column 'text', but body")):
+        with pytest.raises((TypeError, ValueError), match=needle):
+            load_corpus(stream(row), streaming=True)

@@ -936,15 +936,20 @@ def _parts(output):
     return output.with_name(f"{output.name}.part"), output.with_name(f"{output.name}.part.json")
 
 
+def _is_note(note, part):
+    "Whether a run wrote this file; one that is no JSON may be of a run that was stopped while it wrote, before there was a part."
+    try:
+        known = json.loads(note.read_text(encoding="utf-8"))
+    except ValueError:
+        return not part.exists()
+    return isinstance(known, dict) and {"model", "file", "options"} <= set(known)
+
+
 def _check_parts(part, note):
     "Refuse files of these names that no run left."
     if part.exists() and not note.exists():
         raise FileExistsError(f"{str(part)!r} is there without {note.name!r}, the note of a run, and may be yours: move it, or name another output")
-    try:
-        known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {"model": "", "file": "", "options": {}}
-    except ValueError:                                       # a run was stopped while it wrote its note
-        return
-    if not isinstance(known, dict) or not {"model", "file", "options"} <= set(known):
+    if note.exists() and not _is_note(note, part):
         raise FileExistsError(f"{str(note)!r} is no note of a run, and may be yours: move it, or name another output")
 
 

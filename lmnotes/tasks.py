@@ -197,14 +197,15 @@ def _values(split, column):
 
 
 def _plain(split):
-    "A split with the hub's type of a translation as a dict of texts, and with texts for values of several types."
+    "A split with the hub's type of a translation as a dict of texts, and with texts for values, or lists of values, of several types."
     for column, feature in split.features.items():
         if isinstance(feature, Translation):
             split = split.cast_column(column, {language: Value("string") for language in feature.languages})
-        elif isinstance(feature, Json):
-            values = [None if value is None else json.loads(value) for value in _values(split, column)]
-            if not any(isinstance(value, (dict, list)) for value in values):
-                split = split.remove_columns(column).add_column(column, list(map(_as_text, values)), feature=Value("string"))
+        elif (many := isinstance(_inner(feature), Json)) or isinstance(feature, Json):
+            values = split.with_format(None)[column][:]
+            if not any(isinstance(value, (dict, list)) for row in values for value in ((row or []) if many else [row])):
+                texts = [row and list(map(_as_text, row)) if many else _as_text(row) for row in values]
+                split = split.remove_columns(column).add_column(column, texts, feature=List(Value("string")) if many else Value("string"))
     return split
 
 
@@ -276,7 +277,7 @@ def _read_texts(split, name, texts, label, family):
 def _label_sets(rows, name, column, values, inner):
     "Lists of labels, each label once; lists of 0 and 1 that stand for all labels are refused."
     given = [row for row in values if row]
-    if not isinstance(inner, ClassLabel) and given and len(given[0]) > 1 and {len(row) for row in given} == {len(given[0])} and {v for row in given for v in row} <= {0, 1, "0", "1"}:
+    if isinstance(inner, Value) and given and len(given[0]) > 1 and {len(row) for row in given} == {len(given[0])} and {v for row in given for v in row} <= {0, 1, "0", "1"}:
         raise ValueError(f"{name}: the lists of column {column!r} hold 0 and 1 only, as many in each row: give the names of those that hold, for example [names[i] for i in numpy.flatnonzero(row)]")
     once = [row and list(dict.fromkeys(row)) for row in rows]
     if repeated := sum(row != kept for row, kept in zip(rows, once)):
@@ -765,7 +766,7 @@ def load_task(data="docstrings/package", task=None, *, text_column=None, label_c
     TypeError
         If `data` is nothing that can be read.
     ValueError
-        If a column is not there, there are fewer than two labels, a held-out label stands nowhere in training, tokens and tags differ in length,
+        If a column is not there, two splits share a usual name, there are fewer than two labels, a held-out label stands nowhere in training, tokens and tags differ in length,
         or a label of a regression is no number.
     """
     family = {"translation": "generation", "summarization": "generation"}.get(task, task) or {True: "regression", False: "classification", None: None}[regression]

@@ -456,7 +456,9 @@ def test_files_that_no_run_left_stay(classifier, folder, tmp_path, capsys):
     with pytest.raises(ValueError, match="output .*z.jsonl' would overwrite .*z.jsonl.part', which is the file to read: name another"):
         predict_file(classifier, tmp_path / "z.jsonl.part", tmp_path / "z.jsonl", overwrite=True, progress=False)
     (tmp_path / "a.txt").write_text("soup\n")
-    for name, content, says in (("b.part", "my words\n", "b.part' is there without 'b.part.json'.*may be yours"), ("c.part.json", '{"mine": 1}', "c.part.json' is no note of a run")):
+    for name, content, says in (("b.part", "my words\n", "b.part' is there without 'b.part.json'.*may be yours"), ("c.part.json", '{"mine": 1}', "c.part.json' is no note of a run"),
+                                ("e.part.json", "mine", "e.part.json' is no note of a run")):
+        (tmp_path / "e.part").write_text("my words\n")
         (tmp_path / name).write_text(content)
         with pytest.raises(FileExistsError, match=says):
             predict_file(classifier, tmp_path / "a.txt", tmp_path / name[0], overwrite=True, progress=False)

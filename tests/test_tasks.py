@@ -323,6 +323,8 @@ def test_values_of_several_types_are_read_plainly(tmp_path):
     mixed = [{"text": i if i % 3 else f"t{i}", "label": i % 2 if i < 20 else "spam"} for i in range(30)]
     rows = written(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in mixed))
     assert rows.features["label"].names == ["0", "1", "spam"] and set(rows["text"]) < {str(row["text"]) for row in mixed}
+    lists = written(tmp_path / "b.jsonl", "".join(json.dumps({"text": f"t{i}", "labels": [1, "spam"][:i % 3]}) + "\n" for i in range(30)))
+    assert lists.features["labels"].feature.names == ["1", "spam"]
 
 
 def test_the_hubs_translations():

@@ -105,7 +105,8 @@ def _results(facts, pipeline, name):
     scores = {k: v for k, v in (facts.get("scores") or {}).items() if isinstance(v, (int, float))}
     if isinstance(facts.get("loss_after"), float) and math.isfinite(facts["loss_after"]):
         scores["cross-entropy"] = facts["loss_after"]
-    where = {"dataset_type": "held-out", "dataset_name": "held-out part of the training data", "task_type": pipeline or "other"}
+    named = {"dataset_type": "test", "dataset_name": "test split"} if facts.get("made_by") == "lmnotes.finetuning" else {"dataset_type": "held-out", "dataset_name": "held-out part of the training data"}
+    where = {**named, "task_type": pipeline or "other"}
     return [EvalResult(metric_type=key, metric_name=key, metric_value=round(float(value), 6), **where) for key, value in scores.items()]
 
 
@@ -158,8 +159,22 @@ def model_card(model, facts, tokenizer=None, name=None, license=None, watts=None
         lines += [f"Energy: about {energy(facts['seconds'], watts):.2g} kWh, estimated as {facts['seconds']:,} s at an assumed {watts:g} W; nothing was measured, and other parts of the run are not counted.", ""]
     versions = ", ".join(f"{key} {value}" for key, value in (facts.get("versions") or {}).items())
     lines += [f"Versions: {versions}.", ""] if versions else []
-    lines += ["The losses are of a held-out part of the training data. Bias, safety and behaviour elsewhere were not examined."]
+    lines += [_told_of_scores(facts) + "Bias, safety and behaviour elsewhere were not examined."]
     return f"---\n{data.to_yaml()}\n---\n" + "\n".join(lines) + "\n"
+
+
+def _told_of_scores(facts):
+    "What the numbers of the card are of: a table of the scores of a fine-tuned model, a sentence on the losses of a pretrained one."
+    if facts.get("made_by") != "lmnotes.finetuning":
+        return "The losses are of a held-out part of the training data. " if {"loss_before", "loss_after"} & set(facts) else ""
+    scores, number = (facts.get("scores") or {}), (facts.get("examples") or {}).get("test")
+    intervals, majority = facts.get("intervals") or {}, facts.get("majority") or {}
+    numbers = [f"| {k} | {v:.4g} | {f'{intervals[k][0]:.4g} to {intervals[k][1]:.4g}' if intervals.get(k) else ''} | {f'{majority[k]:.4g}' if isinstance(majority.get(k), (int, float)) else ''} |"
+               for k, v in scores.items() if isinstance(v, (int, float))]
+    if not numbers:
+        return ""
+    table = ["| score | value | interval (95 %) | without a model |", "|---|---|---|---|", *numbers]
+    return "\n".join(table) + f"\n\nThe scores are of the test split{f' ({number:,} examples)' if isinstance(number, int) else ''}, which was not trained on; \"without a model\" is the best that an answer gets that reads no text. "
 
 
 def _assumed_watts(hardware):
@@ -354,13 +369,16 @@ def model_tokenizer(model, name="model"):
     """
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"{name} is {type(model).__name__}: give the path of a folder or a hub name")
-    if not Path(model).is_dir() and (str(model).count("/") != 1 or str(model)[0] in "./~"):
+    if not Path(model).is_dir() and (str(model).count("/") > 1 or str(model)[:1] in ("", ".", "/", "~")):
         raise FileNotFoundError(f"{name} {str(model)!r} is no folder: give one that `pretrain` wrote, or a hub name")
     if Path(model).is_dir() and (problems := verify(model)):
         raise ValueError(f"checkpoint {str(model)!r} is not whole: {'; '.join(problems)}; copy or train it again")
+    cached = "/" not in str(model) and not Path(model).is_dir()                 # the hub's old names have no slash; a word that is misspelt shall not wait for the network
     try:
-        return AutoTokenizer.from_pretrained(model)
+        return AutoTokenizer.from_pretrained(model, local_files_only=cached)
     except OSError as error:
+        if cached:
+            raise FileNotFoundError(f"{name} {str(model)!r} is no folder, and the hub's cache on this machine does not hold it: give a folder that `pretrain` wrote, a hub name with a slash, or `load` it once") from error
         raise FileNotFoundError(f"{name} {str(model)!r} cannot be opened: {str(error).splitlines()[0]}") from error
 
 

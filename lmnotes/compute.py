@@ -22,7 +22,7 @@ import torch
 from scipy.optimize import minimize
 from transformers import AutoConfig, PretrainedConfig
 
-from .pretraining import _is_inside, peak_flops, resolve_device, use_bf16
+from .pretraining import _is_causal, _is_inside, peak_flops, resolve_device, use_bf16
 from .transformer import COUNTED, PRESETS, _GATED, _feed_forward, _on_meta, flops_per_token, model_config, parameter_count
 
 # %% ../nbs/12_compute.ipynb #56ea231c
@@ -346,7 +346,7 @@ def _assumed(parameters, vocab_size):
 
 
 def _config_sizes(config, name):
-    causal = "GPT" in str(config.architectures) or "CausalLM" in str(config.architectures) or (not config.architectures and config.model_type in ("gpt2", "llama", "qwen2", "qwen3", "mistral"))
+    causal = _is_causal(config)
     if config.is_encoder_decoder:
         raise ValueError(f"model {name} is an encoder-decoder: plans are made for encoders and decoders; give its number of parameters in place of it")
     try:

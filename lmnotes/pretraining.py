@@ -27,10 +27,12 @@ import sys
 import tempfile
 import threading
 import time
+import typing
+import weakref
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from html import escape
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,6 +52,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import SequentialSampler
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining, NanoChatConfig, PretrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, masking_utils
+from transformers.integrations import integration_utils
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -73,6 +76,7 @@ def _token_ids(texts, tokenizer, counts, pair=None):
         counts["bytes"] += sum(len(text.encode("utf-8", "surrogatepass")) for text in batch)
         counts["tokens"] += sum(map(len, rows))
         if pair:                                          # whole pairs of segments of one document only
+            counts["short_documents"] = counts.get("short_documents", 0) + sum(len(row) < pair for row in rows)
             rows = [row[: len(row) // pair * pair] for row in rows]
         yield np.fromiter(itertools.chain.from_iterable(rows), np.int32, sum(map(len, rows)))
 
@@ -284,17 +288,23 @@ def word_starts(tokenizer):
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerFast
-        A tokenizer whose tokens mark continuations (`##`, WordPiece) or beginnings (`Ġ`, `▁`).
+        A tokenizer whose tokens mark continuations (`##`, WordPiece) or beginnings (`Ġ`, `▁`). In scripts without spaces each token counts as a word.
 
     Returns
     -------
     numpy.ndarray of bool, shape (vocabulary,)
         True where a word begins.
     """
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    if any(t and t.startswith("##") for t in tokens):
-        return np.array([not (t or "").startswith("##") for t in tokens])
-    return np.array([(t or "")[:1] in ("Ġ", "▁", "Ċ", " ", "\n") for t in tokens])
+    tokens = [t or "" for t in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if type(model).__name__ == "WordPiece" or any(t.startswith("##") for t in tokens):
+        mark = getattr(model, "continuing_subword_prefix", "##")
+        return np.array([not t.startswith(mark) for t in tokens])
+    return np.array([bool(_BEGINS[any(t.startswith("Ġ") for t in tokens)].match(t)) for t in tokens])
+
+
+# a mark, or a letter of a script that puts no spaces between words (Thai, Lao, Burmese, Khmer, kana, Han), where each token is a word of its own; byte-level tokens show its first byte
+_BEGINS = {True: re.compile(r"[ĠĊã-é]"), False: re.compile(r"[▁ \n\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u9fff\U00020000-\U0003ffff]")}
 
 # %% ../nbs/05_pretraining.ipynb #b32f718e
 def mask_block(ids, special, mask_id, vocab_size, rate, generator, starts=None, masking="tokens"):
@@ -664,18 +674,52 @@ def inside_documents(model, documents, causal):
     Returns
     -------
     dict
-        `attention_mask` of bool, (batch, 1, block, block), True where a token may look (for a model with two kinds of layers, such as
-        ModernBERT, a dictionary of two such masks), and `position_ids` of int, (batch, block).
+        `attention_mask` of bool, (batch, 1, block, block), True where a token may look, inside the model's sliding window, too (for a model with
+        two kinds of layers, such as ModernBERT, a dictionary of two such masks), and `position_ids` of int, (batch, block).
     """
-    config, places = getattr(model, "module", model).config, torch.arange(documents.shape[1], device=documents.device)
+    model = getattr(model, "module", model)
+    config, places = model.config, torch.arange(documents.shape[1], device=documents.device)
     new = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0))
-    mask = (documents[:, None, :, None] == documents[:, None, None, :])
+    mask, window = (documents[:, None, :, None] == documents[:, None, None, :]), _window(config)
     if causal:
         mask = mask & (places[:, None] >= places)
-    if config.model_type == "modernbert":                                       # two kinds of layers: all tokens, or a window
-        near = (places[:, None] - places).abs() <= config.local_attention // 2
-        mask = {"full_attention": mask, "sliding_attention": mask & near}
-    return {"attention_mask": mask, "position_ids": places - torch.where(new, places, 0).cummax(1).values}
+    if window is not None:
+        near = mask & ((places[:, None] - places).abs() <= window)
+        mask = {"full_attention": mask, "sliding_attention": near} if getattr(config, "layer_types", None) or config.model_type == "modernbert" else near
+    return {"attention_mask": mask, "position_ids": _first_position(model) + places - torch.where(new, places, 0).cummax(1).values}
+
+
+def _window(config):
+    "How many tokens away a layer with a sliding window looks at most; None where no layer has one."
+    if config.model_type == "modernbert":
+        return config.local_attention // 2
+    window = getattr(config, "sliding_window", None)
+    return window - 1 if window and "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"]) else None
+
+
+def _first_position(model):
+    "The number that a model gives to the first position of a text: 0, but for the kin of RoBERTa, which count from behind that of padding."
+    tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings") and getattr(m, "padding_idx", None) is not None]
+    return tables[0].padding_idx + 1 if tables else 0
+
+
+@torch.no_grad()
+def _keeps_inside(model, causal, block_size):
+    "Whether attention inside documents does to a model what it should: one document alone is computed as without, and of two neither sees the other."
+    length, config = min(block_size, (_window(model.config) or 0) + 12), model.config
+    some, training = torch.tensor([i for i in range(min(9, config.vocab_size)) if i != config.pad_token_id]), model.training
+    ids, documents = some[torch.arange(length) % len(some)][None], (torch.arange(length) >= length // 2).long()[None]
+    other = torch.cat((ids[:, 1:2], ids[:, 1:]), 1)
+    compute = lambda ids, **inputs: model.eval()(input_ids=ids.to(model.device), **inputs).logits.float()
+    try:
+        inside = [inside_documents(model, d.to(model.device), causal) for d in (torch.zeros_like(documents), documents)]
+        with _no_search_for_documents():
+            alone = torch.allclose(compute(ids), compute(ids, **inside[0]), rtol=1e-3, atol=1e-3)
+            return alone and torch.allclose(compute(ids, **inside[1])[:, length // 2 :], compute(other, **inside[1])[:, length // 2 :], rtol=1e-4, atol=1e-4)
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError):     # a model that takes no such mask or positions
+        return False
+    finally:
+        model.train(training)
 
 # %% ../nbs/05_pretraining.ipynb #e3e9f17c
 def orthogonalize(matrices, rounds=5):
@@ -1049,6 +1093,7 @@ class PretrainingOptions:
 
     def check(self):
         "Raise a `ValueError` that names the first choice that cannot be."
+        _plain_numbers(self)
         budgets = {k: getattr(self, k) for k in ("steps", "tokens", "minutes", "epochs") if getattr(self, k) is not None}
         if len(budgets) > 1:
             raise ValueError(f"give one budget, not {' and '.join(f'{k}={v}' for k, v in budgets.items())}")
@@ -1068,6 +1113,24 @@ _KNOWN = {"schedule": ("linear", "cosine", "wsd", "constant"), "optimizer": ("mu
           "recipe": ("standard", "fast")}
 
 
+def _plain_numbers(options):
+    "Turn numbers of NumPy into plain ones, which JSON takes; raise where a choice is of another kind than its field."
+    for field in fields(options):
+        kinds, value = typing.get_args(field.type) or (field.type,), getattr(options, field.name)
+        if value is None and type(None) in kinds or str in kinds:
+            continue
+        if bool in kinds:
+            wanted, good, plain = "True or False", isinstance(value, (bool, np.bool_)), bool
+        elif int in kinds:
+            wanted, good, plain = "a whole number", isinstance(value, Integral) and not isinstance(value, bool), int
+        else:
+            wanted, good, plain = "a number", isinstance(value, Real) and not isinstance(value, bool), (lambda value: value if type(value) is int else float(value))
+        if not good and field.name != "seed":
+            raise ValueError(f"{field.name} {value!r} is {type(value).__name__} and must be {wanted}{f', such as {field.default!r}' if field.default is not None else ''}")
+        if good:
+            object.__setattr__(options, field.name, plain(value))
+
+
 def _check_positive(options, budgets):
     "Raise where a number that must be above 0 is not."
     names = ("block_size", "batch_size", "accumulation", "learning_rate", "clip", "checkpoint_minutes", "keep", "validation_blocks", "patience", "checkpoint_steps", "log_steps")
@@ -1076,6 +1139,8 @@ def _check_positive(options, budgets):
             raise ValueError(f"{name} {value} must be a number above 0")
     if not 0 <= options.weight_decay < math.inf or options.evaluations < 0:
         raise ValueError(f"weight_decay {options.weight_decay} and evaluations {options.evaluations} must not be below 0")
+    if (options.best or options.patience) and options.evaluations <= (options.patience or 0):
+        raise ValueError(f"evaluations {options.evaluations} are too few for {f'patience {options.patience}' if options.patience else 'best'}: give evaluations={(options.patience or 0) + 1} or more")
     _check_seed(options.seed)
 
 
@@ -1313,12 +1378,13 @@ def _gathered(model):
 
 def _put_weights(model, folder):
     "Put the weights of a checkpoint into a model, whole or sharded."
-    weights = load_file(Path(folder) / "model.safetensors")
-    if isinstance(model, FSDPModule):
-        state = dict(model.state_dict())
-        model.load_state_dict({k: _dealt(v, state[k]) for k, v in weights.items()}, strict=False)
-    else:
-        model.load_state_dict(weights, strict=False)
+    weights, state = {k: v for file in sorted(Path(folder).glob("model*.safetensors")) for k, v in load_file(file).items()}, model.state_dict(keep_vars=True)
+    left_out, known = getattr(model, "_keys_to_ignore_on_save", None) or (), {id(state[k]) for k in weights if k in state}
+    missing = [k for k, v in state.items() if k not in weights and id(v) not in known and k not in left_out]                # tied parameters are stored once
+    if wrong := missing + [k for k in weights if k not in state]:
+        raise ValueError(f"checkpoint {str(folder)!r} cannot be put into the model: {len(wrong)} weights have other names there, such as {wrong[0]!r}; it is of another version: start anew in another folder")
+    model.load_state_dict({k: _dealt(v, state[k]) for k, v in weights.items()}, strict=False)
+    if not isinstance(model, FSDPModule):
         model.tie_weights()
 
 # %% ../nbs/05_pretraining.ipynb #9dc4ef5c
@@ -1326,6 +1392,7 @@ class _Trainer(Trainer):
     "Trainer with our order, loss, optimizer, schedule, and checkpoints without pickle."
 
     def __init__(self, options, causal, clock, **kwargs):
+        self.use_cache = getattr(getattr(kwargs.get("model"), "config", None), "use_cache", None)         # Trainer turns it off
         super().__init__(**kwargs)
         self.options, self.causal, self.clock, self.losses, self.items, self.grad_norm = options, causal, clock, [], 1, None
         self.model_accepts_loss_kwargs = True            # our loss is divided by the tokens of the whole step already
@@ -1374,10 +1441,7 @@ class _Trainer(Trainer):
         return self.grad_norm
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        if self.sharded:
-            _put_weights(model or self.model, resume_from_checkpoint)
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        _put_weights(model or self.model, resume_from_checkpoint)            # Trainer's own passes over weights whose names it does not know
 
     def _get_grad_norm(self, model, grad_norm=None):
         return grad_norm                                 # not moved to the host at each step
@@ -1482,7 +1546,8 @@ def _save_checkpoint(trainer, folder, run):
         facts = {"step": step, "used": trainer.clock.used, "learning_rates": [g["lr"] for g in optimizer.param_groups],
                  "versions": _versions(), **{k: run[k] for k in ("history", "identity", "best", "waited", "loss_before")}}
         with write_aside(target, overwrite=True) as aside, _readable_errors(target):
-            model.save_pretrained(aside)
+            with _cache_as_given(model, trainer.use_cache):
+                model.save_pretrained(aside, save_original_format=False)         # by the names that the weights have in memory, of experts too
             save_file(tensors, aside / "optimizer.safetensors")
             save_file(random, aside / "random.safetensors")
             trainer.state.save_to_json(str(aside / "trainer_state.json"))
@@ -1492,6 +1557,19 @@ def _save_checkpoint(trainer, folder, run):
             shutil.rmtree(old, ignore_errors=True)
     _barrier()
     return target
+
+
+@contextmanager
+def _cache_as_given(model, use_cache):
+    "While inside, the configuration says of the cache of generation what it said before Trainer turned it off."
+    trained = getattr(model.config, "use_cache", None)
+    if use_cache is not None:
+        model.config.use_cache = use_cache
+    try:
+        yield
+    finally:
+        if use_cache is not None:
+            model.config.use_cache = trained
 
 
 def _outdated(folder, step, keep, best):
@@ -1744,7 +1822,7 @@ class PretrainingResult:
     parameters : int
         Parameters of the model.
     data : dict
-        Documents, bytes, tokens, blocks of the training text, and the tokens left over.
+        Documents, bytes and tokens of the training text, the blocks of it that are trained on, and the tokens left over.
     """
 
     output_dir: str
@@ -1814,6 +1892,8 @@ def _open_folder(model, options):
     "A model to go on with, from a folder that is whole or from the hub."
     if (Path(model) / "SHA256SUMS").is_file() and (problems := damaged_files(model)):
         raise ValueError(f"checkpoint {model!r} is not whole: {'; '.join(problems)}; copy or train it again")
+    if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
+        raise ValueError(f"model {model!r} is a folder that holds no model (config.json is missing): give one that `pretrain` or `save` wrote, or a preset ({', '.join(PRESETS)})")
     try:
         config = AutoConfig.from_pretrained(model)
         return _kind(config, options).from_pretrained(model, dtype=torch.float32, use_safetensors=True)
@@ -1834,6 +1914,26 @@ def _preset_config(name, tokenizer, options):
 
 def _kind(config, options):
     "The class that opens a model for the objective."
+    _check_family(config)
+    kind = _class_of(config, options)
+    if type(config) not in kind._model_mapping:
+        raise ValueError(f"model of type {config.model_type!r} is no {'causal' if kind is AutoModelForCausalLM else 'masked'} language model of the library: choose a preset ({', '.join(PRESETS)}) or another architecture")
+    return kind
+
+
+def _check_family(config):
+    "Refuse what is neither a masked nor a causal language model."
+    named = " ".join(config.architectures or [])
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"model of type {config.model_type!r} is an encoder-decoder, and pretrain trains masked and causal models: choose one such as 'bert-mini' or 'gpt-mini'; finetune takes encoder-decoders")
+    if config.model_type == "xlnet":
+        raise ValueError("model of type 'xlnet' learns from permutations, and pretrain trains masked and causal models: choose one such as 'bert-mini' or 'gpt-mini'")
+    if getattr(config, "is_decoder", False) and "MaskedLM" in named:
+        raise ValueError(f"the configuration says is_decoder=True and names {named}: a decoder cannot see what is behind a mask; set is_decoder=False, or name a causal class")
+
+
+def _class_of(config, options):
+    "The same, where the configuration is of a language model."
     if _is_causal(config):
         if options.next_sentence:
             raise ValueError("next_sentence belongs to masked language modelling: choose a BERT such as 'bert-mini'")
@@ -1849,11 +1949,14 @@ def _is_causal(config):
     named = " ".join(config.architectures or [])
     if "MaskedLM" in named or "ForPreTraining" in named:
         return False
+    if getattr(config, "is_decoder", False) and config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return True
     return "CausalLM" in named or "LMHead" in named or (config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES)
 
 # %% ../nbs/05_pretraining.ipynb #bf000522
 def _check_fit(model, tokenizer, options, causal):
     "Raise a `ValueError` where model, tokenizer and options cannot work together."
+    _check_family(model.config)
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise ValueError(f"the tokenizer has {len(tokenizer)} tokens and the model's embedding {rows} rows: use the model's own tokenizer, or a model with vocab_size {len(tokenizer)}")
@@ -1869,18 +1972,33 @@ def _check_fit(model, tokenizer, options, causal):
             raise ValueError("document_attention needs a tokenizer that marks where a document begins or ends: give it an end-of-text token")
         if getattr(model.config, "_attn_implementation", "sdpa") != "sdpa":
             raise ValueError(f"document_attention needs PyTorch's attention, not {model.config._attn_implementation!r}: open the model with attn_implementation='sdpa'")
+        if not _keeps_inside(model, causal, options.block_size):
+            raise ValueError(f"document_attention cannot be kept in a model of type {model.config.model_type!r}, which does not take our mask and positions: leave it out, or choose another architecture")
 
 
 def _texts(corpus, split):
     "Texts of a split, of whatever kind the corpus is; None where there is none."
     if isinstance(corpus, (str, os.PathLike)):
         raise TypeError(f"corpus {str(corpus)[:60]!r} is a name or a text, whose letters would be the documents: give load_corpus(...) of it, or a list of texts")
-    if isinstance(corpus, dict):
-        data = corpus.get(split)
-        return None if data is None else (data["text"] if hasattr(data, "num_rows") else (row["text"] for row in data))
-    if split != "train":
-        return None
-    return (row["text"] if isinstance(row, dict) else row for row in corpus)
+    data = corpus.get(split) if isinstance(corpus, dict) else corpus if split == "train" else None
+    if type(data).__name__ in ("DataFrame", "LazyFrame"):
+        raise TypeError(f"corpus: the split {split!r} is a {type(data).__name__}, of which Python walks through the names of columns: give list(data['text']), or datasets.Dataset.from_pandas(data)")
+    if data is None or isinstance(corpus, dict) and hasattr(data, "num_rows"):
+        return None if data is None else data["text"]
+    return (row.get("text", row) if isinstance(row, dict) else row for row in data)
+
+
+def _each_a_text(texts, split):
+    "The texts; an error that names the row that is none."
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"corpus: row {i} of the split {split!r} is {type(text).__name__}{' without a key text' if isinstance(text, dict) else ''}, no text: leave such rows out, or turn them into str")
+        if not (text.isascii() or _LONE.search(text) is None):
+            raise ValueError(f"corpus: row {i} of the split {split!r} holds half a character (a lone surrogate), which is no text: repair it, text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')")
+        yield text
+
+
+_LONE = re.compile("[\ud800-\udfff]")
 
 
 def _fingerprint(corpus, split):
@@ -1897,16 +2015,18 @@ def _packed(corpus, split, tokenizer, options, limit=None):
     key = [1, known, _rules(tokenizer), tokenizer.eos_token_id, options.block_size, options.next_sentence]
     path = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.arrow" if known else folder
     if int(os.environ.get("LOCAL_RANK", 0)) == 0 and not (path.suffix and _is_whole(path)):
-        path = write_blocks(_watched(_texts(corpus, split)), tokenizer, options.block_size, path, None if known else limit, options.next_sentence).path
+        path = write_blocks(_each_a_text(_watched(_texts(corpus, split)), split), tokenizer, options.block_size, path, None if known else limit, options.next_sentence).path
     _barrier()
     return Blocks(folder / f"{_told(path.stem if path.suffix else '')}.arrow")
 
 
 def _is_whole(path):
-    "Whether packed blocks can be read to the end, as they were written."
+    "Whether packed blocks can be read to the end, and are as they were written."
     with suppress(OSError, ValueError, KeyError):                              # none there; Arrow's errors for a file that was cut are of these kinds
-        Blocks(path)
-        return True
+        blocks, digest = Blocks(path), hashlib.sha256()
+        for part in blocks.parts:
+            digest.update(part)
+        return digest.hexdigest() == blocks.facts["digest"]
     return False
 
 
@@ -1943,6 +2063,10 @@ def _split_blocks(corpus, tokenizer, options, limit):
         raise ValueError(f"corpus has no split 'train', but {', '.join(parts) or 'none'}: give DatasetDict(train=...)")
     train = _packed(corpus, "train", tokenizer, options, None if limit is None else limit + options.validation_blocks)
     held = _packed(corpus, "validation", tokenizer, options, options.validation_blocks)
+    if not len(train) and options.next_sentence:
+        raise ValueError(f"no document of the corpus holds two segments: of {train.facts['documents']:,} documents each is shorter than block_size - 3 = {_pair_width(options.block_size)} tokens; give longer documents, a smaller block_size, or leave next_sentence out")
+    if short := train.facts.get("short_documents"):
+        logger.warning("next_sentence: %d of %d documents of the corpus are shorter than two segments (%d tokens) and are left out", short, train.facts["documents"], _pair_width(options.block_size))
     if not len(train):
         raise ValueError(f"the corpus has {train.facts['tokens']} tokens, too few for one block of block_size {options.block_size}: give more text or a smaller block")
     if held is not None and len(held):
@@ -1987,27 +2111,167 @@ def _settled(config):
 
 
 def _prepare_folder(output_dir, options):
-    "Check the output folder and put right what a kill left; the first process only changes it."
+    "Check the output folder, take it for this run, and put right what a kill left; the first process only changes it."
+    _check_checkpoints(output_dir)
     if not options.resume:
         check_output_dir(output_dir, options.overwrite)
         _barrier()
-        if _rank() == 0:
-            shutil.rmtree(Path(output_dir) / "checkpoints", ignore_errors=True)
-    elif _rank() == 0:
-        _recover(Path(output_dir))
     if _rank() == 0:
+        lock = _Lock.take(output_dir)
+        weakref.finalize(options, lock.release)                                   # where a run ends and does not say so
+        if options.resume:
+            _recover(Path(output_dir).resolve(), lock)
+        else:
+            shutil.rmtree(Path(output_dir) / "checkpoints", ignore_errors=True)
+        lock.note()
         (Path(output_dir) / "checkpoints").mkdir(parents=True, exist_ok=True)     # marks the folder as a run's: what appears beside it is no reason to lose the run
     _barrier()
 
 
-def _recover(output_dir):
-    "Put right what a kill in the middle of a move left: the earlier folder back where nothing took its place, half-written ones away."
+_STEP = re.compile(r"step-\d+|\..*")
+
+
+def _check_place(output_dir, options):
+    "Refuse an output folder before the long work: one that cannot be written, holds other things, or is in use."
+    try:
+        check_output_dir(output_dir, options.overwrite or options.resume)
+        _check_checkpoints(output_dir)
+        there = next(p for p in Path(output_dir).resolve().parents if p.is_dir())
+        os.rmdir(tempfile.mkdtemp(prefix=".", dir=there))                       # of some places only the attempt tells
+        locked = int(os.environ.get("RANK", 0)) == 0 and _lock_path(output_dir).exists()
+    except (ValueError, OSError) as error:
+        if str(error).startswith("output_dir"):
+            raise
+        kind = type(error) if isinstance(error, OSError) else ValueError
+        raise kind(f"output_dir {str(output_dir)[:200]!r} cannot be written: {getattr(error, 'strerror', None) or error}; choose another folder") from error
+    if locked:
+        _Lock.take(output_dir).leave()
+
+
+def _check_checkpoints(output_dir):
+    "Refuse a sub-folder `checkpoints` that holds what no run wrote, such as checkpoints of another library: it is removed at the end of a run."
+    folder = Path(output_dir) / "checkpoints"
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"output_dir {str(output_dir)!r} holds a file 'checkpoints', where those of the run would stand: choose another folder")
+    if strange := sorted(p.name for p in folder.iterdir() if not _STEP.fullmatch(p.name)) if folder.is_dir() else []:
+        raise FileExistsError(f"output_dir {str(output_dir)!r} holds checkpoints/{strange[0]}, which no run of lmnotes wrote, and the folder checkpoints is removed when a run ends: choose another folder")
+
+
+class _Lock:
+    "A hidden file beside the output folder that is locked while a run goes on; the system frees it when the process dies, however it does."
+
+    held = {}
+
+    def __init__(self, path):
+        self.path, self.thread, self.pid, self.file, self.before = path, threading.current_thread(), os.getpid(), None, None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._open()
+        except BlockingIOError:
+            raise
+        except OSError:                                      # a file system without locks: the run goes on without
+            self.file = None
+
+    def _open(self):
+        while True:
+            file = open(self.path, "a+", encoding="utf-8")
+            try:
+                _lock_file(file)
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(self.path)):
+                    break                                    # else its holder removed it in the meantime
+            except FileNotFoundError:
+                pass
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+        file.seek(0)
+        self.file, self.before = file, (file.read().strip(), os.fstat(file.fileno()).st_mtime)
+
+    @classmethod
+    def take(cls, output_dir):
+        "The lock of a folder; an error where another run has it."
+        path = _lock_path(output_dir)
+        if path in cls.held:
+            if cls.held[path].thread is not threading.current_thread() and cls.held[path].thread.is_alive():
+                raise BlockingIOError(_taken(output_dir, os.getpid()))
+            cls.held[path].release()                         # an earlier run of this thread, which has ended
+        try:
+            cls.held[path] = lock = cls(path)
+        except BlockingIOError as error:
+            raise BlockingIOError(_taken(output_dir, path.read_text(encoding="utf-8", errors="replace").strip() or "unknown")) from error
+        return lock
+
+    def note(self):
+        "Write down whose it is."
+        if self.file:
+            self.file.truncate(0), self.file.write(str(os.getpid())), self.file.flush()
+
+    def leave(self):
+        "Free the folder; the file stays as it was."
+        if self.held.get(self.path) is self:
+            del self.held[self.path]
+            if self.file:
+                self.file.close()
+
+    def release(self):
+        "Free the folder, and remove the file."
+        if self.held.get(self.path) is self:
+            remove = lambda: self.path.unlink() if self.pid == os.getpid() else None
+            with suppress(OSError):
+                remove()
+            self.leave()
+            with suppress(OSError):                          # Windows removes no file that is open
+                remove() if os.name == "nt" else None
+
+
+def _lock_path(output_dir):
+    place = Path(output_dir).resolve()
+    return place.with_name(f".{place.name}.lock")
+
+
+def _taken(output_dir, holder):
+    return f"output_dir {str(output_dir)!r} is in use by another run (process {holder}): wait for its end, stop it, or choose another folder"
+
+
+def _lock_file(file):
+    "Lock an open file for this process alone, or raise `BlockingIOError`."
+    if os.name == "nt":
+        import msvcrt
+        file.seek(2**20)                                     # beyond what is read
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError(str(error)) from error
+    else:
+        import fcntl
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _release(output_dir=None):
+    "Free an output folder, or those that this thread holds."
+    for path, lock in list(_Lock.held.items()):
+        if path == _lock_path(output_dir) if output_dir else lock.thread is threading.current_thread():
+            lock.release()
+
+
+def _recover(output_dir, lock):
+    "Put right what a kill in the middle of a move left: the earlier folder back where nothing took its place, half-written ones away. Only what the run that was killed made is touched: its lock tells its number and when it began."
     import glob
-    parent, name = output_dir.absolute().parent, glob.escape(output_dir.name)
-    for old in parent.glob(f".{name}-old-*"):
-        shutil.rmtree(old, ignore_errors=True) if output_dir.exists() else os.rename(old, output_dir)
-    for aside in [*parent.glob(f".{name}-????????"), *(output_dir / "checkpoints").glob(".step-*")]:
+    (number, began), name = lock.before or ("", math.inf), glob.escape(output_dir.name)
+    for old in output_dir.parent.glob(f".{name}-old-*"):
+        if old.name.rpartition("-")[2] == number and (old / "checkpoints").is_dir():
+            shutil.rmtree(old, ignore_errors=True) if output_dir.exists() else os.rename(old, output_dir)
+    for aside in output_dir.parent.glob(f".{name}-????????"):
+        if re.fullmatch(r"[a-z0-9_]{8}", aside.name[-8:]) and number and aside.is_dir() and aside.stat().st_mtime >= began and all(_of_a_run(p) for p in aside.iterdir()):
+            shutil.rmtree(aside, ignore_errors=True)
+    for aside in (output_dir / "checkpoints").glob(".step-*"):
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _of_a_run(path):
+    "Whether a file is of those that a finished model has."
+    return path.suffix in (".json", ".safetensors", ".jinja", ".md", ".txt", ".model", ".tmp") or path.name in ("SHA256SUMS", "adapter")
 
 
 def _compare(output_dir, saved, identity):
@@ -2054,6 +2318,8 @@ def _interruptible(event, message=None):
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+        if message:                                                             # the end of a run
+            _release()
 
 # %% ../nbs/05_pretraining.ipynb #f8353ce3
 def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained", options=None, **changes):
@@ -2096,9 +2362,11 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     """
     options = replace(options or PretrainingOptions(), **changes).check()
     device = resolve_device(options.device)
-    check_output_dir(output_dir, options.overwrite or options.resume)
+    _check_place(output_dir, options)
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise TypeError(f"tokenizer is a {type(tokenizer).__name__}: give a fast tokenizer, such as train_tokenizer or lmnotes.load gives")
+    if not isinstance(model, (str, os.PathLike, PretrainedConfig, PreTrainedModel)):
+        raise TypeError(f"model is {model.__name__ if isinstance(model, type) else repr(model)[:60]}, {'a class' if isinstance(model, type) else type(model).__name__}: give a preset ({', '.join(PRESETS)}), a configuration, a folder, a hub name, or a model in hand")
     given, fresh, parent, weights = isinstance(model, PreTrainedModel), _is_fresh(model), _parent(model), _weights_in(None if isinstance(model, PreTrainedModel) else _parent(model))
     model = _open_model(model, tokenizer, options)
     causal = _is_causal(model.config)
@@ -2106,31 +2374,36 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     arguments = _arguments(Path(output_dir), options, device)                    # also joins the other processes, where there are some
     budget = _budget(options)
     blocks, held = _split_blocks(corpus, tokenizer, options, _blocks_needed(budget, options))
+    _check_predicted(blocks, held, tokenizer, causal, options)
     identity = _identity(blocks, held, tokenizer, model, options, weights)
     _prepare_folder(output_dir, options)
-    checkpoint, saved = _earlier(output_dir, identity) if options.resume else (None, None)
-    if options.resume and saved is None and Path(output_dir).is_dir() and {p.name for p in Path(output_dir).iterdir()} - {"checkpoints"}:
-        check_output_dir(output_dir, options.overwrite)                         # something else stands there
-    if isinstance(saved, PretrainingResult):
-        logger.warning("the run in %s is complete (%d steps): its result is given back", output_dir, saved.steps)
-        if given:                                                               # it is to be trained in place
-            for file in sorted(Path(output_dir).glob("*.safetensors")):
-                model.load_state_dict(load_file(file), strict=False)
-            model.tie_weights()
-        return saved
-    run = _new_run(identity, model, options, device, causal, budget or _epochs(options, blocks))
-    if fresh and options.recipe == "fast":
-        unigram_bias(model, blocks, () if causal else tokenizer.all_special_ids)
-    model = shard(model, arguments.device) if options.sharded else model.to(arguments.device)
+    use_cache = getattr(model.config, "use_cache", None)                        # Trainer turns it off
     try:
-        with _for_the_machine(model, options, run["bf16"]):
-            trainer, loss_after = _train(model, tokenizer, blocks, held, causal, arguments, Path(output_dir), options, checkpoint, saved, run)
+        checkpoint, saved = _earlier(output_dir, identity) if options.resume else (None, None)
+        if options.resume and saved is None and Path(output_dir).is_dir() and {p.name for p in Path(output_dir).iterdir()} - {"checkpoints"}:
+            check_output_dir(output_dir, options.overwrite)                     # something else stands there
+        if isinstance(saved, PretrainingResult):
+            logger.warning("the run in %s is complete (%d steps): its result is given back", output_dir, saved.steps)
+            if given:                                                           # it is to be trained in place
+                model.load_state_dict(type(model).from_pretrained(output_dir, dtype=model.dtype, use_safetensors=True).state_dict())
+            return saved
+        run = _new_run(identity, model, options, device, causal, budget or _epochs(options, blocks))
+        if fresh and options.recipe == "fast":
+            unigram_bias(model, blocks, () if causal else tokenizer.all_special_ids)
+        model = shard(model, arguments.device) if options.sharded else model.to(arguments.device)
+        try:
+            with _for_the_machine(model, options, run["bf16"]):
+                trainer, loss_after = _train(model, tokenizer, blocks, held, causal, arguments, Path(output_dir), options, checkpoint, saved, run)
+        finally:
+            _forget(arguments)
+            for part in model.modules() if given and options.compile else ():
+                part._compiled_call_impl = None                                 # compiled for the lengths of training; a model in hand is as it was
+        with _interruptible(threading.Event(), _FINISHING), _cache_as_given(model, use_cache):
+            return _finish_run(trainer, tokenizer, Path(output_dir), options, run, causal, loss_after, blocks, parent)
     finally:
-        _forget(arguments)
-        for part in model.modules() if given and options.compile else ():
-            part._compiled_call_impl = None                                     # compiled for the lengths of training; a model in hand is as it was
-    with _interruptible(threading.Event(), _FINISHING):
-        return _finish_run(trainer, tokenizer, Path(output_dir), options, run, causal, loss_after, blocks, parent)
+        if use_cache is not None:
+            model.config.use_cache = use_cache
+        _release(output_dir)
 
 
 _FINISHING = "the run is at its end and gets saved; a second Ctrl-C stops at once, and what was learned since the last checkpoint is lost"
@@ -2236,6 +2509,10 @@ def _check_report(report_to):
     "Refuse a name that Trainer would not know, before the long work."
     if report_to not in ("none", "all", *INTEGRATION_TO_CALLBACK):
         raise ValueError(f"report_to {report_to!r} is not known: none, all, {', '.join(sorted(INTEGRATION_TO_CALLBACK))}")
+    names = (report_to, report_to.replace("_", ""), report_to.removesuffix("_ml"), f"{report_to}kit")
+    there = next((found for name in names if (found := getattr(integration_utils, f"is_{name}_available", None))), None)
+    if there is not None and not there():
+        raise ModuleNotFoundError(f"report_to {report_to!r} needs a package that is not installed, or not set up: pip install {report_to.replace('_', '-')}, or choose none")
 
 
 def _one_device(arguments, device):
@@ -2249,11 +2526,11 @@ def _one_device(arguments, device):
 
 
 def _forget(arguments):
-    "Remove the folder that Trainer made, where it is empty."
-    try:
+    "Remove the folder that Trainer made, where it is empty; a run that broke frees its output folder."
+    with suppress(OSError):
         os.rmdir(arguments.output_dir)
-    except OSError:
-        pass
+    if sys.exc_info()[0]:
+        _release()
 
 # %% ../nbs/05_pretraining.ipynb #0251aa37
 def _train(model, tokenizer, blocks, held, causal, arguments, output_dir, options, checkpoint, saved, run):
@@ -2292,6 +2569,16 @@ def _data(blocks, held, tokenizer, causal, options, steps, progress):
     return data, Batches(held, tokenizer, causal, options.mask_rate_end or options.mask_rate, options.seed + 1, min(len(held), options.validation_blocks), **choices)
 
 
+def _check_predicted(blocks, held, tokenizer, causal, options):
+    "Refuse an examination in which nothing is predicted; warn where most of its blocks have no word to predict."
+    examination = _data(blocks, held, tokenizer, causal, options, 1, None)[1]
+    empty = [not (examination[i]["labels"] != -100).any() for i in range(len(examination))]
+    if all(empty):
+        raise ValueError(f"mask_rate {options.mask_rate_end or options.mask_rate} chooses no token of the {len(held)} held-out blocks of {options.block_size}: give a higher rate, or more validation_blocks")
+    if sum(empty) > len(empty) / 2 and options.masking != "tokens":
+        logger.warning("masking %r chooses nothing in %d of %d held-out blocks: the tokenizer marks few beginnings of words in this text; masking 'tokens' does without", options.masking, sum(empty), len(empty))
+
+
 def _compile_layers(model):
     "Compile each block of the model; blocks of one kind share their code, so it takes no longer for more of them."
     for block in _blocks(model):
@@ -2316,7 +2603,7 @@ def _finish_run(trainer, tokenizer, output_dir, options, run, causal, loss_after
     from lmnotes.checkpoints import save
     model, steps = trainer.accelerator.unwrap_model(trainer.model), trainer.state.global_step
     parameters, model = sum(p.numel() for p in model.parameters()), _gathered(model)
-    data = {k: v for k, v in blocks.facts.items() if k not in ("digest", "block_size")}
+    data = {k: v for k, v in blocks.facts.items() if k not in ("digest", "block_size")} | {"blocks": len(blocks)}
     result = PretrainingResult(str(output_dir), "causal" if causal else "masked", steps, steps * run["tokens_per_step"], round(trainer.clock.used, 3), run["loss_before"], loss_after,
                                tuple(run["history"]), parameters, data)
     facts = {"made_by": "lmnotes.pretraining", "parent": parent, "options": asdict(options), "identity": run["identity"], **asdict(result), "versions": _versions(), "hardware": _hardware(trainer.args.device)}

@@ -520,7 +520,7 @@ def position_limit(model):
     limits = [limit for part in parts if part.model_type not in _RELATIVE and (limit := getattr(part, "max_position_embeddings", None) or getattr(part, "n_positions", None))]
     tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings") and getattr(m, "padding_idx", None) is not None]
     limits += [m.num_embeddings - m.padding_idx - 1 for m in tables if m.num_embeddings > m.padding_idx + 1]
-    return min(limits, default=None)
+    return min((limit for limit in limits if limit > 0), default=None)              # XLNet says -1 where it has none
 
 
 @contextmanager

@@ -438,3 +438,30 @@ def test_a_discriminator_has_no_family():
     assert task_of("BertForPreTraining") == "masked"
     with pytest.raises(ValueError, match="say what the model is for"):
         task_of("ElectraForPreTraining")
+
+
+def test_a_name_without_a_slash_is_looked_up_in_the_cache(bert, tokenizer, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+    from lmnotes.checkpoints import model_tokenizer
+    place = tmp_path / "hub" / "models--some-bert"
+    save(bert, tokenizer, place / "snapshots" / "abc")
+    (place / "refs").mkdir(), (place / "refs" / "main").write_text("abc")
+    import transformers.utils.hub as hub
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    for module in (hub, *([hub.constants] if hasattr(hub, "constants") else [])):
+        for name in ("TRANSFORMERS_CACHE", "HF_HUB_CACHE"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, str(tmp_path / "hub"))
+    assert len(model_tokenizer("some-bert")) == len(tokenizer)
+    with pytest.raises(FileNotFoundError, match="'other-bert' is no folder.*cache"):
+        model_tokenizer("other-bert")
+
+
+def test_the_card_of_a_fine_tuned_model_says_what_its_scores_are_of():
+    facts = {"made_by": "lmnotes.finetuning", "objective": "classification", "scores": {"accuracy": 0.75}, "majority": {"accuracy": 0.5}, "intervals": {"accuracy": [0.6, 0.9]}, "examples": {"train": 90, "test": 40}}
+    text = model_card(MAKE["classifier"](), facts)
+    assert "| accuracy | 0.75 | 0.6 to 0.9 | 0.5 |" in text and "test split (40 examples)" in text
+    assert "losses" not in text and "part of the training data" not in text
+    assert ModelCard(text).data.eval_results[0].dataset_name == "test split"
+    assert "The losses are of a held-out part" in model_card(MAKE["bert"](), {"made_by": "lmnotes.pretraining", "loss_after": 1.0})
+    assert "losses" not in model_card(MAKE["bert"](), {})

@@ -204,3 +204,10 @@ def test_a_coefficient_that_is_not_there():
     assert law.interval("E") == (1, 1)
     with pytest.raises(ValueError, match="'e' is no coefficient: there are E, A, B, alpha, beta"):
         law.interval("e")
+
+
+@pytest.mark.parametrize("name", ["Gemma", "OPT", "GPTNeoX", "Phi", "Bloom", "NanoChat", "Gemma3Text", "Bert"])
+def test_a_configuration_without_a_class_is_of_its_family(name):
+    import transformers
+    from lmnotes.compute import model_sizes
+    assert model_sizes(getattr(transformers, f"{name}Config")()).head_share == (0.15 if name == "Bert" else 1.0)

@@ -287,7 +287,7 @@ def test_positions_are_not_searched_while_training(corpus, byte_tokenizer, tmp_p
     monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", counted)
     result = pretrain(corpus, byte_tokenizer, "gpt-tiny", tmp_path / "run", steps=2, **TINY)
     assert not calls and masking_utils.find_packed_sequence_indices is counted
-    AutoModelForCausalLM.from_pretrained(result.output_dir)(input_ids=torch.arange(8)[None])
+    AutoModelForCausalLM.from_pretrained(result.output_dir)(input_ids=torch.arange(8)[None], use_cache=False)
     assert calls                                                            # the library still asks by that name
 
 
@@ -995,5 +995,288 @@ def test_checkpoints_come_by_the_minute_and_every_hook_of_trainer_is_known(tmp_p
         with pytest.raises(RuntimeError):
             pretrain(texts, tokenizer, "bert-tiny", tmp_path / str(minutes), steps=3, block_size=16, batch_size=2, device="cpu", checkpoint_minutes=minutes)
         assert sorted(p.name for p in (tmp_path / str(minutes) / "checkpoints").iterdir() if p.is_dir())[-2:] == expected
+    monkeypatch.setattr(pretraining.integration_utils, "is_trackio_available", lambda: True)
     for name in ("tensorboard", "trackio", "none", "all"):
         pretraining._check_report(name)
+
+
+# --- what a review found ----------------------------------------------------------------------------
+SMALL = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, max_position_embeddings=64)
+
+
+def of_experts(name="Mixtral"):
+    import transformers
+    more = {"Mixtral": dict(num_local_experts=2), "Qwen3Moe": dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, head_dim=16), "Olmoe": dict(num_experts=4, num_experts_per_tok=2)}
+    return getattr(transformers, f"{name}Config")(vocab_size=320, num_key_value_heads=1, **SMALL, **more[name])
+
+
+@pytest.mark.parametrize("name", ["Mixtral", "Qwen3Moe", "Olmoe"])
+def test_a_mixture_of_experts_resumes_with_the_same_bits(corpus, byte_tokenizer, tmp_path, monkeypatch, name):
+    choices = {**TINY, "steps": 6, "checkpoint_steps": 2}
+    alone = pretrain(corpus, byte_tokenizer, of_experts(name), tmp_path / "alone", **choices)
+    stopped_at(5, monkeypatch, corpus, byte_tokenizer, of_experts(name), tmp_path / "run", **choices)
+    newest = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]
+    folder, told = AutoModelForCausalLM.from_pretrained(newest, output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"] and all(torch.equal(v, folder.state_dict()[k]) for k, v in load_file(newest / "model.safetensors").items())
+    resumed = pretrain(corpus, byte_tokenizer, of_experts(name), tmp_path / "run", resume=True, **choices)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (tmp_path / "alone" / "model.safetensors").read_bytes() and resumed.loss_after == alone.loss_after
+    model = AutoModelForCausalLM.from_config(of_experts(name))                # in hand, it gets the weights of the run that is complete
+    pretraining.shutil.rmtree(tmp_path / "run")
+    torch.manual_seed(1)
+    pretrain(corpus, byte_tokenizer, model, tmp_path / "run", **choices)
+    other = AutoModelForCausalLM.from_config(of_experts(name))
+    other.config = copy.deepcopy(model.config)
+    pretrain(corpus, byte_tokenizer, other, tmp_path / "run", resume=True, **choices)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values()))
+
+
+def test_the_best_weights_of_a_mixture_of_experts_are_put_back_and_other_names_are_refused(corpus, byte_tokenizer, tmp_path, monkeypatch):
+    losses = iter([5.0, 1.0, 4.0, 4.0])
+    real = pretraining.validation_loss
+    seen = []
+
+    def measured(model, *rest):
+        seen.append({k: v.clone() for k, v in model.state_dict().items()})
+        return next(losses, None) or real(model, *rest)
+    monkeypatch.setattr(pretraining, "validation_loss", measured)
+    result = pretrain(corpus, byte_tokenizer, of_experts(), tmp_path / "best", **{**TINY, "steps": 6, "evaluations": 2, "best": True})
+    best, model = seen[1], AutoModelForCausalLM.from_pretrained(result.output_dir)
+    assert all(torch.equal(v, best[k]) for k, v in model.state_dict().items())
+    model.save_pretrained(tmp_path / "old")                                   # by the names of the library's files
+    with pytest.raises(ValueError, match="other names there"):
+        pretraining._put_weights(model, tmp_path / "old")
+
+
+def _hold(folder, ready, go):
+    pretraining._Lock.take(folder).note()
+    ready.set(), go.wait(60)
+
+
+def test_a_folder_in_use_is_refused_and_freed_with_the_process(corpus, tokenizer, tmp_path):
+    import multiprocessing
+    context = multiprocessing.get_context("spawn")
+    ready, go, out, lock = context.Event(), context.Event(), tmp_path / "run", tmp_path / ".run.lock"
+    other = context.Process(target=_hold, args=(out, ready, go))
+    other.start()
+    assert ready.wait(60)
+    for resume in (False, True):
+        with pytest.raises(BlockingIOError, match=f"{out}.*in use.*process {other.pid}"):
+            pretrain(corpus, tokenizer, "bert-tiny", out, steps=2, resume=resume, **TINY)
+        with pytest.raises(BlockingIOError, match="another folder"):
+            pretraining._prepare_folder(out, PretrainingOptions(resume=resume))
+    assert not out.exists()
+    other.kill(), other.join()
+    assert lock.exists()
+    pretrain(corpus, tokenizer, "bert-tiny", out, steps=2, **TINY)            # the system freed it
+    assert not lock.exists()
+
+
+def test_a_second_run_in_one_process_follows_any_end_of_the_first(corpus, tokenizer, tmp_path, monkeypatch):
+    out, lock = tmp_path / "run", tmp_path / ".run.lock"
+    for error in (RuntimeError("broken"), KeyboardInterrupt()):
+        with monkeypatch.context() as patch:
+            patch.setattr(pretraining, "_finish_run", lambda *rest: (_ for _ in ()).throw(error))
+            with pytest.raises(type(error)) as kept:
+                pretrain(corpus, tokenizer, "bert-tiny", out, steps=2, overwrite=True, **TINY)
+        assert kept.value is error and not lock.exists()
+    options = PretrainingOptions(resume=True)                                 # as finetuning enters, and does not come to its end
+    pretraining._prepare_folder(out, options)
+    assert lock.exists()
+    pretraining._prepare_folder(out, PretrainingOptions(resume=True))         # the same thread: the run before has ended
+    del options
+    pretrain(corpus, tokenizer, "bert-tiny", out, steps=2, resume=True, **TINY)
+    assert not lock.exists() and not pretraining._Lock.held
+    pretraining._prepare_folder(tmp_path / "dropped", PretrainingOptions())
+    assert not (tmp_path / ".dropped.lock").exists()                          # freed with the options of the run
+    with pytest.raises(BlockingIOError), pytest.MonkeyPatch.context() as patch:
+        import threading
+        thread = threading.Thread(target=lambda: (pretraining._Lock.take(out), done.wait(60)))
+        done = threading.Event()
+        thread.start()
+        while not pretraining._Lock.held:
+            pass
+        try:
+            pretraining._Lock.take(out)
+        finally:
+            done.set(), thread.join()
+    pretraining._Lock.take(out).release()
+
+
+def test_where_nothing_can_be_locked_the_run_goes_on(corpus, tokenizer, tmp_path, monkeypatch):
+    def unsupported(file):
+        raise OSError(95, "Operation not supported")
+    monkeypatch.setattr(pretraining, "_lock_file", unsupported)
+    assert pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "run", steps=2, **TINY).steps == 2
+
+
+@pytest.mark.parametrize("changes", [dict(resume=True), dict(overwrite=True)])
+def test_checkpoints_of_others_are_kept(corpus, tokenizer, tmp_path, monkeypatch, changes):
+    theirs = tmp_path / "out" / "checkpoints" / "epoch3.ckpt"
+    theirs.parent.mkdir(parents=True), theirs.write_text("precious")
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "write_blocks", lambda *a, **k: pytest.fail("packed first"))
+        with pytest.raises(FileExistsError, match="epoch3.ckpt.*another folder"):
+            pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "out", steps=2, **changes, **TINY)
+    with pytest.raises(FileExistsError, match="epoch3.ckpt"):
+        pretraining._prepare_folder(tmp_path / "out", PretrainingOptions(**changes))
+    assert theirs.read_text() == "precious"
+
+
+def test_neighbours_with_similar_names_are_kept(corpus, tokenizer, tmp_path):
+    for name in (".model-original", ".model-old-backup", ".model-old-2023"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True), (tmp_path / name / "config.json").write_text("precious")
+    (tmp_path / "model").mkdir()
+    pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "model", steps=2, resume=True, **TINY)
+    assert sorted(p.name for p in tmp_path.glob(".model-*") if (p / "config.json").read_text() == "precious") == [".model-old-2023", ".model-old-backup", ".model-original"]
+
+
+@pytest.mark.parametrize("changes", [dict(steps=np.int64(2)), dict(steps=2, learning_rate=np.float32(1e-3)), dict(steps=2, seed=np.int64(3)), dict(steps=2, best=np.bool_(True))])
+def test_numbers_of_numpy_become_plain_ones(corpus, tokenizer, tmp_path, changes):
+    pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "run", checkpoint_steps=1, **{**TINY, **changes})
+    options = PretrainingOptions(**changes).check()
+    assert all(type(getattr(options, name)) in (int, float, bool) for name in changes)
+
+
+@pytest.mark.parametrize("name, value", [("keep", 1.5), ("steps", 10.5), ("block_size", 16.0), ("batch_size", 4.0), ("accumulation", 1.0), ("validation_blocks", 3.5), ("steps", "10"), ("tokens", "1M"),
+                                         ("evaluations", math.nan), ("checkpoint_steps", 2.5), ("resume", "yes"), ("steps", True), ("learning_rate", None), ("warmup", True)])
+def test_choices_of_another_kind_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"^{name} {value!r} is .* must be "):
+        PretrainingOptions(**{name: value}).check()
+
+
+@pytest.mark.parametrize("changes", [dict(best=True, evaluations=0), dict(patience=9, evaluations=1), dict(patience=4)])
+def test_patience_that_can_never_act_is_refused(changes):
+    with pytest.raises(ValueError, match="evaluations=[0-9]+ or more"):
+        PretrainingOptions(**changes).check()
+
+
+def test_a_reporter_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(pretraining.integration_utils, "is_wandb_available", lambda: False)
+    with pytest.raises(ModuleNotFoundError, match="report_to 'wandb'.*pip install wandb"):
+        pretraining._check_report("wandb")
+
+
+@pytest.mark.parametrize("kind", ["unigram", "wordpiece", "bpe"])
+def test_words_are_masked_where_no_spaces_are(kind):
+    letters, generator = list("春天的风吹过河边的柳树他每天早上六点起床先喝一杯热茶再去上班语言模型给每一个句子一个概率"), np.random.default_rng(0)
+    chinese = ["".join(generator.choice(letters, 120)) for _ in range(60)]
+    its = train_tokenizer(chinese, kind=kind, vocab_size=400, min_frequency=1, progress=False)
+    special = np.isin(np.arange(len(its)), its.all_special_ids)
+    for masking in ("words", "spans"):
+        rates = [choose_tokens(row, special, word_starts(its), 0.15, np.random.default_rng(i), masking).mean() for i, row in enumerate(pack(chinese, its, 64))]
+        assert np.mean(np.array(rates) == 0) < 0.1 and 0.1 < np.mean(rates) < 0.2 and max(rates) < 0.6
+
+
+def test_a_tokenizer_of_characters_begins_a_word_at_each():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    inside = Tokenizer(models.WordPiece({"[UNK]": 0, "天": 1, "a": 2}, unk_token="[UNK]"))
+    inside.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    assert word_starts(PreTrainedTokenizerFast(tokenizer_object=inside, unk_token="[UNK]")).all()
+
+
+@pytest.mark.parametrize("name", ["Mistral", "Gemma3Text", "Qwen2", "Roberta"])
+def test_documents_keep_sliding_windows_and_positions(name):
+    import transformers
+    more = {"Qwen2": dict(use_sliding_window=True, max_window_layers=1, sliding_window=4, num_key_value_heads=1), "Roberta": {}, "Gemma3Text": dict(sliding_window=4, head_dim=16, num_key_value_heads=1)}
+    config = getattr(transformers, f"{name}Config")(vocab_size=60, pad_token_id=0, **{**SMALL, "num_hidden_layers": 2}, **more.get(name, dict(sliding_window=4, num_key_value_heads=1)))
+    torch.manual_seed(0)
+    causal = name != "Roberta"
+    model = (AutoModelForCausalLM if causal else AutoModelForMaskedLM).from_config(config).eval()
+    ids = torch.randint(1, 60, (1, 24))
+    with torch.no_grad():
+        inside = model(ids, **pretraining.inside_documents(model, torch.zeros(1, 24, dtype=torch.long), causal)).logits
+        assert torch.allclose(inside, model(ids).logits, atol=1e-5)
+    assert pretraining._keeps_inside(model, causal, 24)
+
+
+def test_a_model_that_takes_no_documents_is_refused_by_its_type(corpus, byte_tokenizer, tmp_path, monkeypatch):
+    inside = pretraining.inside_documents
+    monkeypatch.setattr(pretraining, "inside_documents", lambda *a: inside(*a) | {"attention_mask": None})
+    with pytest.raises(ValueError, match="document_attention.*'gpt2'"):
+        pretrain(corpus, byte_tokenizer, "gpt-tiny", tmp_path / "run", steps=1, document_attention=True, **TINY)
+
+
+class DataFrame(dict):
+    "As pandas' own, it gives the names of its columns."
+
+
+@pytest.mark.parametrize("bad, told", [([*TEXTS[:3], None], "row 3 .*NoneType"), ([b"x"], "row 0 .*bytes"), ([{"tekst": "a"}], "row 0 .*dict without a key text"), (["a", "a\ud800b"], "row 1 .*surrogate"),
+                                       ({"train": DataFrame(text=TEXTS)}, "DataFrame.*list"), ({"train": Dataset.from_dict({"text": ["a", None]})}, "row 1 .*NoneType")])
+def test_rows_that_are_no_texts_are_named(tokenizer, tmp_path, bad, told):
+    with pytest.raises((TypeError, ValueError), match=f"corpus: .*{told}"):
+        pretrain(bad, tokenizer, "bert-tiny", tmp_path / "run", steps=1, **TINY)
+    assert not (tmp_path / "run").exists()
+
+
+def test_pairs_of_short_documents(tokenizer, tmp_path, caplog):
+    choices = {**TINY, "block_size": 64, "next_sentence": True, "steps": 1}
+    with pytest.raises(ValueError, match="no document.*two segments: of 300 documents.*60 tokens"):
+        pretrain(["the cat sat"] * 300, tokenizer, "bert-tiny", tmp_path / "a", **choices)
+    pretrain(["the cat sat"] * 30 + [" ".join(TEXTS)] * 3, tokenizer, "bert-tiny", tmp_path / "b", **choices)
+    assert "30 of 33 documents" in caplog.text
+
+
+def test_damaged_packed_blocks_are_packed_again(corpus, tokenizer, tmp_path):
+    options = PretrainingOptions(**TINY)
+    path = pretraining._packed(corpus, "train", tokenizer, options).path
+    whole = path.read_bytes()
+    at = whole.index(np.ascontiguousarray(Blocks(path)[3], dtype=np.uint16).tobytes())
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:])
+    pretraining._packed(corpus, "train", tokenizer, options)
+    assert path.read_bytes() == whole
+
+
+def test_the_cache_of_generation_is_as_it_was_given(corpus, byte_tokenizer, tmp_path, monkeypatch):
+    model = AutoModelForCausalLM.from_config(GPT2Config(vocab_size=320, n_embd=32, n_layer=1, n_head=2, n_positions=64))
+    inner = []
+    save = pretraining._save_checkpoint
+    monkeypatch.setattr(pretraining, "_save_checkpoint", lambda *a: inner.append(AutoConfig.from_pretrained(save(*a)).use_cache))
+    pretrain(corpus, byte_tokenizer, model, tmp_path / "run", steps=2, checkpoint_steps=1, **TINY)
+    assert model.config.use_cache and AutoConfig.from_pretrained(tmp_path / "run").use_cache and inner == [True]
+
+
+def _of(name, **more):
+    import transformers
+    return getattr(transformers, f"{name}Config")(vocab_size=100, **more)
+
+
+@pytest.mark.parametrize("make, told", [(lambda: _of("T5", d_model=32, num_layers=1, d_ff=64, num_heads=2), "'t5' is an encoder-decoder.*finetune"), (lambda: _of("XLNet", d_model=32, n_layer=1, n_head=2, d_inner=64), "'xlnet'"),
+                                        (lambda: _of("Bert", is_decoder=True, architectures=["BertForMaskedLM"], **SMALL), "is_decoder=False"), (lambda: _of("ViT"), "'vit' is no masked")])
+def test_families_that_are_not_trained_here(corpus, tokenizer, tmp_path, make, told):
+    with pytest.raises(ValueError, match=told):
+        pretrain(corpus, tokenizer, make(), tmp_path / "run", steps=1, **TINY)
+
+
+def test_a_decoder_is_causal(corpus, tokenizer, tmp_path):
+    assert pretrain(corpus, tokenizer, _of("Bert", is_decoder=True, **SMALL), tmp_path / "run", steps=1, **TINY).objective == "causal"
+
+
+def test_blocks_are_those_that_were_trained_on(tokenizer, tmp_path):
+    result, every = pretrain(TEXTS, tokenizer, "bert-tiny", tmp_path / "run", steps=1, **TINY), len(pack(TEXTS, tokenizer, 16))
+    assert result.data["blocks"] == every - every // 20
+
+
+def test_nothing_to_predict_is_refused(corpus, tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="mask_rate 0.0001 chooses no token"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "run", steps=1, mask_rate=1e-4, **TINY)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("model, told", [(3, "model is 3"), (GPT2Config, "GPT2Config, a class")])
+def test_what_is_no_model_is_named(corpus, tokenizer, tmp_path, model, told):
+    with pytest.raises(TypeError, match=told):
+        pretrain(corpus, tokenizer, model, tmp_path / "run", steps=1, **TINY)
+
+
+def test_places_that_cannot_be_are_named_before_the_work(corpus, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "write_blocks", lambda *a, **k: pytest.fail("packed first"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no model"):
+        pretrain(corpus, tokenizer, str(tmp_path / "empty"), tmp_path / "run", steps=1, **TINY)
+    (tmp_path / "file").mkdir(), (tmp_path / "file" / "checkpoints").write_text("x")
+    with pytest.raises(NotADirectoryError, match="output_dir .*'checkpoints'"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "file", steps=1, resume=True, **TINY)
+    for place in ([f"{tmp_path}/{'x' * 300}", f"{tmp_path}/a\0b"] + ["/proc/x"] * (sys.platform == "linux")):
+        with pytest.raises((OSError, ValueError), match="^output_dir .*cannot be written.*another folder"):
+            pretrain(corpus, tokenizer, "bert-tiny", place, steps=1, **TINY)

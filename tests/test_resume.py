@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict
-from transformers import AutoTokenizer, BertConfig
+from transformers import AutoTokenizer, BertConfig, MixtralConfig
 
 from lmnotes.checkpoints import verify
 from lmnotes.pretraining import damaged_files, last_checkpoint, pretrain
@@ -67,14 +67,19 @@ def _config():
                       hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
 
 
-def _run(place, name, changes, log=None, kill_at=None, number=signal.SIGKILL, streamed=False):
+def _experts():
+    "A mixture of experts, whose weights have other names in the library's files than in memory."
+    return MixtralConfig(vocab_size=200, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, max_position_embeddings=32, num_key_value_heads=1, num_local_experts=2)
+
+
+def _run(place, name, changes, log=None, kill_at=None, number=signal.SIGKILL, streamed=False, experts=False):
     "One run of `pretrain` in a process of its own."
     import torch
     torch.set_num_threads(1)
     sys.stderr = open(Path(place).parent / "stderr", "a", encoding="utf-8")
     if log or kill_at is not None:
         _watch_touches(place, log, kill_at, number)
-    pretrain(_corpus(streamed), AutoTokenizer.from_pretrained(Path(place).parent / "tokenizer"), _config(), Path(place) / name, **{**TINY, **changes})
+    pretrain(_corpus(streamed), AutoTokenizer.from_pretrained(Path(place).parent / "tokenizer"), _experts() if experts else _config(), Path(place) / name, **{**TINY, **changes})
 
 
 # ---- the side that watches
@@ -96,7 +101,7 @@ def run(work, tmp_path, monkeypatch):
     started = []
 
     def start(name, wait=True, **options):
-        changes = {k: options.pop(k) for k in list(options) if k not in ("log", "kill_at", "number", "streamed")}
+        changes = {k: options.pop(k) for k in list(options) if k not in ("log", "kill_at", "number", "streamed", "experts")}
         process = CONTEXT.Process(target=_run, args=(str(place), name, changes), kwargs=options)
         started.append(process)
         process.start()
@@ -216,6 +221,29 @@ def test_a_streamed_corpus_resumes_too(run):
     assert run("run", streamed=True, kill_at=60).exitcode == -signal.SIGKILL
     assert run("run", streamed=True, resume=True).exitcode == 0
     assert_equal(run.place / "run", run.place / "alone")
+
+
+def test_a_mixture_of_experts_resumes_too(run):
+    choices = dict(experts=True, best=True, evaluations=3, learning_rate=0.3, schedule="constant")           # so that the best weights are not the last
+    assert run("alone", **choices).exitcode == 0
+    assert run("run", kill_at=100, **choices).exitcode == -signal.SIGKILL
+    assert last_checkpoint(run.place / "run")
+    assert run("run", resume=True, **choices).exitcode == 0
+    assert_equal(run.place / "run", run.place / "alone")
+    facts = json.loads((run.place / "run" / "lmnotes.json").read_text())
+    assert facts["loss_after"] <= min(h["validation_loss"] for h in facts["history"] if "validation_loss" in h)
+
+
+def test_a_folder_in_use_is_not_touched_by_another_run(run, alone):
+    first = run("run", wait=False, steps=400)
+    until = time.time() + 60
+    while not list((run.place / "run" / "checkpoints").glob("step-*")) and time.time() < until:
+        time.sleep(0.01)
+    for resume in (False, True):
+        assert run("run", resume=resume, overwrite=not resume, steps=400).exitcode == 1
+    assert f"in use by another run (process {first.pid})" in (run.place.parent / "stderr").read_text(encoding="utf-8")
+    first.join(120)
+    assert first.exitcode == 0 and verify(run.place / "run") == []
 
 
 # ---- damage

@@ -370,3 +370,10 @@ def test_which_processors_have_their_products_from_onednn(tmp_path, monkeypatch,
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     assert transformer._onednn_is_faster.__wrapped__() is expected
+
+
+def test_a_limit_below_one_is_none():
+    from types import SimpleNamespace
+    from lmnotes.transformer import position_limit
+    config = SimpleNamespace(model_type="xlnet", max_position_embeddings=-1)
+    assert position_limit(SimpleNamespace(config=config, named_modules=lambda: [])) is None

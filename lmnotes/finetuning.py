@@ -10,19 +10,23 @@ __all__ = ['logger', 'TASKS', 'SPACE', 'token_batches', 'training_batches', 'col
 
 # %% ../nbs/09_finetuning.ipynb #6cfe25ae
 import hashlib
+import inspect
 import json
 import logging
 import math
+import numbers
 import os
 import sys
 import tempfile
 import threading
 import time
+import typing
 import warnings
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from html import escape
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -577,11 +581,11 @@ class FinetuningOptions:
     method : str
         What learns: `full` (everything), `frozen` (the new layer), `last` (it and the last layers), `lora` (it and low-rank changes).
     last_layers : int
-        Layers of `last`.
+        Layers of `last`; of an encoder-decoder those of the decoder.
     lora_rank : int
         Rank of the changes of `lora` (Hu et al. 2022).
     layer_decay : float
-        Factor of the learning rate from each layer to the one below (Howard and Ruder 2018); 1 for none.
+        Factor of the learning rate from each layer to the one below (Howard and Ruder 2018), on either side of an encoder-decoder; 1 for none.
     class_weight : str, optional
         `balanced` weighs each class by the inverse of its frequency; of several labels at once, each label where it holds, by the examples without it over those with it.
     threshold : bool
@@ -689,6 +693,9 @@ class FinetuningOptions:
 
     def check(self):
         "Raise a `ValueError` that names the first choice that cannot be."
+        for field in fields(self):
+            _check_number(field.name, getattr(self, field.name), typing.get_args(field.type) or (field.type,))
+        engine._check_report(self.report_to)
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and (not value > 0 or value == math.inf and name in ("epochs", "learning_rate")):
@@ -699,10 +706,19 @@ class FinetuningOptions:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not known: {', '.join(map(str, known))}")
         if self.stride is not None and self.stride < 0:
             raise ValueError(f"stride {self.stride} must be 0 (windows that share nothing) or more")
-        if not 0 <= self.warmup < 1 or not 0 < self.layer_decay <= 1 or self.weight_decay < 0 or self.samples < 0:
-            raise ValueError(f"warmup {self.warmup} must lie between 0 and 1, layer_decay {self.layer_decay} above 0 and up to 1, weight_decay {self.weight_decay} and samples {self.samples} must not be below 0")
+        if not 0 <= self.warmup < 1 or not 0 < self.layer_decay <= 1 or not 0 <= self.weight_decay < math.inf or self.samples < 0:
+            raise ValueError(f"warmup {self.warmup} must lie between 0 and 1, layer_decay {self.layer_decay} above 0 and up to 1, weight_decay {self.weight_decay} (finite) and samples {self.samples} must not be below 0")
         check_decoding(self.max_new_tokens, self.num_beams, length_penalty=self.length_penalty, no_repeat_ngram_size=self.no_repeat_ngram_size)
         return self
+
+
+def _check_number(name, value, kinds):
+    "Refuse what is no number where one of the kinds is a number."
+    if value is None and type(None) in kinds or not {int, float} & set(kinds):
+        return
+    kind, word = (numbers.Integral, "a whole number") if int in kinds else (numbers.Real, "a number")
+    if isinstance(value, bool) or not isinstance(value, kind) or value != value:
+        raise ValueError(f"{name} {value!r} must be {word}")
 
 
 _POSITIVE = ("epochs", "learning_rate", "batch_size", "batch_tokens", "max_length", "max_new_tokens", "num_beams", "last_layers", "lora_rank", "clip", "accumulation",
@@ -746,19 +762,19 @@ def _names(task, split):
     return tuple(getattr(feature, "feature", feature).names)
 
 
-def _length(task, model, options):
-    "Tokens of a text or a window."
-    return min(options.max_length or (384 if task == "question-answering" else 128), position_limit(model) or sys.maxsize)
+def _length(task, model, tokenizer, options):
+    "Tokens of a text or a window: no more than the model has positions, and than its tokenizer says, as in prediction."
+    return min(options.max_length or (384 if task == "question-answering" else 128), position_limit(model) or sys.maxsize, tokenizer.model_max_length)
 
 
-def _stride(task, model, options):
+def _stride(task, model, tokenizer, options):
     "Tokens that neighbouring windows share."
-    return _length(task, model, options) // 4 if options.stride is None else options.stride
+    return _length(task, model, tokenizer, options) // 4 if options.stride is None else options.stride
 
 
 def _examples(task, model, tokenizer, split, options):
     "Rows to train on: token ids and what must be predicted."
-    length, stride = _length(task, model, options), _stride(task, model, options)
+    length, stride = _length(task, model, tokenizer, options), _stride(task, model, tokenizer, options)
     if task == "tokens":
         return _tag_rows(tokenizer, split, length, stride)
     if task == "question-answering":
@@ -877,10 +893,21 @@ def _count(task, model, inputs):
     return torch.tensor(len(inputs["input_ids"]))
 
 # %% ../nbs/09_finetuning.ipynb #51a65bd4
-def _layers(model):
-    "The blocks of a model, from below."
-    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList)]
-    return list(max(lists, key=lambda m: sum(p.numel() for p in m.parameters()), default=[]))
+def _stacks(model):
+    "The blocks of a model, from below; of an encoder-decoder those of either side in a list of their own, the encoder's first."
+    sides = {"encoder", "decoder"}
+    parts = [m for name, m in model.named_modules() if sides & {name.rpartition(".")[2]} and not sides & set(name.split(".")[:-1])] if model.config.is_encoder_decoder else []
+    lists = [[m for m in part.modules() if isinstance(m, torch.nn.ModuleList)] for part in parts or [model]]
+    return [list(max(found, key=lambda m: sum(p.numel() for p in m.parameters()), default=[])) for found in lists]
+
+
+def _below(model, stacks):
+    "Parameters below the first blocks: embeddings, and what comes before the blocks (norms, projections)."
+    inside = {id(p) for layers in stacks for layer in layers for p in layer.parameters()}
+    named = list(model.base_model.named_parameters())
+    before = {id(p) for _, p in takewhile(lambda item: id(item[1]) not in inside, named)} if inside else set()
+    embedded = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
+    return (before | embedded | {id(p) for name, p in named if "embed" in name}) - inside
 
 
 def _head_names(model):
@@ -901,7 +928,7 @@ def choose_parameters(model, method="full", last_layers=2, lora_rank=8):
     method : str
         `full`, `frozen`, `last` or `lora`.
     last_layers : int
-        Layers of `last`.
+        Layers of `last`; of an encoder-decoder those of the decoder.
     lora_rank : int
         Rank of the low-rank changes of `lora`, at each linear map inside the layers.
 
@@ -917,14 +944,14 @@ def choose_parameters(model, method="full", last_layers=2, lora_rank=8):
     """
     if method == "full":
         return None
-    heads, layers = _head_names(model), _layers(model)
+    heads, stacks = _head_names(model), _stacks(model)
     if method == "lora":
-        return _with_lora(model, heads, layers, lora_rank)
+        return _with_lora(model, heads, [layer for layers in stacks for layer in layers], lora_rank)
     model.requires_grad_(False)
     for name, module in model.named_modules():
         if name.rpartition(".")[2] in heads and (name in heads or name.endswith(".pooler")):
             module.requires_grad_(True)
-    for layer in layers[-last_layers:] if method == "last" else []:
+    for layer in stacks[-1][-last_layers:] if method == "last" else []:
         layer.requires_grad_(True)
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(f"method {method!r} leaves nothing of a {type(model).__name__} to learn: choose 'last', 'lora' or 'full'")
@@ -944,14 +971,14 @@ def _with_lora(model, heads, layers, rank):
 
 # %% ../nbs/09_finetuning.ipynb #8d3ba979
 def _make_optimizer(model, learning_rate, weight_decay, layer_decay):
-    "AdamW; matrices decay, and each layer learns more slowly than the one above where that is asked for."
-    layers = _layers(model)
-    depth = {id(p): len(layers) - i for i, layer in enumerate(layers) for p in layer.parameters()}
-    below = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
+    "AdamW; matrices decay, and each layer learns more slowly than the one above where that is asked for, what is below the first most slowly."
+    stacks = _stacks(model)
+    depth = dict.fromkeys(_below(model, stacks), 1 + max(map(len, stacks)))
+    depth |= {id(p): len(layers) - i for layers in stacks for i, layer in enumerate(layers) for p in layer.parameters()}
     groups = {}
     for p in model.parameters():
         if p.requires_grad:
-            steps = depth.get(id(p), len(layers) + 1 if id(p) in below else 0)
+            steps = depth.get(id(p), 0)
             groups.setdefault((steps if layer_decay < 1 else 0, p.ndim >= 2), []).append(p)
     groups = [{"params": ps, "lr": learning_rate * layer_decay**steps, "weight_decay": weight_decay * decayed} for (steps, decayed), ps in sorted(groups.items(), key=lambda item: item[0])]
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.999), fused=True)
@@ -1031,7 +1058,7 @@ class _Trainer(engine._Trainer):
 def _draw(ax, history, metric=None, task=None):
     "Training loss over the epochs, and the validation score on an axis of its own."
     ax.plot([h["epoch"] for h in history], [h["loss"] for h in history], color="#0072B2", label="training loss")
-    ax.set(xlabel="epochs", ylabel=f"training loss ({'mean square' if task == 'regression' else 'nats'})")
+    ax.set(xlabel="epochs", ylabel=f"training loss ({'share of the variance' if task == 'regression' else 'nats'})")
     ax.yaxis.label.set_color("#0072B2"), ax.spines[["top"]].set_visible(False)
     measured = [(h["epoch"], h["validation"][metric]) for h in history if metric in h.get("validation", {})]
     if measured:
@@ -1119,6 +1146,8 @@ def _open(model, task, names, seed, from_scratch):
             raise ValueError(f"the tokenizer of {str(model)!r} has neither a padding nor an end-of-text token: give it one with tokenizer.add_special_tokens")
         tokenizer.pad_token = tokenizer.eos_token
     opened.config.pad_token_id = tokenizer.pad_token_id
+    if getattr(opened.config, "type_vocab_size", 2) < 2 or "token_type_ids" not in inspect.signature(opened.forward).parameters:    # a model that knows no second segment
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     return opened, tokenizer
 
 
@@ -1143,6 +1172,54 @@ def _with_head(model, config, task, names, from_scratch):
         if "Unrecognized configuration class" not in str(error):
             raise
         raise ValueError(f"model {str(model)!r} is a {config.model_type}, of which there is no kind for task {task!r}: choose a model of another family") from error
+
+# %% ../nbs/09_finetuning.ipynb #a35f660c
+def _last_layer(model):
+    "The linear layer that gives the number of a regression; None where there is none."
+    inside = set(map(id, model.base_model.modules()))
+    return next((m for m in reversed(list(model.modules())) if isinstance(m, torch.nn.Linear) and m.out_features == 1 and id(m) not in inside), None)
+
+
+def _scale(task, model, split):
+    "Mean and spread of the labels of a regression, in which it learns. A last layer without bias (GPT-2's) can take in a factor only, the root mean square; where there is no last linear layer, None: it learns the labels as they are."
+    layer = _last_layer(model) if task == "regression" else None
+    if layer is None:
+        return None
+    labels = np.array(split["label"], dtype=np.float64)
+    if np.abs(labels).max() > np.finfo(np.float32).max:
+        raise ValueError(f"label {labels[np.abs(labels).argmax()]:g} is larger than a number of 32 bits can be: give the labels in another unit")
+    if layer.bias is None and abs(labels.mean()) > labels.std():
+        logger.warning("the last layer of a %s has no bias, and learns numbers around %.6g slowly: subtract their mean from the labels", type(model).__name__, labels.mean())
+    mean = float(labels.mean()) if layer.bias is not None else 0.0
+    return mean, float(np.sqrt(np.square(labels - mean).mean())) if (labels != mean).any() else 1.0
+
+
+def _standardised(rows, split, scale):
+    "Rows with the labels less the mean, over the spread."
+    return [{**row, "labels": np.float32((label - scale[0]) / scale[1])} for row, label in zip(rows, split["label"])] if scale else rows
+
+
+@contextmanager
+def _in_unit(model, scale):
+    "While inside, a model that learns standardised numbers answers in their own unit."
+    def scaled(_, given, output):
+        output.logits = output.logits.float() * scale[1] + scale[0]
+        return output
+    handle = model.register_forward_hook(scaled) if scale else None
+    try:
+        yield
+    finally:
+        if handle:
+            handle.remove()
+
+
+@torch.no_grad()
+def _take_in(model, scale):
+    "Put mean and spread into the last layer: for good, the model answers in the unit of the labels."
+    layer = _last_layer(model)
+    layer.weight.copy_(layer.weight.double() * scale[1])
+    if layer.bias is not None:
+        layer.bias.copy_(layer.bias.double() * scale[1] + scale[0])
 
 # %% ../nbs/09_finetuning.ipynb #d29812fd
 def predicted_labels(logits, config):
@@ -1204,7 +1281,7 @@ def best_threshold(probabilities, truths):
 # %% ../nbs/09_finetuning.ipynb #803ebb82
 def _answers(task, model, tokenizer, split, options):
     "What the model answers for the examples of a split, in the form that `score` takes."
-    length, stride, names = _length(task, model, options), _stride(task, model, options), _names(task, split)
+    length, stride, names = _length(task, model, tokenizer, options), _stride(task, model, tokenizer, options), _names(task, split)
     if task == "tokens":
         return [[names[i] for i in row.argmax(1)] for row in predict_tags(model, tokenizer, split["tokens"], length, stride)]
     if task == "question-answering":
@@ -1316,7 +1393,8 @@ class FinetuningResult:
     predictions, references : tuple
         Answers on the test split, and the right ones: label numbers, numbers, lists of labels, lists of tags, or texts.
     history : tuple of dict
-        Step, epoch, tokens, loss, learning rate, and scores on validation where they were measured.
+        Step, epoch, tokens, loss (in nats; of a regression the mean square error over the variance of the training labels, so that their mean has 1), learning rate, and scores on
+        validation where they were measured (of a regression in the unit of the labels).
     seconds : float
         Time of training.
     steps, parameters, trainable : int
@@ -1324,7 +1402,7 @@ class FinetuningResult:
     training_bytes, disk_bytes : int
         Gradients and optimizer state (three numbers of four bytes for each parameter that learned); weights to keep (of `lora` the adapter).
     choices : dict
-        What was chosen from the data or the model: learning rate, tokens of a batch, thresholds; and how the test was read or written (`max_length`, …).
+        What was chosen from the data or the model: learning rate, tokens of a batch, thresholds, mean and spread of a regression's labels; and how the test was read or written (`max_length`, …).
     """
 
     output_dir: str
@@ -1392,6 +1470,7 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
         Folder of a pretrained model, or a hub name.
     data : str, path, Dataset or DatasetDict
         An embedded task (`docstrings/package`, `docstrings/parameters`, `docstrings/qa`, `docstrings/summary`), a folder, a file, a hub name, or a data set in hand.
+        Where something is chosen on validation (`best`, `patience`, `threshold`, or when to answer nothing to a question), and there is no such split, a tenth of training is cut off.
     output_dir : str or path
         Folder for the model; checkpoints of the run stand in its sub-folder `checkpoints`.
     options : FinetuningOptions, optional
@@ -1425,6 +1504,11 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
         If the loss is no number any more.
     KeyboardInterrupt
         After Ctrl-C, when the state is saved.
+
+    Notes
+    -----
+    A regression learns its labels less their mean, over their spread, and its last layer takes both in at the end: neither unit nor zero point matters. Where that layer
+    has no bias (GPT-2, Llama), the labels are only divided by their root mean square, and a mean far from 0 is told of in a warning.
     """
     options = replace(options or FinetuningOptions(), **changes).check()
     device = resolve_device(options.device)
@@ -1434,15 +1518,17 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
     opened, tokenizer = _open(model, task, names, options.seed, from_scratch)
     if task in _WRITING:                                                        # what cannot be written after training is refused before
         generate_texts(opened, tokenizer, [], progress=False, **_as_written(options))
-    if task == "question-answering" and any(not a["text"] for a in splits["train"]["answers"]):
+    if _some_unanswered(task, splits["train"]):
         opened.config.no_answer_threshold = 0.0
     if "text" in splits["train"].column_names:
-        _tell_of_cut(tokenizer, splits, _length(task, opened, options), options)
+        _tell_of_cut(tokenizer, splits, _length(task, opened, tokenizer, options), options)
     rows = _examples(task, opened, tokenizer, splits["train"], options)
     if not rows:
         raise ValueError("the training split gives no example to learn from: check its texts and labels")
     arguments = _arguments(output_dir, options, device)
-    identity = _identity(task, rows, tokenizer, opened, options, model, from_scratch)
+    scale = _scale(task, opened, splits["train"])
+    identity = _identity(task, rows, tokenizer, opened, options, model, from_scratch) | ({"targets": list(scale)} if scale else {}) | _decided_on(task, splits, options)
+    rows = _standardised(rows, splits["train"], scale)
     engine._prepare_folder(output_dir, options)
     scored = _judged_on(splits, options)
     checkpoint, saved = _earlier(output_dir, identity, scored) if options.resume else (None, None)
@@ -1453,13 +1539,15 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
         check_output_dir(output_dir, options.overwrite)                         # something else stands there
     size = sum(p.numel() for p in opened.parameters())
     adapter = choose_parameters(opened, options.method, options.last_layers, options.lora_rank)
-    run = {**_new_run(task, rows, opened, size, options, identity, device), "scored": scored}
+    run = {**_new_run(task, rows, opened, size, options, identity, device), "scored": scored, "scale": scale}
     opened = opened.to(arguments.device)
     try:
-        trainer = _train(task, opened, tokenizer, rows, splits, arguments, Path(output_dir), options, checkpoint, saved, run)
+        trainer, measure = _train(task, opened, tokenizer, rows, splits, arguments, Path(output_dir), options, checkpoint, saved, run)
     finally:
         engine._forget(arguments)
     with engine._interruptible(threading.Event(), engine._FINISHING):
+        if "validation" in splits:
+            _keep_best(opened, measure, Path(output_dir), options, run)
         return _finish(task, trainer, adapter, opened, tokenizer, splits, Path(output_dir), options, run, str(model))
 
 
@@ -1473,6 +1561,11 @@ def _load(data, task, text_column, label_column, options):
     task = task or _loaded_family(splits)
     if (options.best or options.patience or options.threshold) and "validation" not in splits:
         splits["train"], splits["validation"] = _with_validation(splits["train"], task, options.seed)
+    elif _some_unanswered(task, splits["train"]) and "validation" not in splits:
+        try:
+            splits["train"], splits["validation"] = _with_validation(splits["train"], task, options.seed)
+        except ValueError:
+            logger.warning("the %d training examples are too few to cut a validation split off: 'no answer' is given where its score is the highest, without a threshold", len(splits["train"]))
     held = splits.get("validation")
     if held is not None and options.validation_examples and len(held) > options.validation_examples:
         splits["validation"] = held.select(np.sort(np.random.default_rng((options.seed, 4)).permutation(len(held))[:options.validation_examples]))
@@ -1481,6 +1574,11 @@ def _load(data, task, text_column, label_column, options):
     if options.threshold and (task != "classification" or len(_names(task, splits["train"])) != 2):
         raise ValueError(f"threshold is for a classification of two classes, and this is a {task} task: leave it out")
     return task, splits
+
+
+def _some_unanswered(task, train):
+    "Whether there are questions without an answer, so that a threshold is chosen on validation."
+    return task == "question-answering" and any(not a["text"] for a in train["answers"])
 
 
 def _with_validation(train, task, seed):
@@ -1506,26 +1604,37 @@ def _identity(task, rows, tokenizer, model, options, parent, from_scratch):
             "model": hashlib.sha256(shapes.encode()).hexdigest()[:16], "weights": None if from_scratch else engine._weights_in(parent), "from_scratch": from_scratch, **{k: v for k, v in asdict(options).items() if k not in _FREE}}
 
 
+def _digest(rows):
+    "Sixteen digits that tell rows from others."
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
+
+
+def _decided_on(task, splits, options):
+    "The validation split, where it decides which weights or which threshold are kept."
+    decides = options.best or options.patience or options.threshold or _some_unanswered(task, splits["train"])
+    return {"validation split": _digest(splits["validation"])} if decides and "validation" in splits else {}
+
+
 def _judged_on(splits, options):
     "What must be equal, too, for the scores of a complete run to be given back."
-    digest = hashlib.sha256()
-    for row in splits["test"] if "test" in splits else ():
-        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
-    return {"test split": digest.hexdigest()[:16], **{name: getattr(options, name) for name in ("num_beams", "length_penalty", "no_repeat_ngram_size", "max_new_tokens", "samples")}}
+    return {"test split": _digest(splits.get("test", ())), **{name: getattr(options, name) for name in ("num_beams", "length_penalty", "no_repeat_ngram_size", "max_new_tokens", "samples")}}
 
 
 def _earlier(output_dir, identity, scored):
-    "The checkpoint to go on from and its progress, or the result of a run that is complete; None, None where there is neither."
-    checkpoint = last_checkpoint(output_dir)
+    "The checkpoint to go on from and its progress, or the result of a run that is complete; None, None where there is neither. Earlier versions did not note all that is compared."
+    checkpoint, unless = last_checkpoint(output_dir), lambda noted, *missing: {k: v for k, v in identity.items() if k in noted or k not in missing}
     if checkpoint:
         saved = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
-        engine._compare(output_dir, saved["identity"], identity)
+        engine._compare(output_dir, saved["identity"], unless(saved["identity"], "validation split"))
         return checkpoint, saved
     facts = Path(output_dir) / "lmnotes.json"
     saved = json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() and not damaged_files(output_dir) else {}
     if saved.get("made_by") != "lmnotes.finetuning" or "identity" not in saved:
         return None, None
-    engine._compare(output_dir, saved["identity"], identity)
+    engine._compare(output_dir, saved["identity"], unless(saved["identity"], "validation split", "targets"))
     engine._compare(output_dir, saved.get("scored", scored), scored)
     answers = json.loads((Path(output_dir) / "predictions.json").read_text(encoding="utf-8"))
     known = {f.name: {**saved, **answers}[f.name] for f in fields(FinetuningResult) if f.name in {**saved, **answers}}
@@ -1564,10 +1673,10 @@ def _new_run(task, rows, model, parameters, options, identity, device):
 
 # %% ../nbs/09_finetuning.ipynb #f36c3d88
 def _train(task, model, tokenizer, rows, splits, arguments, output_dir, options, checkpoint, saved, run):
-    "Run the trainer; give it."
+    "Run the trainer, which saves its last step, too; give it, and the validation."
     clock, held = engine._Clock(run["steps"], None), splits.get("validation")
     arguments.max_steps, arguments.learning_rate = run["steps"], run["learning_rate"]
-    examine, run["metric"], run["sign"] = _validation(task, model, tokenizer, held, options)
+    examine, run["metric"], run["sign"] = _validation(task, model, tokenizer, held, options, run["scale"])
 
     def measure():
         with torch.autocast(arguments.device.type, torch.bfloat16, enabled=run["bf16"]):
@@ -1586,11 +1695,16 @@ def _train(task, model, tokenizer, rows, splits, arguments, output_dir, options,
         run.update({k: saved[k] for k in ("history", "best", "waited", "loss_before")})
         clock.used = saved["used"]
         run["evaluated"] = max(run["evaluated"], int(clock.progress(saved["step"] - 1) * (options.evaluations + 1)))
+    if checkpoint and (saved["step"] >= run["steps"] or options.patience and run["waited"] >= options.patience):
+        engine._put_weights(model, checkpoint)                                  # all was learned; what comes after was stopped
+        trainer.state.global_step = saved["step"]
+        return trainer, measure
     with engine._interruptible(watch.interrupted):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if held is not None:
-            _keep_best(model, measure, output_dir, options, run)
-    return trainer
+        path = watch._save()
+    if engine._agree([float(watch.interrupted.is_set())], arguments.device)[0]:
+        raise KeyboardInterrupt(f"stopped at the end of the training, saved in {path}: go on with resume=True (--resume)")
+    return trainer, measure
 
 
 def _keep_best(model, measure, output_dir, options, run):
@@ -1606,7 +1720,7 @@ def _keep_best(model, measure, output_dir, options, run):
         model.tie_weights()
 
 
-def _validation(task, model, tokenizer, held, options):
+def _validation(task, model, tokenizer, held, options, scale):
     "A function that gives the scores on validation, the name of the deciding one, and whether more of it is better."
     if held is None:
         return None, _measure_name(task, {}), 1
@@ -1614,7 +1728,10 @@ def _validation(task, model, tokenizer, held, options):
         rows = _text_rows(model, tokenizer, held, options, quiet=True)
         return (lambda: {"loss": _mean_loss(task, model, tokenizer, rows)}), "loss", -1
     truths, names = _truths(task, held), _names(task, held)
-    measure = lambda: _scored(task, _answers(task, model, tokenizer, held, options), truths, names, 0)[0]
+
+    def measure():
+        with _in_unit(model, scale):
+            return _scored(task, _answers(task, model, tokenizer, held, options), truths, names, 0)[0]
     return measure, _measure_name(task, _scored(task, truths, truths, names, 0)[0] if task == "tokens" else {}), 1
 
 
@@ -1646,7 +1763,9 @@ def _finish(task, trainer, adapter, model, tokenizer, splits, output_dir, option
     "Thresholds, scores on the test split, the folder; scored is what is saved, in its own type."
     for block in engine._blocks(model):
         block._compiled_call_impl = None                                        # compiled for the type and the lengths of training
-    choices = {"learning_rate": run["learning_rate"], "batch_tokens": run["budget"], **_reading(task, model, options), **_thresholds(task, model, tokenizer, splits, options)}
+    if run["scale"]:
+        _take_in(model, run["scale"])
+    choices = {"learning_rate": run["learning_rate"], "batch_tokens": run["budget"], **dict(zip(("label_mean", "label_spread"), run["scale"] or ())), **_reading(task, model, tokenizer, options), **_thresholds(task, model, tokenizer, splits, options)}
     test, names = splits["test"], _names(task, splits["train"])
     predictions, references = _answers(task, model, tokenizer, test, options), _truths(task, test)
     scores, intervals = _scored(task, predictions, references, names, options.samples)
@@ -1663,11 +1782,11 @@ def _finish(task, trainer, adapter, model, tokenizer, splits, output_dir, option
     return replace(result, disk_bytes=sum(p.stat().st_size for p in written.glob("*.safetensors")))
 
 
-def _reading(task, model, options):
+def _reading(task, model, tokenizer, options):
     "How the test was read or written, by the names that a prediction has for it."
     if task in _WRITING:
         return {"max_length": _source_length(options), **_as_written(options)}
-    return {"max_length": _length(task, model, options)} | ({"stride": _stride(task, model, options)} if task in ("tokens", "question-answering") else {})
+    return {"max_length": _length(task, model, tokenizer, options)} | ({"stride": _stride(task, model, tokenizer, options)} if task in ("tokens", "question-answering") else {})
 
 
 def _save(output_dir, model, adapter, tokenizer, facts, answers):
@@ -1691,10 +1810,10 @@ def _thresholds(task, model, tokenizer, splits, options):
     held = splits.get("validation")
     if task == "classification" and options.threshold:
         rare = int(np.bincount(splits["train"]["label"], minlength=2).argmin())
-        logits = predict_logits(model, tokenizer, held["text"], _length(task, model, options), pairs=held["text_pair"] if "text_pair" in held.column_names else None)
+        logits = predict_logits(model, tokenizer, held["text"], _length(task, model, tokenizer, options), pairs=held["text_pair"] if "text_pair" in held.column_names else None)
         model.config.decision_label, model.config.decision_threshold = rare, best_threshold(_probabilities(logits)[:, rare], np.array(held["label"]) == rare)
         return {"decision_label": rare, "decision_threshold": model.config.decision_threshold}
-    if task == "question-answering" and any(not a["text"] for a in splits["train"]["answers"]):
+    if _some_unanswered(task, splits["train"]):
         model.config.no_answer_threshold = 0.0 if held is None else _no_answer_threshold(model, tokenizer, held, options)
         return {"no_answer_threshold": model.config.no_answer_threshold}
     return {}
@@ -1703,7 +1822,7 @@ def _thresholds(task, model, tokenizer, splits, options):
 def _no_answer_threshold(model, tokenizer, held, options):
     "The margin of 'no answer' over the best span from which on it is answered, with the highest F1 on validation (Rajpurkar et al. 2018)."
     from lmnotes.metrics import token_f1
-    length, stride = (part("question-answering", model, options) for part in (_length, _stride))
+    length, stride = (part("question-answering", model, tokenizer, options) for part in (_length, _stride))
     spans, none = _candidates(model, tokenizer, list(held["question"]), list(held["context"]), length, stride, 30, None, 20)
     best = [max(s.items(), key=lambda item: item[1], default=((0, 0), -math.inf)) for s in spans]
     margin = np.array([n - value for n, (_, value) in zip(none, best)])
@@ -1788,7 +1907,9 @@ def search(model, data="docstrings/package", options=None, trials=8, minutes=Non
     names, noted = _names(task, splits["train"]), []
     opened, tokenizer = _open(model, task, names, options.seed, False)
     rows = _examples(task, opened, tokenizer, splits["train"], options)
-    run = _new_run(task, rows, opened, sum(p.numel() for p in opened.parameters()), options, {}, device)
+    scale = _scale(task, opened, splits["train"])
+    rows = _standardised(rows, splits["train"], scale)
+    run = {**_new_run(task, rows, opened, sum(p.numel() for p in opened.parameters()), options, {}, device), "scale": scale}
     factor = {"learning_rate": run["learning_rate"]}
     bounds = {name: (low * factor.get(name, 1), high * factor.get(name, 1)) for name, (low, high) in space.items()}
     first = {"learning_rate": run["learning_rate"], "weight_decay": min(max(options.weight_decay, bounds.get("weight_decay", (0,))[0]), bounds.get("weight_decay", (0, 1))[1])}
@@ -1843,7 +1964,7 @@ def _searcher(model, task, names, tokenizer, rows, splits, options, run, device)
                         train_dataset=_Batches(rows, run["plan"], tokenizer, 1), data_collator=_Batches.collate)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    measures = lambda opened: _validation(task, opened, tokenizer, splits["validation"], options)
+    measures = lambda opened: _validation(task, opened, tokenizer, splits["validation"], options, run["scale"])
     _, run["metric"], run["sign"] = measures(trainer.model)
     trainer.run, trainer.measure = run, lambda opened: measures(opened)[0]()
     return trainer

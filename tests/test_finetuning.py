@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
@@ -324,6 +325,67 @@ def test_a_number_by_name(encoder, tmp_path):
     assert result.task == "regression" and set(result.scores) == {"pearson", "spearman", "rmse"} and result.majority["pearson"] == 0
 
 
+# ---- numbers of any unit
+
+def numbers(factor=1.0, offset=0.0):
+    "How many of the first words are animals."
+    count = lambda text: sum(w in ANIMALS for w in text.split()[:12])
+    return split(Dataset.from_dict({"text": TEXTS, "label": [factor * count(t) + offset for t in TEXTS]}))
+
+
+def plain_logits(folder, texts):
+    "What the library alone makes of a saved folder."
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        return np.array([model(**tokenizer(t, return_tensors="pt", truncation=True, max_length=48)).logits[0, 0].item() for t in texts])
+
+
+@pytest.mark.parametrize("changes", [{}, {"method": "lora"}, {"method": "frozen"}, {"method": "last", "best": True, "epochs": 5}])
+def test_numbers_are_learned_in_any_unit(encoder, tmp_path, changes):
+    runs = {}
+    for factor, offset in ((1.0, 0.0), (4096.0, 0.0), (50.0, 700.0)):
+        runs[factor, offset] = run = finetune(encoder, numbers(factor, offset), tmp_path / f"{factor}", task="regression", **{**TINY, **changes})
+        np.testing.assert_allclose(run.predictions, plain_logits(tmp_path / f"{factor}", numbers()["test"]["text"]), rtol=1e-4, atol=1e-4 * factor)       # scored is what is saved
+        truth = np.array(run.references)
+        assert run.scores["rmse"] == pytest.approx(np.sqrt(np.mean((np.array(run.predictions) - truth) ** 2))) and run.scores["rmse"] < 1.5 * truth.std()
+        assert all(v["rmse"] < 3 * truth.std() for v in run.validation) and run.history[0]["loss"] < 5
+        assert run.choices["label_mean"] == pytest.approx(np.mean(numbers(factor, offset)["train"]["label"]))
+    first, larger, moved = runs.values()
+    assert larger.predictions == tuple(4096 * p for p in first.predictions) and [h["loss"] for h in larger.history] == [h["loss"] for h in first.history]
+    np.testing.assert_allclose(moved.predictions, 50 * np.array(first.predictions) + 700, atol=0.05)
+    assert [v["rmse"] for v in moved.validation] == pytest.approx([50 * v["rmse"] for v in first.validation], abs=0.05)
+
+
+def test_the_adapter_of_numbers_gives_the_merged_model(encoder, tmp_path):
+    from peft import PeftModel
+    result = finetune(encoder, numbers(50, 700), tmp_path / "f", task="regression", method="lora", best=True, **{**TINY, "epochs": 4})
+    base = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=1)
+    again = PeftModel.from_pretrained(base, tmp_path / "f" / "adapter").eval().base_model.model
+    np.testing.assert_allclose(predict_logits(again, AutoTokenizer.from_pretrained(encoder), numbers()["test"]["text"], 48)[:, 0], result.predictions, atol=0.01)
+
+
+def test_equal_numbers_and_a_head_without_bias(encoder, decoder, tmp_path, caplog):
+    data = numbers()
+    data["train"] = Dataset.from_dict({"text": data["train"]["text"], "label": [300.1] * len(data["train"])})
+    assert np.allclose(finetune(encoder, data, tmp_path / "equal", task="regression", **TINY).predictions, 300.1, atol=2)
+    result = finetune(decoder, numbers(1000, -2000), tmp_path / "f", task="regression", **TINY)
+    assert result.choices["label_mean"] == 0 and "has no bias" not in caplog.text
+    np.testing.assert_allclose(result.predictions, plain_logits(tmp_path / "f", numbers()["test"]["text"]), rtol=1e-3, atol=0.5)
+    finetune(decoder, numbers(1, 300), tmp_path / "g", task="regression", **TINY)
+    assert "GPT2ForSequenceClassification has no bias" in caplog.text
+    model = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=1)
+    model.classifier = torch.nn.Sequential(torch.nn.Identity())
+    assert finetuning._scale("regression", model, data["train"]) is None and finetuning._scale("classification", model, data["train"]) is None
+    with pytest.raises(ValueError, match="label 1e.39 is larger"):
+        finetune(encoder, numbers(1e39 / max(numbers()["train"]["label"])), tmp_path / "h", task="regression", **TINY)
+
+
+def test_search_learns_numbers_in_any_unit(encoder):
+    pytest.importorskip("optuna")
+    found = [search(encoder, numbers(*unit), task="regression", trials=1, **{**TINY, "epochs": 1}).score for unit in ((1.0, 0.0), (4096.0, 0.0))]
+    assert found[0] == found[1]
+
+
 def rewritten():
     "Sources, and a word of each to write."
     return split(Dataset.from_dict({"source": [t[:20] for t in TEXTS], "target": [t.split()[0] for t in TEXTS]}))
@@ -437,6 +499,28 @@ def test_layers_learn_at_rates_of_their_own(tokenizer):
     assert default_learning_rate(110e6) == pytest.approx(6.7e-5, rel=0.01) and default_learning_rate(1e6) == 5e-4 and default_learning_rate(22e6, "frozen") == pytest.approx(1.5e-3)
 
 
+def test_what_is_below_the_layers_learns_most_slowly(tokenizer):
+    from transformers import BartConfig, DistilBertConfig, ElectraConfig, GPT2ForSequenceClassification, ModernBertConfig, T5Config, T5ForConditionalGeneration
+    size = len(tokenizer)
+    bart = dict(d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=32)
+    small = dict(vocab_size=size, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    kinds = [(BertConfig(**small), AutoModelForSequenceClassification), (ElectraConfig(**small, embedding_size=16), AutoModelForSequenceClassification),
+             (DistilBertConfig(vocab_size=size, dim=16, n_layers=2, n_heads=2, hidden_dim=16), AutoModelForSequenceClassification),
+             (ModernBertConfig(**small, pad_token_id=0, global_attn_every_n_layers=1), AutoModelForSequenceClassification),
+             (T5Config(vocab_size=size, d_model=16, d_kv=8, d_ff=16, num_layers=2, num_heads=2), T5ForConditionalGeneration), (BartConfig(vocab_size=size, **bart), BartForConditionalGeneration),
+             (GPT2Config(vocab_size=size, n_embd=16, n_layer=2, n_head=2), GPT2ForSequenceClassification)]
+    for config, kind in kinds:
+        model = kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
+        rate = {id(p): g["lr"] for g in finetuning._make_optimizer(model, 1.0, 0.0, 0.5).param_groups for p in g["params"]}
+        for name, p in model.named_parameters():
+            number = re.search(r"(?:layers?|block|h)\.(\d)\.", name)
+            below = "embed" in name or "shared" in name or re.search(r"\.w[tp]e\.", name)
+            assert rate[id(p)] == (0.25 * 2 ** int(number[1]) if number else 0.125 if below else 1), (config.model_type, name)
+        adapter = choose_parameters(model, "lora", lora_rank=2)
+        learning = {name for name, p in model.named_parameters() if p.requires_grad}
+        assert adapter is not None and all(any(f"{side}." in name and "lora" in name for name in learning) for side in (("encoder", "decoder") if config.is_encoder_decoder else ()))
+
+
 def test_threshold_is_the_best_of_all(encoder, tmp_path):
     generator = np.random.default_rng(0)
     p, truth = generator.random(60).round(1), generator.random(60) < 0.3
@@ -459,7 +543,12 @@ def test_patience_keeps_the_best_epoch(encoder, tmp_path, monkeypatch):
             return {"accuracy": next(values)}
         return measure, "accuracy", 1
     monkeypatch.setattr(finetuning, "_validation", validation)
-    result = finetune(encoder, classes(), tmp_path / "f", **{**TINY, "epochs": 20, "patience": 2})
+    own_finish, tries = finetuning._finish, []
+    monkeypatch.setattr(finetuning, "_finish", lambda *rest: own_finish(*rest) if tries else (tries.append(1), 1 / 0))
+    with pytest.raises(ZeroDivisionError):                                                        # stopped while it is scored, it learns no further
+        finetune(encoder, classes(), tmp_path / "f", **{**TINY, "epochs": 20, "patience": 2})
+    values = iter([kept.pop() and 0.4])
+    result = finetune(encoder, classes(), tmp_path / "f", resume=True, **{**TINY, "epochs": 20, "patience": 2})
     assert own and len(kept) == 5 and result.history[-1]["epoch"] < 6
     after = load_file(tmp_path / "f" / "model.safetensors")
     assert all(torch.equal(kept[1][k], after[k]) for k in after)
@@ -543,6 +632,56 @@ def test_ctrl_c_saves_and_goes_on(start, alone):
     assert outcome(start.place / "interrupted")[0] == outcome(alone[0])[0]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_the_end_is_heeded(encoder, alone, tmp_path, monkeypatch, caplog, number):
+    "While the last step is saved the run stops, and goes on from there; in the last validation it says that it ends, and ends."
+    own, measure, steps = finetuning._Watch._save, finetuning._keep_best, json.loads((alone[0] / "lmnotes.json").read_text())["steps"]
+    monkeypatch.setattr(finetuning._Watch, "_save", lambda watch: (watch.trainer.state.global_step == steps and signal.raise_signal(number), own(watch))[1])
+    with pytest.raises(KeyboardInterrupt, match=rf"stopped at the end .*step-{steps:08d}.*resume=True"):
+        finetune(encoder, classes(), tmp_path / "f", **RUN)
+    assert last_checkpoint(tmp_path / "f").name == f"step-{steps:08d}"
+    monkeypatch.setattr(finetuning._Watch, "_save", own)
+    monkeypatch.setattr(finetuning, "_keep_best", lambda *rest: (signal.raise_signal(number), measure(*rest)))
+    result = finetune(encoder, classes(), tmp_path / "f", resume=True, **RUN)
+    assert "at its end and gets saved" in caplog.text and result.steps == steps and len(result.predictions) == 20
+
+
+@pytest.mark.parametrize("changes", [{}, {"best": True, "method": "lora"}])
+def test_what_was_learned_is_there_when_scoring_fails(encoder, tmp_path, monkeypatch, changes):
+    data, changes = numbers(50, 700), {**RUN, **changes, "task": "regression"}
+    whole = finetune(encoder, data, tmp_path / "whole", **changes)
+    own = finetuning.baseline
+    monkeypatch.setattr(finetuning, "baseline", lambda *rest: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        finetune(encoder, data, tmp_path / "f", **changes)
+    monkeypatch.setattr(finetuning, "baseline", own)
+    monkeypatch.setattr(finetuning._Trainer, "train", lambda *rest, **more: pytest.fail("trained again"))
+    again = finetune(encoder, data, tmp_path / "f", resume=True, **changes)
+    assert outcome(tmp_path / "f") == outcome(tmp_path / "whole") and again.predictions == whole.predictions and again.steps == whole.steps
+
+
+def test_another_validation_split_is_another_run(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetuning, "_finish", lambda *rest: 1 / 0)
+    other = classes()
+    other["validation"] = other["validation"].select(range(10))
+    changes = {**TINY, "best": True, "epochs": 1}
+    with pytest.raises(ZeroDivisionError):
+        finetune(encoder, classes(), tmp_path / "f", **changes)
+    with pytest.raises(ValueError, match="another validation split"):
+        finetune(encoder, other, tmp_path / "f", resume=True, **changes)
+    progress = last_checkpoint(tmp_path / "f") / "progress.json"                        # of a version that did not note the split
+    facts = json.loads(progress.read_text(encoding="utf-8"))
+    del facts["identity"]["validation split"]
+    progress.write_text(json.dumps(facts), encoding="utf-8")
+    finetuning.write_checksums(progress.parent)
+    with pytest.raises(ZeroDivisionError):
+        finetune(encoder, other, tmp_path / "f", resume=True, **changes)
+    with pytest.raises(ZeroDivisionError):                                               # where it decides nothing, it may be another
+        finetune(encoder, classes(), tmp_path / "g", **{**changes, "best": False})
+    with pytest.raises(ZeroDivisionError):
+        finetune(encoder, other, tmp_path / "g", resume=True, **{**changes, "best": False})
+
+
 @pytest.mark.parametrize("changes", [{"method": "lora"}, {"best": True, "layer_decay": 0.5}])
 def test_methods_resume_too(start, alone, changes):
     name = "-".join(changes)
@@ -594,8 +733,44 @@ def test_a_plan_shorter_than_a_step_is_repeated(encoder, tmp_path):
     assert result.steps >= 1 and math.isfinite(result.history[-1]["loss"])
 
 
+def test_no_more_is_read_than_the_tokenizer_says(encoder, tmp_path):
+    shutil.copytree(encoder, tmp_path / "m")
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    tokenizer.model_max_length = 12
+    tokenizer.save_pretrained(tmp_path / "m")
+    (tmp_path / "m" / "SHA256SUMS").unlink(missing_ok=True)
+    result = finetune(tmp_path / "m", classes(), tmp_path / "f", **TINY)
+    assert result.choices["max_length"] == 12
+    again = predict(tmp_path / "f", classes()["test"]["text"][:], device="cpu", max_length=48)
+    assert [result.labels.index(p.label) for p in again] == list(result.predictions)
+
+
+def test_pairs_of_a_model_that_knows_no_second_segment(tokenizer, tmp_path):
+    from transformers import RobertaConfig, RobertaForMaskedLM
+    model = RobertaForMaskedLM(RobertaConfig(vocab_size=len(tokenizer), **{**SIZES, "max_position_embeddings": 70}, type_vocab_size=1, pad_token_id=tokenizer.pad_token_id))
+    folder = save_folder(tmp_path / "m", model, tokenizer)
+    assert "token_type_ids" in tokenizer("a", "b")
+    data = DatasetDict({s: d.add_column("text_pair", [t[:20] for t in d["text"]]) for s, d in classes().items()})
+    result = finetune(folder, data, tmp_path / "f", text_column=["text", "text_pair"], **{**TINY, "epochs": 1})
+    again = predict(tmp_path / "f", list(zip(data["test"]["text"], data["test"]["text_pair"])), device="cpu", max_length=48)
+    assert [result.labels.index(p.label) for p in again] == list(result.predictions)
+    assert finetune(folder, questions(), tmp_path / "q", **{**TINY, "epochs": 1}).task == "question-answering"
+
+
+def test_when_to_answer_nothing_is_chosen_without_a_validation_split_too(encoder, tmp_path, caplog):
+    data = questions()
+    del data["validation"]
+    result = finetune(encoder, data, tmp_path / "f", **{**TINY, "epochs": 1})
+    assert result.choices["no_answer_threshold"] != 0 and json.loads((tmp_path / "f" / "lmnotes.json").read_text())["examples"]["validation"] == 8
+    few = DatasetDict(train=data["train"].select([0, 1]), test=data["test"])
+    assert any(not a["text"] for a in few["train"]["answers"])
+    assert finetune(encoder, few, tmp_path / "g", **{**TINY, "epochs": 1}).choices["no_answer_threshold"] == 0 and "2 training examples are too few" in caplog.text
+    data["train"] = data["train"].filter(lambda a: len(a["text"]) > 0, input_columns="answers")
+    assert "validation" not in finetuning._load(data, None, None, None, FinetuningOptions())[1]
+
+
 def test_windows_may_share_nothing(encoder, tmp_path):
-    assert finetuning._stride("question-answering", AutoModel.from_pretrained(encoder), FinetuningOptions(stride=0, max_length=24)) == 0
+    assert finetuning._stride("question-answering", AutoModel.from_pretrained(encoder), AutoTokenizer.from_pretrained(encoder), FinetuningOptions(stride=0, max_length=24)) == 0
     with pytest.raises(ValueError, match="stride -1 must be 0"):
         FinetuningOptions(stride=-1).check()
 
@@ -640,7 +815,10 @@ def test_bad_input_is_refused_before_long_work(encoder, decoder, tmp_path, monke
         (encoder, good, dict(task="guess"), ValueError, "guess"), (encoder, one, {}, ValueError, "label"), (encoder, short, {}, ValueError, "tags"),
         (encoder, good, dict(epochs=0), ValueError, "epochs 0"), (encoder, good, dict(method="half"), ValueError, "half"), (encoder, good, dict(class_weight="heavy"), ValueError, "heavy"),
         (encoder, good, dict(length_penalty=math.inf), ValueError, "length_penalty inf"), (decoder, good, dict(no_repeat_ngram_size=-2), ValueError, "no_repeat_ngram_size -2"),
-        (encoder, good, dict(warmup=1.5), ValueError, "warmup"), (encoder, tags(), dict(threshold=True), ValueError, "two classes"),
+        (encoder, good, dict(warmup=1.5), ValueError, "warmup"), (encoder, good, dict(weight_decay=math.nan), ValueError, "weight_decay nan must be a number"),
+        (encoder, good, dict(weight_decay=math.inf), ValueError, "weight_decay inf"), (encoder, good, dict(max_length="64"), ValueError, "max_length '64' must be a whole number"),
+        (encoder, good, dict(epochs="3"), ValueError, "epochs '3' must be a number"), (encoder, good, dict(patience=True), ValueError, "patience True"), (encoder, good, dict(keep=None), ValueError, "keep None"),
+        (encoder, good, dict(report_to="foo"), ValueError, "report_to 'foo' is not known"), (encoder, good, dict(report_to="foo", overwrite=True), ValueError, "report_to 'foo'"), (encoder, tags(), dict(threshold=True), ValueError, "two classes"),
         (encoder, good, dict(text_column="body"), ValueError, "body"), (decoder, questions(), {}, ValueError, "separate"), ("runs/none", good, {}, FileNotFoundError, "runs/none"),
         (encoder, "nobody/nothing", {}, FileNotFoundError, "nobody"), (3, good, {}, TypeError, "int"), (encoder, good, dict(device="cuda:9"), ValueError, "cuda:9"),
     ]

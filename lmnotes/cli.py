@@ -1020,8 +1020,8 @@ def check_pretraining(values):
     from lmnotes.corpora import check_output_dir
     options = room.PretrainingOptions(**{field.name: values[field.name] for field in dataclasses.fields(room.PretrainingOptions) if field.name in values}).check()
     room.resolve_device(options.device)
-    check_output_dir(values["output_dir"], options.overwrite or options.resume)
     tokenizer, model = open_tokenizer(values["tokenizer"]), values["model"]
+    check_output_dir(values["output_dir"], options.overwrite or options.resume)
     if room._is_fresh(model) or "/" not in model and not Path(model).is_dir():
         with torch.device("meta"):                         # shapes without memory
             opened = room._open_model(model, tokenizer, options)

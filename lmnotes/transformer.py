@@ -483,9 +483,9 @@ class _ByOneDNN(TorchFunctionMode):
         plain = all(type(t) in (torch.Tensor, nn.Parameter) and t.dtype == torch.float32 and t.device.type == "cpu" and t.layout == torch.strided for t in given)
         if not plain or weight.ndim != 2 or bias is not None and bias.shape != weight.shape[:1] or input.shape[-1:] != weight.shape[1:]:
             return None                                                  # what is wrong with it, F.linear says
-        if input.numel() * len(weight) < _ENOUGH or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.enabled:
+        if input.numel() * len(weight) < _ENOUGH or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.enabled or not (weight.is_contiguous() or weight.T.is_contiguous()):
             return None
-        return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(input.contiguous(), weight, None if bias is None else bias.contiguous(), "none", [], "")          # it reads strides of the weight only
 
 
 @functools.cache

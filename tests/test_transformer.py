@@ -377,3 +377,29 @@ def test_a_limit_below_one_is_none():
     from lmnotes.transformer import position_limit
     config = SimpleNamespace(model_type="xlnet", max_position_embeddings=-1)
     assert position_limit(SimpleNamespace(config=config, named_modules=lambda: [])) is None
+
+
+def views(rows, columns):
+    "Matrices of one shape whose numbers lie in memory in every way."
+    return {"plain": torch.randn(rows, columns), "transposed": torch.randn(columns, rows).T, "columns": torch.randn(rows, 3 * columns)[:, columns:2 * columns], "every second": torch.randn(rows, 2 * columns)[:, ::2],
+            "rows": torch.randn(2 * rows, columns)[::2], "one row": torch.randn(1, columns).expand(rows, columns), "one column": torch.randn(rows, 1).expand(rows, columns),
+            "overlapping": torch.randn(rows + columns).as_strided((rows, columns), (1, 1))}
+
+
+@wide
+@pytest.mark.parametrize("bias", ["none", "plain", "apart", "one"])
+def test_onednn_takes_matrices_however_they_lie_in_memory(monkeypatch, bias):
+    monkeypatch.setattr(transformer, "_ENOUGH", 1)
+    torch.manual_seed(0)
+    b = {"none": None, "plain": torch.randn(24), "apart": torch.randn(24, 5)[:, 2], "one": torch.randn(1).expand(24)}[bias]
+    with torch.no_grad():
+        for how, x in views(20, 16).items():
+            for lying, w in views(24, 16).items():
+                wanted = (x.double() @ w.double().T + (0 if b is None else b.double())).float()
+                with transformer._ByOneDNN():
+                    assert torch.allclose(F.linear(x, w, b), wanted, atol=1e-4), (how, lying)
+                    if b is not None:
+                        assert torch.allclose(torch.addmm(b, x, w.T), wanted, atol=1e-4), (how, lying)
+        x = torch.randn(6, 5, 16).transpose(0, 1)
+        with transformer._ByOneDNN():
+            assert torch.allclose(F.linear(x, views(24, 16)["plain"] * 0 + 1), x.sum(-1, keepdim=True).expand(5, 6, 24), atol=1e-4)

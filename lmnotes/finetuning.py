@@ -1221,6 +1221,17 @@ def _take_in(model, scale):
     if layer.bias is not None:
         layer.bias.copy_(layer.bias.double() * scale[1] + scale[0])
 
+
+@torch.no_grad()
+def _take_out(opened, model, scale, from_scratch=False):
+    "The other way round, where the folder's last layer has learned to give numbers already: it goes on from what it knows."
+    config = AutoConfig.from_pretrained(model) if scale and not from_scratch else None
+    if config is not None and config.num_labels == 1 and any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+        layer = _last_layer(opened)
+        layer.weight.copy_(layer.weight.double() / scale[1])
+        if layer.bias is not None:
+            layer.bias.copy_((layer.bias.double() - scale[0]) / scale[1])
+
 # %% ../nbs/09_finetuning.ipynb #d29812fd
 def predicted_labels(logits, config):
     """Answers of a classifier from its logits, as its configuration wants them.
@@ -1538,6 +1549,7 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
     if options.resume and saved is None and Path(output_dir).is_dir() and {p.name for p in Path(output_dir).iterdir()} - {"checkpoints"}:
         check_output_dir(output_dir, options.overwrite)                         # something else stands there
     size = sum(p.numel() for p in opened.parameters())
+    _take_out(opened, model, scale, from_scratch)
     adapter = choose_parameters(opened, options.method, options.last_layers, options.lora_rank)
     run = {**_new_run(task, rows, opened, size, options, identity, device), "scored": scored, "scale": scale}
     opened = opened.to(arguments.device)
@@ -1956,6 +1968,7 @@ def _searcher(model, task, names, tokenizer, rows, splits, options, run, device)
     "A trainer that opens the model anew for each trial."
     def fresh(trial=None):
         opened, _ = _open(model, task, names, options.seed, False)
+        _take_out(opened, model, run["scale"])
         choose_parameters(opened, options.method, options.last_layers, options.lora_rank)
         return opened
     arguments = _arguments(tempfile.gettempdir(), options, device)

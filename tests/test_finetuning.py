@@ -380,6 +380,13 @@ def test_equal_numbers_and_a_head_without_bias(encoder, decoder, tmp_path, caplo
         finetune(encoder, numbers(1e39 / max(numbers()["train"]["label"])), tmp_path / "h", task="regression", **TINY)
 
 
+@pytest.mark.parametrize("kind, method", [("encoder", "full"), ("encoder", "lora"), ("decoder", "full")])
+def test_numbers_go_on_from_what_a_folder_knows(kind, method, tmp_path, request):
+    first = finetune(request.getfixturevalue(kind), numbers(50, 700), tmp_path / "f", task="regression", **TINY)
+    again = finetune(tmp_path / "f", numbers(60, 500), tmp_path / "g", task="regression", method=method, **{**TINY, "learning_rate": 1e-9, "epochs": 1})
+    np.testing.assert_allclose(again.predictions, first.predictions, atol=0.1)
+
+
 def test_search_learns_numbers_in_any_unit(encoder):
     pytest.importorskip("optuna")
     found = [search(encoder, numbers(*unit), task="regression", trials=1, **{**TINY, "epochs": 1}).score for unit in ((1.0, 0.0), (4096.0, 0.0))]

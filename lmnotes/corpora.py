@@ -635,12 +635,18 @@ def _read_group(files, kind, text_column, encoding, streaming, cache_dir):
             next(iter(rows), None)                               # what cannot be read is told now
     except Exception as error:
         raise ValueError(f"{files[0]} cannot be read as {kind}: {str(error.__cause__ or error).splitlines()[0]}") from error
-    if kind == "text" and (streaming or any(_GAP.search(text) for text in rows["text"])):               # the library cuts at lines that are quite empty only
+    if kind == "text" and (streaming or _has_gaps(rows)):               # the library cuts at lines that are quite empty only
         rows = rows.map(_paragraphs, batched=True, features=datasets.Features({"text": datasets.Value("string")}))
     return _with_text(rows, text_column if kind != "text" else None).select_columns(["text"])
 
 
 _GAP = re.compile(r"\n\s*\n|\A\s*\n|\n\s+\Z")
+_ARROWS_GAP = re.sub(r"\\s", r"[\\s\\pZ\\x0b\\x1c-\\x1f\\x85]", _GAP.pattern).replace(r"\Z", r"\z")      # the same as Arrow writes it
+
+
+def _has_gaps(rows):
+    "Whether a text has a line of white space only; Arrow looks ten times faster than Python."
+    return any(pc.any(pc.match_substring_regex(chunk, _ARROWS_GAP)).as_py() for chunk in rows.data.column("text").chunks)
 
 
 def _paragraphs(batch):

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDatasetDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from lmnotes import checkpoints, corpora, finetuning, pretraining
@@ -727,3 +729,9 @@ def test_lists_and_streams_in_hand():
     for row, needle in (({"text": 3}, "row 0 .*int"), ({"body": "a"}, "no column 'text', but body")):
         with pytest.raises((TypeError, ValueError), match=needle):
             load_corpus(stream(row), streaming=True)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("ab\n \t\u3000\x0b\x1c\x85\xa0", max_size=9))
+def test_arrow_finds_the_lines_of_white_space_that_python_finds(text):
+    assert corpora._has_gaps(Dataset.from_dict({"text": [text]})) == bool(corpora._GAP.search(text))

@@ -1972,7 +1972,7 @@ def _check_fit(model, tokenizer, options, causal):
             raise ValueError("document_attention needs a tokenizer that marks where a document begins or ends: give it an end-of-text token")
         if getattr(model.config, "_attn_implementation", "sdpa") != "sdpa":
             raise ValueError(f"document_attention needs PyTorch's attention, not {model.config._attn_implementation!r}: open the model with attn_implementation='sdpa'")
-        if not _keeps_inside(model, causal, options.block_size):
+        if model.device.type != "meta" and not _keeps_inside(model, causal, options.block_size):             # shapes alone tell nothing
             raise ValueError(f"document_attention cannot be kept in a model of type {model.config.model_type!r}, which does not take our mask and positions: leave it out, or choose another architecture")
 
 
@@ -2136,9 +2136,10 @@ def _check_place(output_dir, options):
     try:
         check_output_dir(output_dir, options.overwrite or options.resume)
         _check_checkpoints(output_dir)
-        there = next(p for p in Path(output_dir).resolve().parents if p.is_dir())
-        os.rmdir(tempfile.mkdtemp(prefix=".", dir=there))                       # of some places only the attempt tells
-        locked = int(os.environ.get("RANK", 0)) == 0 and _lock_path(output_dir).exists()
+        there, first = next(p for p in Path(output_dir).resolve().parents if p.is_dir()), int(os.environ.get("RANK", 0)) == 0
+        if first:
+            os.rmdir(tempfile.mkdtemp(prefix=".", dir=there))                   # of some places only the attempt tells
+        locked = first and _lock_path(output_dir).exists()
     except (ValueError, OSError) as error:
         if str(error).startswith("output_dir"):
             raise

@@ -372,7 +372,7 @@ def main():
     able = "avx512_bf16" in facts["machine"] or "amx_bf16" in facts["machine"]
     narrow = args.bf16 == "yes" or args.bf16 == "auto" and able
     scale = 10 if args.quick else args.scale
-    result = {**facts, "command": command(args, narrow), "rows": [{**row, "scale": scale} for row in run(args.only, scale, 1 if args.quick else args.repeats, args.minicons, narrow)],
+    result = {**facts, "command": command(args, narrow), "rows": [{**row, "scale": scale, "date": facts["date"], "processor": facts["machine"].partition(", ")[2].partition(", avx")[0]} for row in run(args.only, scale, 1 if args.quick else args.repeats, args.minicons, narrow)],
               "note": "" if narrow else "bfloat16 was not measured: this processor has no instructions for it (avx512_bf16, amx_bf16), and emulates it."}
     text = report(result)
     print(text)

@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import load, task_of
-from .finetuning import _blank, _encoded, _question_room, _questions_in_windows, _too_long, _words_in_windows, answer_places, collate, predict_answers, predict_logits, predict_tags, predicted_labels, token_batches
+from .finetuning import _between, _blank, _encoded, _question_room, _questions_in_windows, _too_long, _words_in_windows, answer_places, collate, predict_answers, predict_logits, predict_tags, predicted_labels, token_batches
 from .generation import _generated, _separator, _times_before, check_decoding, end_of_text, generation_features, generation_loss
 from .metrics import chrf, token_f1
 from .metrics import spans as spans_of
@@ -1103,8 +1103,8 @@ def _label_aim(opened, record, label, word, options):
 
 
 def _pair_offsets(tokenizer, encoded):
-    "Characters of each token in its text; before the second of a pair `_encoded` may have set a separator, which has none."
-    lead = len(tokenizer.sep_token or tokenizer.eos_token or " ") if tokenizer.num_special_tokens_to_add(pair=True) < 2 else 0
+    "Characters of each token in its text; what `_encoded` put before the second of a pair has none."
+    lead = len(_between(tokenizer))
     return [(max(0, a - lead), max(0, b - lead)) if part == 1 else (a, b) for part, (a, b) in zip(encoded.sequence_ids(0), encoded[0].offsets)]
 
 

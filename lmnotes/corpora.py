@@ -566,8 +566,8 @@ def _format_of(path):
     return _FORMATS.get(Path(re.sub(r"\.gz$", "", str(path), flags=re.IGNORECASE)).suffix.lower())
 
 
-def _check_encoding(path, encoding):
-    "Raise a `ValueError` that names the file and the byte where it stops to be `encoding`."
+def _check_encoding(path, encoding, remedy=None):
+    "Raise a `ValueError` that names the file and the byte where it stops to be `encoding`; the remedy, where no encoding can be chosen."
     try:
         decoder, seen = codecs.getincrementaldecoder(encoding)(), 0
     except LookupError:
@@ -585,7 +585,7 @@ def _check_encoding(path, encoding):
                 seen += begun + len(chunk)
         except UnicodeDecodeError as error:
             hint = "its first bytes are the mark of encoding='utf-16' (--encoding utf-16)" if begin in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "name its encoding, for example encoding='latin-1' (--encoding latin-1)"
-            raise ValueError(f"{path} is not {encoding}: byte {seen + error.start} cannot be read; {hint}") from None
+            raise ValueError(f"{path} is not {encoding}: byte {seen + error.start} cannot be read; {remedy or hint}") from None
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{path} is damaged or no gzip file ({error}): copy it again, or name it without .gz if it was never packed") from None
 
@@ -823,7 +823,7 @@ def _text_of(row, number, split="train", column="text"):
     "The text of a row, None where it has none; an error that names the row where it holds something else."
     if isinstance(row, dict):
         if column not in row:
-            raise ValueError(f"corpus: row {number} of the split {split!r} has no column {column!r}, but {', '.join(map(str, row)) or 'none'}: name the one with the text, text_column=… (--text-column)")
+            raise ValueError(f"corpus: row {number} of the split {split!r} has no column {column!r}, but {', '.join(map(str, row)) or 'none'}: name the one with the text, load_corpus(data, text_column=…) (--text-column)")
         row = row[column]
     if row is not None and not isinstance(row, str):
         raise TypeError(f"corpus: row {number} of the split {split!r} is of type {type(row).__name__}, no text: give texts (of bytes .decode() makes one), or leave the row out")

@@ -14,13 +14,11 @@ import inspect
 import json
 import logging
 import math
-import numbers
 import os
 import sys
 import tempfile
 import threading
 import time
-import typing
 import warnings
 from collections import Counter
 from contextlib import contextmanager
@@ -110,10 +108,15 @@ def training_batches(lengths, batch_tokens, epochs=1.0, seed=0, pool=50):
     return plan
 
 # %% ../nbs/09_finetuning.ipynb #40808d7b
+def _between(tokenizer):
+    "What stands between the texts of a pair: nothing where the tokenizer puts special tokens there, else, as for GPT-2's, its end of text."
+    return "" if tokenizer.num_special_tokens_to_add(pair=True) >= 2 else tokenizer.sep_token or tokenizer.eos_token or " "
+
+
 def _encoded(tokenizer, texts, pairs, max_length):
-    "Token ids of texts or pairs; a tokenizer without a separator, as GPT-2's, gets its end of text between the two."
-    if pairs is not None and tokenizer.num_special_tokens_to_add(pair=True) < 2:
-        pairs = [f"{tokenizer.sep_token or tokenizer.eos_token or ' '}{text}" for text in pairs]
+    "Token ids of texts or pairs."
+    if pairs is not None:
+        pairs = [_between(tokenizer) + text for text in pairs]
     return tokenizer(texts, pairs, truncation=True, max_length=max_length, return_attention_mask=False)
 
 
@@ -693,8 +696,7 @@ class FinetuningOptions:
 
     def check(self):
         "Raise a `ValueError` that names the first choice that cannot be."
-        for field in fields(self):
-            _check_number(field.name, getattr(self, field.name), typing.get_args(field.type) or (field.type,))
+        engine._plain_numbers(self)
         engine._check_report(self.report_to)
         for name in _POSITIVE:
             value = getattr(self, name)
@@ -710,15 +712,6 @@ class FinetuningOptions:
             raise ValueError(f"warmup {self.warmup} must lie between 0 and 1, layer_decay {self.layer_decay} above 0 and up to 1, weight_decay {self.weight_decay} (finite) and samples {self.samples} must not be below 0")
         check_decoding(self.max_new_tokens, self.num_beams, length_penalty=self.length_penalty, no_repeat_ngram_size=self.no_repeat_ngram_size)
         return self
-
-
-def _check_number(name, value, kinds):
-    "Refuse what is no number where one of the kinds is a number."
-    if value is None and type(None) in kinds or not {int, float} & set(kinds):
-        return
-    kind, word = (numbers.Integral, "a whole number") if int in kinds else (numbers.Real, "a number")
-    if isinstance(value, bool) or not isinstance(value, kind) or value != value:
-        raise ValueError(f"{name} {value!r} must be {word}")
 
 
 _POSITIVE = ("epochs", "learning_rate", "batch_size", "batch_tokens", "max_length", "max_new_tokens", "num_beams", "last_layers", "lora_rank", "clip", "accumulation",
@@ -1540,27 +1533,27 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
     scale = _scale(task, opened, splits["train"])
     identity = _identity(task, rows, tokenizer, opened, options, model, from_scratch) | ({"targets": list(scale)} if scale else {}) | _decided_on(task, splits, options)
     rows = _standardised(rows, splits["train"], scale)
-    engine._prepare_folder(output_dir, options)
-    scored = _judged_on(splits, options)
-    checkpoint, saved = _earlier(output_dir, identity, scored) if options.resume else (None, None)
-    if isinstance(saved, FinetuningResult):
-        logger.warning("the run in %s is complete (%d steps): its result is given back", output_dir, saved.steps)
-        return saved
-    if options.resume and saved is None and Path(output_dir).is_dir() and {p.name for p in Path(output_dir).iterdir()} - {"checkpoints"}:
-        check_output_dir(output_dir, options.overwrite)                         # something else stands there
-    size = sum(p.numel() for p in opened.parameters())
-    _take_out(opened, model, scale, from_scratch)
-    adapter = choose_parameters(opened, options.method, options.last_layers, options.lora_rank)
-    run = {**_new_run(task, rows, opened, size, options, identity, device), "scored": scored, "scale": scale}
-    opened = opened.to(arguments.device)
-    try:
-        trainer, measure = _train(task, opened, tokenizer, rows, splits, arguments, Path(output_dir), options, checkpoint, saved, run)
-    finally:
-        engine._forget(arguments)
-    with engine._interruptible(threading.Event(), engine._FINISHING):
-        if "validation" in splits:
-            _keep_best(opened, measure, Path(output_dir), options, run)
-        return _finish(task, trainer, adapter, opened, tokenizer, splits, Path(output_dir), options, run, str(model))
+    with engine._prepared_folder(output_dir, options):
+        scored = _judged_on(splits, options)
+        checkpoint, saved = _earlier(output_dir, identity, scored) if options.resume else (None, None)
+        if isinstance(saved, FinetuningResult):
+            logger.warning("the run in %s is complete (%d steps): its result is given back", output_dir, saved.steps)
+            return saved
+        if options.resume and saved is None and Path(output_dir).is_dir() and {p.name for p in Path(output_dir).iterdir()} - {"checkpoints"}:
+            check_output_dir(output_dir, options.overwrite)                         # something else stands there
+        size = sum(p.numel() for p in opened.parameters())
+        _take_out(opened, model, scale, from_scratch)
+        adapter = choose_parameters(opened, options.method, options.last_layers, options.lora_rank)
+        run = {**_new_run(task, rows, opened, size, options, identity, device), "scored": scored, "scale": scale}
+        opened = opened.to(arguments.device)
+        try:
+            trainer, measure = _train(task, opened, tokenizer, rows, splits, arguments, Path(output_dir), options, checkpoint, saved, run)
+        finally:
+            engine._forget(arguments)
+        with engine._interruptible(threading.Event(), engine._FINISHING):
+            if "validation" in splits:
+                _keep_best(opened, measure, Path(output_dir), options, run)
+            return _finish(task, trainer, adapter, opened, tokenizer, splits, Path(output_dir), options, run, str(model))
 
 
 def _load(data, task, text_column, label_column, options):

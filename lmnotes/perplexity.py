@@ -647,10 +647,10 @@ def _only_utf8():
     try:
         yield
     except ValueError as error:
-        said, is_encoding, _ = str(error).partition("; name its encoding")
+        said, is_encoding, _ = str(error).partition(" cannot be read; ")
         if not is_encoding:
             raise
-        raise ValueError(f"{said.replace('is not utf-8:', 'is not UTF-8:')}; save the file as UTF-8") from None
+        raise ValueError(f"{said.replace('is not utf-8:', 'is not UTF-8:')} cannot be read; save the file as UTF-8") from None
 
 
 def _plain_lines(path):

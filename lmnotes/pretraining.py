@@ -12,6 +12,7 @@ __all__ = ['logger', 'PORTION', 'pack', 'write_blocks', 'Blocks', 'choose_tokens
 # %% ../nbs/05_pretraining.ipynb #e89f67a1
 import copy
 import functools
+import glob
 import hashlib
 import importlib
 import itertools
@@ -28,8 +29,7 @@ import tempfile
 import threading
 import time
 import typing
-import weakref
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from html import escape
 from numbers import Integral, Real
@@ -56,7 +56,7 @@ from transformers.integrations import integration_utils
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from .corpora import _portions, cache_folder, check_output_dir, write_aside
+from .corpora import _portions, _text_of, cache_folder, check_output_dir, write_aside
 from .tokenization import WordMemory
 from .transformer import PRESETS, flops_per_token, fused_gelu, model_config, position_limit
 
@@ -1124,9 +1124,9 @@ def _plain_numbers(options):
         elif int in kinds:
             wanted, good, plain = "a whole number", isinstance(value, Integral) and not isinstance(value, bool), int
         else:
-            wanted, good, plain = "a number", isinstance(value, Real) and not isinstance(value, bool), (lambda value: value if type(value) is int else float(value))
+            wanted, good, plain = "a number", isinstance(value, Real) and not isinstance(value, bool) and value == value, (lambda value: value if type(value) is int else float(value))
         if not good and field.name != "seed":
-            raise ValueError(f"{field.name} {value!r} is {type(value).__name__} and must be {wanted}{f', such as {field.default!r}' if field.default is not None else ''}")
+            raise ValueError(f"{field.name} {value!r} must be {wanted}{f', such as {field.default!r}' if field.default is not None else ''}, and is {type(value).__name__}")
         if good:
             object.__setattr__(options, field.name, plain(value))
 
@@ -1985,20 +1985,15 @@ def _texts(corpus, split):
         raise TypeError(f"corpus: the split {split!r} is a {type(data).__name__}, of which Python walks through the names of columns: give list(data['text']), or datasets.Dataset.from_pandas(data)")
     if data is None or isinstance(corpus, dict) and hasattr(data, "num_rows"):
         return None if data is None else data["text"]
-    return (row.get("text", row) if isinstance(row, dict) else row for row in data)
+    return data
 
 
 def _each_a_text(texts, split):
     "The texts; an error that names the row that is none."
     for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"corpus: row {i} of the split {split!r} is {type(text).__name__}{' without a key text' if isinstance(text, dict) else ''}, no text: leave such rows out, or turn them into str")
-        if not (text.isascii() or _LONE.search(text) is None):
-            raise ValueError(f"corpus: row {i} of the split {split!r} holds half a character (a lone surrogate), which is no text: repair it, text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')")
-        yield text
-
-
-_LONE = re.compile("[\ud800-\udfff]")
+        if text is None:
+            raise TypeError(f"corpus: row {i} of the split {split!r} is of type NoneType, no text: leave such rows out")
+        yield _text_of(text, i, split)
 
 
 def _fingerprint(corpus, split):
@@ -2110,22 +2105,23 @@ def _settled(config):
     return {str(k): _settled(v) for k, v in config.items() if not str(k).startswith("_") and k not in _UNSETTLED}
 
 
-def _prepare_folder(output_dir, options):
-    "Check the output folder, take it for this run, and put right what a kill left; the first process only changes it."
+@contextmanager
+def _prepared_folder(output_dir, options):
+    "While inside, the output folder is this run's: checked, locked, and put right after a kill; the first process only changes it."
     _check_checkpoints(output_dir)
     if not options.resume:
         check_output_dir(output_dir, options.overwrite)
         _barrier()
-    if _rank() == 0:
-        lock = _Lock.take(output_dir)
-        weakref.finalize(options, lock.release)                                   # where a run ends and does not say so
-        if options.resume:
-            _recover(Path(output_dir).resolve(), lock)
-        else:
-            shutil.rmtree(Path(output_dir) / "checkpoints", ignore_errors=True)
-        lock.note()
-        (Path(output_dir) / "checkpoints").mkdir(parents=True, exist_ok=True)     # marks the folder as a run's: what appears beside it is no reason to lose the run
-    _barrier()
+    with _locked(output_dir) if _rank() == 0 else nullcontext() as lock:
+        if lock:
+            if options.resume:
+                _recover(Path(output_dir).resolve(), *lock.before)
+            else:
+                shutil.rmtree(Path(output_dir) / "checkpoints", ignore_errors=True)
+            lock.note()
+            (Path(output_dir) / "checkpoints").mkdir(parents=True, exist_ok=True)     # marks the folder as a run's: what appears beside it is no reason to lose the run
+        _barrier()
+        yield
 
 
 _STEP = re.compile(r"step-\d+|\..*")
@@ -2146,7 +2142,8 @@ def _check_place(output_dir, options):
         kind = type(error) if isinstance(error, OSError) else ValueError
         raise kind(f"output_dir {str(output_dir)[:200]!r} cannot be written: {getattr(error, 'strerror', None) or error}; choose another folder") from error
     if locked:
-        _Lock.take(output_dir).leave()
+        with _locked(output_dir, remove=False):
+            pass
 
 
 def _check_checkpoints(output_dir):
@@ -2158,81 +2155,50 @@ def _check_checkpoints(output_dir):
         raise FileExistsError(f"output_dir {str(output_dir)!r} holds checkpoints/{strange[0]}, which no run of lmnotes wrote, and the folder checkpoints is removed when a run ends: choose another folder")
 
 
-class _Lock:
-    "A hidden file beside the output folder that is locked while a run goes on; the system frees it when the process dies, however it does."
+@contextmanager
+def _locked(output_dir, remove=True):
+    "While inside, no other run can take the folder: a hidden file beside it is locked, which the system frees when the process dies, however it does. Gives what a killed run noted there (process, time), and a function that notes this one."
+    path = _lock_path(output_dir)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _open_locked(path)
+    except BlockingIOError as error:
+        holder = path.read_text(encoding="utf-8", errors="replace").strip() or "unknown"
+        raise BlockingIOError(f"output_dir {str(output_dir)!r} is in use by another run (process {holder}): wait for its end, stop it, or choose another folder") from error
+    except OSError:                                          # a file system without locks: the run goes on without
+        yield SimpleNamespace(before=("", math.inf), note=lambda: None)
+        return
+    file.seek(0)
+    before = file.read().strip(), os.fstat(file.fileno()).st_mtime
+    try:
+        yield SimpleNamespace(before=before, note=lambda: (file.truncate(0), file.write(str(os.getpid())), file.flush()))
+    finally:
+        with suppress(OSError):                              # while it is held: behind it another run may have its own
+            path.unlink() if remove else None
+        file.close()
+        with suppress(OSError):                              # Windows removes no file that is open
+            path.unlink() if remove and os.name == "nt" else None
 
-    held = {}
 
-    def __init__(self, path):
-        self.path, self.thread, self.pid, self.file, self.before = path, threading.current_thread(), os.getpid(), None, None
+def _open_locked(path):
+    "The open and locked file, or a `BlockingIOError`."
+    while True:
+        file = open(path, "a+", encoding="utf-8")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._open()
-        except BlockingIOError:
-            raise
-        except OSError:                                      # a file system without locks: the run goes on without
-            self.file = None
-
-    def _open(self):
-        while True:
-            file = open(self.path, "a+", encoding="utf-8")
-            try:
-                _lock_file(file)
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(self.path)):
-                    break                                    # else its holder removed it in the meantime
-            except FileNotFoundError:
-                pass
-            except BaseException:
-                file.close()
-                raise
+            _lock_file(file)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file                                  # else its holder removed it in the meantime
+        except FileNotFoundError:
+            pass
+        except BaseException:
             file.close()
-        file.seek(0)
-        self.file, self.before = file, (file.read().strip(), os.fstat(file.fileno()).st_mtime)
-
-    @classmethod
-    def take(cls, output_dir):
-        "The lock of a folder; an error where another run has it."
-        path = _lock_path(output_dir)
-        if path in cls.held:
-            if cls.held[path].thread is not threading.current_thread() and cls.held[path].thread.is_alive():
-                raise BlockingIOError(_taken(output_dir, os.getpid()))
-            cls.held[path].release()                         # an earlier run of this thread, which has ended
-        try:
-            cls.held[path] = lock = cls(path)
-        except BlockingIOError as error:
-            raise BlockingIOError(_taken(output_dir, path.read_text(encoding="utf-8", errors="replace").strip() or "unknown")) from error
-        return lock
-
-    def note(self):
-        "Write down whose it is."
-        if self.file:
-            self.file.truncate(0), self.file.write(str(os.getpid())), self.file.flush()
-
-    def leave(self):
-        "Free the folder; the file stays as it was."
-        if self.held.get(self.path) is self:
-            del self.held[self.path]
-            if self.file:
-                self.file.close()
-
-    def release(self):
-        "Free the folder, and remove the file."
-        if self.held.get(self.path) is self:
-            remove = lambda: self.path.unlink() if self.pid == os.getpid() else None
-            with suppress(OSError):
-                remove()
-            self.leave()
-            with suppress(OSError):                          # Windows removes no file that is open
-                remove() if os.name == "nt" else None
+            raise
+        file.close()
 
 
 def _lock_path(output_dir):
     place = Path(output_dir).resolve()
     return place.with_name(f".{place.name}.lock")
-
-
-def _taken(output_dir, holder):
-    return f"output_dir {str(output_dir)!r} is in use by another run (process {holder}): wait for its end, stop it, or choose another folder"
 
 
 def _lock_file(file):
@@ -2249,17 +2215,9 @@ def _lock_file(file):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _release(output_dir=None):
-    "Free an output folder, or those that this thread holds."
-    for path, lock in list(_Lock.held.items()):
-        if path == _lock_path(output_dir) if output_dir else lock.thread is threading.current_thread():
-            lock.release()
-
-
-def _recover(output_dir, lock):
-    "Put right what a kill in the middle of a move left: the earlier folder back where nothing took its place, half-written ones away. Only what the run that was killed made is touched: its lock tells its number and when it began."
-    import glob
-    (number, began), name = lock.before or ("", math.inf), glob.escape(output_dir.name)
+def _recover(output_dir, number, began):
+    "Put right what a kill in the middle of a move left: the earlier folder back where nothing took its place, half-written ones away. Only what the run that was killed made is touched: its lock told its number and when it began."
+    name = glob.escape(output_dir.name)
     for old in output_dir.parent.glob(f".{name}-old-*"):
         if old.name.rpartition("-")[2] == number and (old / "checkpoints").is_dir():
             shutil.rmtree(old, ignore_errors=True) if output_dir.exists() else os.rename(old, output_dir)
@@ -2319,8 +2277,6 @@ def _interruptible(event, message=None):
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-        if message:                                                             # the end of a run
-            _release()
 
 # %% ../nbs/05_pretraining.ipynb #f8353ce3
 def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained", options=None, **changes):
@@ -2377,9 +2333,8 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     blocks, held = _split_blocks(corpus, tokenizer, options, _blocks_needed(budget, options))
     _check_predicted(blocks, held, tokenizer, causal, options)
     identity = _identity(blocks, held, tokenizer, model, options, weights)
-    _prepare_folder(output_dir, options)
-    use_cache = getattr(model.config, "use_cache", None)                        # Trainer turns it off
-    try:
+    use_cache = getattr(model.config, "use_cache", None)
+    with _prepared_folder(output_dir, options), _cache_as_given(model, use_cache):
         checkpoint, saved = _earlier(output_dir, identity) if options.resume else (None, None)
         if options.resume and saved is None and Path(output_dir).is_dir() and {p.name for p in Path(output_dir).iterdir()} - {"checkpoints"}:
             check_output_dir(output_dir, options.overwrite)                     # something else stands there
@@ -2401,10 +2356,6 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
                 part._compiled_call_impl = None                                 # compiled for the lengths of training; a model in hand is as it was
         with _interruptible(threading.Event(), _FINISHING), _cache_as_given(model, use_cache):
             return _finish_run(trainer, tokenizer, Path(output_dir), options, run, causal, loss_after, blocks, parent)
-    finally:
-        if use_cache is not None:
-            model.config.use_cache = use_cache
-        _release(output_dir)
 
 
 _FINISHING = "the run is at its end and gets saved; a second Ctrl-C stops at once, and what was learned since the last checkpoint is lost"
@@ -2527,11 +2478,9 @@ def _one_device(arguments, device):
 
 
 def _forget(arguments):
-    "Remove the folder that Trainer made, where it is empty; a run that broke frees its output folder."
+    "Remove the folder that Trainer made, where it is empty."
     with suppress(OSError):
         os.rmdir(arguments.output_dir)
-    if sys.exc_info()[0]:
-        _release()
 
 # %% ../nbs/05_pretraining.ipynb #0251aa37
 def _train(model, tokenizer, blocks, held, causal, arguments, output_dir, options, checkpoint, saved, run):

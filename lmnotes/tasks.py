@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Json, List, Translation, Value, load_dataset, load_from_disk
 
-from .corpora import _package_folder, load_corpus
+from .corpora import _check_encoding, _package_folder, load_corpus
 from .metrics import score
 
 logger = logging.getLogger(__name__)
@@ -521,7 +521,7 @@ def _read_file(path, cache_dir, label_column=None):
     if not path.stat().st_size:
         raise ValueError(f"data {str(path)!r} is empty")
     if kind != "parquet":
-        _check_utf8(path)
+        _check_encoding(path, "utf-8", "save it as UTF-8")
     try:
         nested = _squad_rows(path) if path.suffix.lower() == ".json" else None
         read = partial(load_dataset, kind, data_files=glob.escape(str(path)), split="train", cache_dir=cache_dir)       # the library takes a name for a pattern
@@ -529,16 +529,6 @@ def _read_file(path, cache_dir, label_column=None):
         return _with_dates_as_written(rows, path) if kind == "json" else _with_fractions(rows, label_column) if kind == "csv" else rows
     except Exception as error:
         raise ValueError(f"data {str(path)!r} cannot be read as {kind}: {str(error.__cause__ or error).splitlines()[0]}") from error
-
-
-def _check_utf8(path):
-    "Refuse a file in another encoding."
-    try:
-        with open(path, encoding="utf-8") as file:
-            while file.read(1 << 20):
-                pass
-    except UnicodeDecodeError as error:
-        raise ValueError(f"data {str(path)!r} is not UTF-8 ({error.reason}): save it as UTF-8") from None
 
 
 def _csv_texts(read, path):

@@ -387,6 +387,22 @@ def test_numbers_go_on_from_what_a_folder_knows(kind, method, tmp_path, request)
     np.testing.assert_allclose(again.predictions, first.predictions, atol=0.1)
 
 
+def test_a_folder_is_free_again_after_any_end(encoder, tmp_path, monkeypatch):
+    out, lock = tmp_path / "run", tmp_path / ".run.lock"
+    for error in (RuntimeError("broken"), KeyboardInterrupt()):
+        with monkeypatch.context() as patch:
+            patch.setattr(finetuning, "_finish", lambda *rest, error=error: _raise(error) if lock.exists() else pytest.fail("not locked"))
+            with pytest.raises(type(error)):
+                finetune(encoder, numbers(), out, task="regression", overwrite=True, **TINY)
+        assert not lock.exists()
+    first = finetune(encoder, numbers(), out, task="regression", resume=True, **TINY)
+    assert not lock.exists() and finetune(encoder, numbers(), out, task="regression", resume=True, **TINY) == first and not lock.exists()         # complete: given back
+
+
+def _raise(error):
+    raise error
+
+
 def test_search_learns_numbers_in_any_unit(encoder):
     pytest.importorskip("optuna")
     found = [search(encoder, numbers(*unit), task="regression", trials=1, **{**TINY, "epochs": 1}).score for unit in ((1.0, 0.0), (4096.0, 0.0))]
@@ -822,7 +838,7 @@ def test_bad_input_is_refused_before_long_work(encoder, decoder, tmp_path, monke
         (encoder, good, dict(task="guess"), ValueError, "guess"), (encoder, one, {}, ValueError, "label"), (encoder, short, {}, ValueError, "tags"),
         (encoder, good, dict(epochs=0), ValueError, "epochs 0"), (encoder, good, dict(method="half"), ValueError, "half"), (encoder, good, dict(class_weight="heavy"), ValueError, "heavy"),
         (encoder, good, dict(length_penalty=math.inf), ValueError, "length_penalty inf"), (decoder, good, dict(no_repeat_ngram_size=-2), ValueError, "no_repeat_ngram_size -2"),
-        (encoder, good, dict(warmup=1.5), ValueError, "warmup"), (encoder, good, dict(weight_decay=math.nan), ValueError, "weight_decay nan must be a number"),
+        (encoder, good, dict(warmup=1.5), ValueError, "warmup"), (encoder, good, dict(weight_decay=math.nan), ValueError, "weight_decay nan must be a number"), (encoder, good, dict(learning_rate=math.nan), ValueError, "learning_rate nan must be a number"),
         (encoder, good, dict(weight_decay=math.inf), ValueError, "weight_decay inf"), (encoder, good, dict(max_length="64"), ValueError, "max_length '64' must be a whole number"),
         (encoder, good, dict(epochs="3"), ValueError, "epochs '3' must be a number"), (encoder, good, dict(patience=True), ValueError, "patience True"), (encoder, good, dict(keep=None), ValueError, "keep None"),
         (encoder, good, dict(report_to="foo"), ValueError, "report_to 'foo' is not known"), (encoder, good, dict(report_to="foo", overwrite=True), ValueError, "report_to 'foo'"), (encoder, tags(), dict(threshold=True), ValueError, "two classes"),
@@ -841,7 +857,7 @@ def test_bad_input_is_refused_before_long_work(encoder, decoder, tmp_path, monke
 
 
 def test_weights_of_no_classes_are_refused_before_anything_is_deleted(encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(finetuning.engine, "_prepare_folder", lambda *rest: pytest.fail("deleted"))
+    monkeypatch.setattr(finetuning.engine, "_prepared_folder", lambda *rest: pytest.fail("deleted"))
     with pytest.raises(ValueError, match="class_weight 'balanced' is for classes, and this is a question-answering task: leave it out"):
         finetune(encoder, questions(), tmp_path / "f", **{**TINY, "overwrite": True, "class_weight": "balanced"})
 

@@ -269,6 +269,12 @@ def test_fine_tuning_on_the_page_is_that_of_the_benchmark():
     assert f"has {in_words['pretrained']} of 10,000 test headlines right with 500, 2,000 and 10,000" in page and f"from random weights {in_words['random twin']}." in page
 
 
+def test_products_on_the_page_are_those_of_the_benchmark():
+    row, = [row for row in json.loads((ROOT / "benchmarks" / "results" / "products.json").read_text(encoding="utf-8"))["rows"] if row["shape"] == "4096 x 256 x 1024"]
+    page = "\n".join(cell["source"] for cell in cells(ROOT / "nbs" / "04_transformer.ipynb", "markdown"))
+    assert f"about twice as fast by oneDNN ({row['MKL, fp32']} and {row['oneDNN, fp32']} billion operations a second" in page and 1.8 < row["times MKL"] < 2.5
+
+
 def test_translation_on_the_page_is_that_of_the_benchmark():
     page = "\n".join(cell["source"] for cell in cells(ROOT / "nbs" / "08b_generation.ipynb", "markdown"))
     measured, written = re.findall(r"^\|(?:.+\|\n)+", (ROOT / "benchmarks" / "results" / "translation.md").read_text(encoding="utf-8"), re.M)

@@ -267,7 +267,7 @@ def test_files_that_cannot_be_read(tmp_path):
         load_task({"train": ROWS["train"].to_iterable_dataset()})
     for name in ("latin.csv", "latin.jsonl", "latin.json"):
         (tmp_path / name).write_bytes('{"text": "caf\xe9", "label": "x"}\n'.encode("latin-1"))
-        with pytest.raises(ValueError, match=f"{name}' is not UTF-8 .*save it as UTF-8"):
+        with pytest.raises(ValueError, match=f"{name} is not utf-8: byte \\d+ cannot be read; save it as UTF-8"):
             load_task(tmp_path / name, cache_dir=tmp_path / "cache")
     for name, content, words in (("a.txt", "text", "endings are"), ("a.csv", "", "is empty"), ("a.jsonl", "{broken", "cannot be read as json")):
         (tmp_path / name).write_text(content, encoding="utf-8")

@@ -1,0 +1,54 @@
+"""Products of fp32 matrices by PyTorch's default (MKL) and by oneDNN, and in bf16: billions of operations a second.
+
+    python benchmarks/products.py
+
+Each shape is (rows, inputs, outputs), as of a linear layer; the sides take turns, the best of five. The differences are
+between the two results in fp32, as a share of the largest number. Results: benchmarks/results/products.json and .md.
+"""
+import datetime
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from lmnotes.transformer import _onednn_is_faster
+
+RESULTS = Path(__file__).resolve().parent / "results"
+SHAPES = [(4096, 256, 256), (4096, 256, 1024), (4096, 1024, 256), (512, 256, 30522), (4096, 768, 3072), (64, 256, 1024), (8, 256, 1024), (1, 256, 1024)]
+
+
+def seconds(function, calls):
+    "Seconds of a call."
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return (time.perf_counter() - start) / calls
+
+
+def main():
+    torch.manual_seed(0)
+    rows = []
+    with torch.no_grad():
+        for m, k, n in SHAPES:
+            x, w, b, calls = torch.randn(m, k), torch.randn(n, k), torch.randn(n), max(3, 4 * 10**9 // (m * k * n))
+            narrow = [t.bfloat16() for t in (x, w, b)]
+            sides = {"MKL, fp32": lambda: F.linear(x, w, b), "oneDNN, fp32": lambda: torch.ops.mkldnn._linear_pointwise(x, w, b, "none", [], ""), "oneDNN, bf16": lambda: F.linear(*narrow)}
+            gap = (sides["MKL, fp32"]() - sides["oneDNN, fp32"]()).abs().max() / sides["MKL, fp32"]().abs().max()
+            best = {side: min(seconds(function, calls) for _ in range(5)) for side, function in sides.items()}
+            rows.append({"shape": f"{m} x {k} x {n}", **{side: round(2e-9 * m * k * n / spent) for side, spent in best.items()}, "times MKL": round(best["MKL, fp32"] / best["oneDNN, fp32"], 2), "largest difference": f"{gap:.0e}"})
+            print(rows[-1], flush=True)
+    told = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    family = next((line.split(":")[1].strip() for line in told.splitlines() if line.startswith("cpu family")), "unknown")
+    head = (f"{datetime.date.today()}, {os.cpu_count()} cores, {platform.machine()}, family {family}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
+            f"evaluation here takes {'oneDNN' if _onednn_is_faster() else 'the default'}; `python benchmarks/products.py`")
+    (RESULTS / "products.json").write_text(json.dumps({"head": head, "rows": rows}, indent=1) + "\n")
+    table = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])] + ["| " + " | ".join(map(str, row.values())) + " |" for row in rows]
+    (RESULTS / "products.md").write_text(f"# Products of matrices\n\n{head}\n\nBillions of operations a second; a multiplication and an addition are two.\n\n" + "\n".join(table) + "\n")
+
+
+if __name__ == "__main__":
+    main()

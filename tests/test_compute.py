@@ -90,6 +90,13 @@ def test_memory_falls_with_devices_and_checkpointing(mixed):
     assert total(2, "ddp", False) == total(8, "ddp", False) > total(8, "fsdp", False)
 
 
+@pytest.mark.parametrize("way, says", [((2, "FSDP"), "sharding='FSDP' is not known: choose ddp or fsdp"), ((2, "zero3"), "zero3"), ((0, "fsdp"), "devices=0 must be a whole number"), ((0,), "devices=0"),
+                                       ((1.5, "fsdp"), "devices=1.5"), ((None,), "devices=None")])
+def test_memory_of_what_cannot_be_is_refused(way, says):
+    with pytest.raises(ValueError, match=says):
+        training_memory(model_sizes("7B"), PlanOptions(), *way)
+
+
 def test_optimizers_differ_by_what_they_keep():
     sizes = model_sizes("1B", 32_768)
     kept = {name: training_memory(sizes, PlanOptions(optimizer=name), 2)["optimizer"] for name in ("adamw", "muon", "sgd")}

@@ -106,7 +106,7 @@ def test_extraction(tokenizer, remembering):
     assert extract(model, tokenizer, [canary], samples=0)[0].hits == 0
 
 
-@pytest.mark.parametrize("change, says", [({"template": "no place"}, "template"), ({"length": 0}, "length 0"), ({"alphabet": "aa"}, "alphabet"), ({"repeats": ()}, "repeats"), ({"repeats": (-1,)}, "repeats"),
+@pytest.mark.parametrize("change, says", [({"template": "no place"}, "template"), ({"length": 0}, "length 0"), ({"alphabet": "aa"}, "alphabet"), ({"repeats": ()}, "repeats"), ({"repeats": (-1,)}, "repeats"), ({"repeats": 4}, r"repeats 4 must be a sequence .*\(4,\)"), ({"repeats": (1.5,)}, "repeats"),
                                           ({"block_size": 5}, "and a block 5")])
 def test_planting_refuses(tokenizer, change, says):
     with pytest.raises(ValueError, match=says):
@@ -207,7 +207,7 @@ def test_all_valid_lengths_of_cards_by_luhn():
 
 
 def test_long_texts_take_linear_time():
-    for text in ("a" * 200_000, "1" * 200_000, "a@" * 50_000, "王" * 50_000, "1 " * 50_000, "A1" * 50_000, "-" * 200_000, "-a@" * 50_000, "/a@b" * 50_000, "-----BEGIN PRIVATE KEY-----" * 500, "Dear Anna " * 5_000,
+    for text in ("a" * 200_000, "1" * 200_000, "a@" * 50_000, "王" * 50_000, "1 " * 50_000, "A1" * 50_000, "-" * 200_000, "-a@" * 50_000, "/a@b" * 50_000, "-----BEGIN PRIVATE KEY-----" * 500, "-----BEGIN PRIVATE KEY-----" + "a " * 100_000, "Dear Anna " * 5_000,
                  "é" * 200_000, "'a" * 100_000, "a@example.org " * 8_000):
         find_personal_data(text)
 
@@ -291,6 +291,18 @@ def test_whole_files(files, tmp_path):
     with pytest.raises(FileExistsError, match="output_dir"):
         scrub_corpus(files, out)
     assert scrub_corpus(files, out, overwrite=True).counts == report.counts
+
+
+@pytest.mark.parametrize("before, inner", [(199_900, 200), (150_000, 99_000), (0, 60_000), (0, 99_900)])
+def test_a_private_key_is_never_cut(tmp_path, before, inner):
+    from lmnotes.privacy import _PIECE, _paragraphs
+    key = "-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: a - b\n\n" + ("aaaa " * 9 + "\n") * (inner // 46) + "=Ab1d\n-----END PGP PRIVATE KEY BLOCK-----\n"
+    text = "plain words of a text\n" * (before // 22) + key + "after it\n" + "plain words of a text\n" * 100
+    assert _PIECE == 200_000 and "".join(_paragraphs(text.splitlines(keepends=True))) == text
+    (tmp_path / "a.txt").write_text(text)
+    assert scrub_corpus(tmp_path / "a.txt", tmp_path / "out").counts == {"secret": 1}
+    assert (tmp_path / "out" / "a.txt").read_text() == text.replace(key, "[SECRET]\n")
+    assert scrub(text).texts[0] == text.replace(key, "[SECRET]\n")
 
 
 def test_one_column(files, tmp_path):

@@ -32,7 +32,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .checkpoints import load, task_of
 from .finetuning import _between, _blank, _encoded, _question_room, _questions_in_windows, _too_long, _words_in_windows, answer_places, collate, predict_answers, predict_logits, predict_tags, predicted_labels, token_batches
 from .generation import _generated, _separator, _times_before, check_decoding, end_of_text, generation_features, generation_loss
-from .metrics import chrf, token_f1
+from .metrics import _number_of, chrf, token_f1
 from .metrics import spans as spans_of
 from .tasks import _as_text, _label_name, _list_in
 from .transformer import evaluating, position_limit
@@ -582,6 +582,8 @@ def predict(model, inputs, context=None, options=None, **changes):
 
     Raises
     ------
+    TypeError
+        If `model` is no folder, hub name or pair.
     FileNotFoundError
         If there is no such model.
     ValueError
@@ -842,7 +844,7 @@ class FileReport:
     def __repr__(self):
         where = f" (row {', '.join(map(str, self.error_rows))}{' …' if self.errors > len(self.error_rows) else ''})" if self.errors else ""
         again = f", {self.resumed:,} of them from an earlier run" if self.resumed else ""
-        return f"{self.output or 'standard output'}: {self.rows:,} rows{again}; {self.rows - self.errors:,} predicted, {self.errors:,} errors{where}"
+        return f"{self.output or 'standard output'}: {_number_of(self.rows, 'row')}{again}; {self.rows - self.errors:,} predicted, {_number_of(self.errors, 'error')}{where}"
 
     def _repr_html_(self):
         return f"<p>{escape(repr(self))}</p>"
@@ -882,8 +884,12 @@ def predict_file(model, file, output=None, text_column=None, overwrite=False, op
 
     Raises
     ------
+    TypeError
+        If `model` is no folder, hub name or pair.
     FileNotFoundError
         If there is no such file or model.
+    IsADirectoryError
+        If the output is a folder.
     FileExistsError
         If the output is there and `overwrite` is not set, or if it was begun by another run.
     ValueError
@@ -1002,7 +1008,7 @@ def _to_file(opened, file, output, run, options, text_column, overwrite, progres
                 out.flush()
                 rows, errors = rows + len(lines), errors + _errors(lines)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{part} holds {rows:,} rows; the same command goes on from there") from None
+        raise KeyboardInterrupt(f"{part} holds {_number_of(rows, 'row')}; the same command goes on from there") from None
     os.replace(part, output)
     note.unlink()
     return FileReport(str(output), rows, len(errors), tuple(errors[:5]), resumed)
@@ -1208,7 +1214,7 @@ def _chosen_word(words, word):
             raise ValueError(f"word {word!r} is not one of the text's: {', '.join(w.text for w in words)[:200]}")
         return found[0]
     if not 0 <= word < len(words):
-        raise ValueError(f"word {word} must lie between 0 and {len(words) - 1}: the text has {len(words)} words")
+        raise ValueError(f"word {word} must lie between 0 and {len(words) - 1}: the text has {_number_of(len(words), 'word')}")
     return word
 
 # %% ../nbs/11_applications.ipynb #35b13ee2
@@ -1282,6 +1288,10 @@ def explain(model, text, method="occlusion", label=None, word=None, context=None
 
     Raises
     ------
+    TypeError
+        If `model` is no folder, hub name or pair.
+    FileNotFoundError
+        If there is no such model.
     ValueError
         If the text is empty, the model has no such label or method (one that gives a number has none), the text no such word, or the context no such answer.
     """
@@ -1321,7 +1331,7 @@ class Mistakes:
     rows : tuple of dict
         `number` (place among the inputs), `text`, `predicted`, `true`, `badness`; the worst first.
     examples, errors : int
-        How many were looked at, and how many of them missed.
+        How many were looked at, and how many of them missed (of numbers and written texts, those that differ at all).
     badness : str
         What the order is by.
     labels : tuple of str
@@ -1337,13 +1347,18 @@ class Mistakes:
     labels: tuple = ()
     confusion: object = None
 
+    def _head(self):
+        "How many missed; nothing of numbers and written texts, nearly all of which differ a little."
+        return "" if self.badness in ("difference", "1 - chrF / 100") else f"{self.errors:,} of {self.examples:,} missed"
+
     def __repr__(self):
-        head = f"{self.errors:,} of {self.examples:,} missed; the worst by {self.badness}"
+        head = f"{self._head()}; the worst by {self.badness}" if self._head() else f"the worst of {self.examples:,} by {self.badness}"
         return "\n".join([head, *(f"{r['badness']:8.3f}  {r['true']} taken for {r['predicted']}: {_short(r['text'])}" for r in self.rows)])
 
     def _repr_html_(self):
         cells = "".join(f"<tr><td>{r['number']}</td><td>{escape(str(r['true']))}</td><td>{escape(str(r['predicted']))}</td><td>{r['badness']:.3f}</td><td style=\"text-align:left\">{escape(_short(r['text'], 300))}</td></tr>" for r in self.rows)
-        return f"<p>{self.errors:,} of {self.examples:,} missed</p><table><tr><th>number</th><th>true</th><th>predicted</th><th>{escape(self.badness)}</th><th>text</th></tr>{cells}</table>"
+        head = self._head() or f"the worst of {self.examples:,}"
+        return f"<p>{head}</p><table><tr><th>number</th><th>true</th><th>predicted</th><th>{escape(self.badness)}</th><th>text</th></tr>{cells}</table>"
 
     def plot(self, ax=None):
         "Draw the confusion matrix, in shares of the true label; gives the axes."
@@ -1388,7 +1403,7 @@ def _named(value, names, ids):
 def _checked_truth(predictions, references, ids=False):
     "References (`ids`: of a fine-tuning, by place) in the form of their predictions; a label that the model does not know, or tags that are not as many as words, are refused."
     if len(predictions) != len(references) or not predictions:
-        raise ValueError(f"{len(predictions)} predictions and {len(references)} references: they must be as many, and at least one")
+        raise ValueError(f"{_number_of(len(predictions), 'prediction')} and {_number_of(len(references), 'reference')}: they must be as many, and at least one")
     first = predictions[0]
     if isinstance(first, (LabelPrediction, LabelsPrediction)):
         names = list(first.probabilities)
@@ -1400,7 +1415,7 @@ def _checked_truth(predictions, references, ids=False):
         references = [[_label_name(tag) for tag in row] for row in references]
         wrong = [i for i, (p, r) in enumerate(zip(predictions, references)) if len(p.words) != len(r)]
         if wrong:
-            raise ValueError(f"reference {wrong[0]} has {len(references[wrong[0]])} tags, and its text {len(predictions[wrong[0]].words)} words: give one tag for each word")
+            raise ValueError(f"reference {wrong[0]} has {_number_of(len(references[wrong[0]]), 'tag')}, and its text {_number_of(len(predictions[wrong[0]].words), 'word')}: give one tag for each word")
     if isinstance(first, AnswerPrediction):
         references = [[r] if isinstance(r, str) else list(r["text"] if isinstance(r, dict) else r) for r in references]
     return references
@@ -1486,6 +1501,8 @@ class Dialogue:
 
     Raises
     ------
+    TypeError
+        If `model` is no folder, hub name or pair.
     ValueError
         If the model answers no questions, or the document, or later a question, is empty.
     FileNotFoundError
@@ -1550,8 +1567,12 @@ def converse(model, document, questions, history_tokens=64, options=None):
 
     Raises
     ------
+    TypeError
+        If `model` is no folder, hub name or pair.
+    FileNotFoundError
+        If there is no such model.
     ValueError
-        If the model answers no questions, or a text is empty.
+        If the model answers no questions, `questions` is one text, or a text is empty.
     """
     if isinstance(questions, str):
         raise ValueError(f"questions {_short(questions)!r} is one text, whose letters would be asked: give a list, [{_short(questions)!r}]")

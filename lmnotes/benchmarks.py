@@ -31,9 +31,9 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedModel
 
 from .checkpoints import info, load, task_of
-from .corpora import check_output_dir
+from .corpora import _check_encoding, check_output_dir
 from .finetuning import FinetuningOptions, finetune, predict_logits, predicted_labels
-from .metrics import accuracy, matthews_correlation, mcnemar, paired_bootstrap, pearson, precision_recall_f1, spearman
+from .metrics import _number_of, accuracy, matthews_correlation, mcnemar, paired_bootstrap, pearson, precision_recall_f1, spearman
 from .perplexity import _before_head, _beginning, _by_tiles, _check_class, _check_whole, _digest, _fingerprint, _log_probs, _logits_at, _own_or_given, _plain, _specials, perplexity
 from .pretraining import damaged_files, resolve_device, write_aside, write_checksums
 from .tasks import _json_rows
@@ -108,6 +108,7 @@ def _rows(data, name, held_out=False):
 
 def _read_csv(file):
     "Rows of a CSV file with a header."
+    _check_encoding(file, "utf-8", "save it as UTF-8")
     with open(file, encoding="utf-8-sig", newline="") as lines:
         return list(csv.DictReader(lines))
 
@@ -165,6 +166,13 @@ def agreement_pairs(texts, count=None, seed=0):
     -------
     Dataset
         Columns `paradigm` (`'is' is right` or `'are' is right`), `good`, `bad`; no sentence twice.
+
+    Raises
+    ------
+    TypeError
+        If `count` is no whole number.
+    ValueError
+        If `count` is below 1, or the texts have no sentence of this form.
     """
     _check_count(count)
     found = {}
@@ -487,7 +495,7 @@ def compare_pairs(a, b, confidence=0.95, samples=1000, seed=0):
         If the pairs are not the same.
     """
     if a.paradigms != b.paradigms or a.protocol.get("pairs") != b.protocol.get("pairs"):
-        raise ValueError(f"{len(a.margins):,} pairs and {len(b.margins):,} pairs with other sentences, or in another order, cannot be compared: score both models on the same pairs, in the same order")
+        raise ValueError(f"{_number_of(len(a.margins), 'pair')} and {_number_of(len(b.margins), 'pair')} with other sentences, or in another order, cannot be compared: score both models on the same pairs, in the same order")
     ways = [{"before": r.protocol.get("before"), "first token scored": r.protocol.get("beginning") != "first token not scored"} for r in (a, b)]
     if ways[0] != ways[1]:
         logger.warning("the pairs were scored in two ways, %s and %s: what differs may come from that", *ways)
@@ -656,6 +664,13 @@ def cloze_passages(texts, count=200, seed=0):
     -------
     list of str
         Passages of 12 to 60 words, without the full stop of the last sentence.
+
+    Raises
+    ------
+    TypeError
+        If `count` is no whole number.
+    ValueError
+        If `count` is below 1.
     """
     _check_count(count)
     found = {}
@@ -692,7 +707,7 @@ def harness_tasks(output_dir, pairs=None, passages=None, name="my", overwrite=Fa
     Raises
     ------
     ValueError
-        If neither pairs nor passages are given.
+        If neither pairs nor passages are given, `name` holds other characters than letters, digits, _, - and . (or begins with - or .), or pairs or passages cannot be used.
     FileExistsError
         If the folder holds something and `overwrite` is not set.
     """
@@ -884,6 +899,7 @@ def _checked_columns(task, file):
 # %% ../nbs/10_benchmarks.ipynb #2a99298f
 def _read_tsv(task, split, file):
     "Rows of one of the benchmark's TSV files, under the hub's column names; damaged lines are left out and counted in the log."
+    _check_encoding(file, "utf-8", "save it as UTF-8")
     with open(file, encoding="utf-8-sig", newline="\n") as lines:
         table = [line.rstrip("\r\n").split("\t") for line in lines]
     if task == "cola" and not split.startswith("test"):
@@ -896,8 +912,9 @@ def _read_tsv(task, split, file):
         raise ValueError(f"{task}: column {missing[0]!r} is not in {file.name}, the columns are {', '.join(header)}")
     index = next((header.index(c) for c in ("index", "id") if c in header), None)
     whole = [row for row in table[1:] if len(row) == len(header)]
-    if len(whole) < len(table) - 1:
-        logger.warning("%s: %d of %d lines of %s do not have %d columns and are left out", task, len(table) - 1 - len(whole), len(table) - 1, file.name, len(header))
+    if gone := len(table) - 1 - len(whole):
+        verbs = ("does", "is") if gone == 1 else ("do", "are")
+        logger.warning("%s: %d of %s of %s %s not have %d columns and %s left out", task, gone, _number_of(len(table) - 1, "line"), file.name, verbs[0], len(header), verbs[1])
     there = {ours: header.index(theirs) for ours, theirs in wanted.items() if theirs in header}
     return [{**{ours: row[place] for ours, place in there.items()}, "idx": row[index] if index is not None else i} for i, row in enumerate(whole) if row[there.get("label", 0)] != "-"]
 
@@ -913,7 +930,10 @@ def _typed(task, split, rows):
         value = row.get("label", -1)
         if facts.labels and value not in numbers:
             raise ValueError(f"{task}: label {value!r} of example {i} of {split} is none of {', '.join(facts.labels)}")
-        labels.append(numbers[value] if facts.labels else -1.0 if value in (None, "") else float(value))
+        try:
+            labels.append(numbers[value] if facts.labels else -1.0 if value in (None, "") else float(value))
+        except (TypeError, ValueError):
+            raise ValueError(f"{task}: label {value!r} of example {i} of {split} is no number") from None
     index = [int(row["idx"]) if str(row.get("idx", "")).isdigit() else i for i, row in enumerate(rows)]
     features = Features({**{c: Value("string") for c in facts.texts}, "label": ClassLabel(names=list(facts.labels)) if facts.labels else Value("float64"), "idx": Value("int64")})
     return Dataset.from_dict({**{c: [row[c] for row in rows] for c in facts.texts}, "label": labels, "idx": index}, features=features)
@@ -1083,6 +1103,8 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
 
     Raises
     ------
+    TypeError
+        If `model` is no path and no name.
     ValueError
         If a task is not known, or its data cannot be used.
     FileNotFoundError

@@ -39,7 +39,7 @@ from . import pretraining as engine
 from .checkpoints import model_card, model_tokenizer, new_layer_expected
 from .corpora import check_output_dir, write_aside
 from .generation import check_decoding, generate_texts, generation_features, generation_loss, open_generator
-from .metrics import score
+from .metrics import _number_of, score
 from .pretraining import damaged_files, last_checkpoint, resolve_device, use_bf16, world_size, write_checksums
 from .tasks import _groups_and_strata, _loaded_family, class_weights, load_task, stratified_split
 from .transformer import evaluating, position_limit
@@ -220,7 +220,7 @@ def predict_logits(model, tokenizer, texts, max_length=128, batch_tokens=None, p
     _check_family(model, "SequenceClassification")
     texts, pairs = list(texts), None if pairs is None else list(pairs)
     if pairs is not None and len(pairs) != len(texts):
-        raise ValueError(f"{len(texts)} texts and {len(pairs)} pairs: give a second text for each")
+        raise ValueError(f"{_number_of(len(texts), 'text')} and {_number_of(len(pairs), 'pair')}: give a second text for each")
     logits = np.zeros((len(texts), model.config.num_labels), dtype=np.float32)
     if not texts:
         return logits
@@ -517,7 +517,7 @@ def predict_answers(model, tokenizer, questions, contexts, max_length=384, strid
     _check_family(model, "QuestionAnswering")
     questions, contexts = list(questions), list(contexts)
     if len(questions) != len(contexts):
-        raise ValueError(f"{len(questions)} questions and {len(contexts)} contexts: give a context for each question")
+        raise ValueError(f"{_number_of(len(questions), 'question')} and {_number_of(len(contexts), 'context')}: give a context for each question")
     if not questions:
         return []
     threshold = getattr(model.config, "no_answer_threshold", None) if no_answer_threshold is None else no_answer_threshold
@@ -708,8 +708,10 @@ class FinetuningOptions:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not known: {', '.join(map(str, known))}")
         if self.stride is not None and self.stride < 0:
             raise ValueError(f"stride {self.stride} must be 0 (windows that share nothing) or more")
-        if not 0 <= self.warmup < 1 or not 0 < self.layer_decay <= 1 or not 0 <= self.weight_decay < math.inf or self.samples < 0:
-            raise ValueError(f"warmup {self.warmup} must lie between 0 and 1, layer_decay {self.layer_decay} above 0 and up to 1, weight_decay {self.weight_decay} (finite) and samples {self.samples} must not be below 0")
+        for name, good, range_ in (("warmup", 0 <= self.warmup < 1, "at least 0 and below 1"), ("layer_decay", 0 < self.layer_decay <= 1, "above 0 and at most 1"),
+                                   ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more, and finite"), ("samples", self.samples >= 0, "0 (no intervals) or more")):
+            if not good:
+                raise ValueError(f"{name} {getattr(self, name)} must be {range_}")
         check_decoding(self.max_new_tokens, self.num_beams, length_penalty=self.length_penalty, no_repeat_ngram_size=self.no_repeat_ngram_size)
         return self
 
@@ -815,7 +817,7 @@ def _tag_rows(tokenizer, split, length, stride):
     words, tags = list(split["tokens"]), list(split["tags"])
     for i, (a, b) in enumerate(zip(words, tags)):
         if len(a) != len(b):
-            raise ValueError(f"row {i} has {len(a)} tokens and {len(b)} tags: give one tag for each token")
+            raise ValueError(f"row {i} has {_number_of(len(a), 'token')} and {_number_of(len(b), 'tag')}: give one tag for each token")
     rows, where, window, place = word_windows(tokenizer, words, length, stride)
     for row in rows:
         row["labels"] = [-100] * len(row["input_ids"])
@@ -839,8 +841,8 @@ def _text_rows(model, tokenizer, split, options, quiet=False):
     length = _source_length(options)
     features = generation_features(model, tokenizer, list(split["source"]), list(split["target"]), length, options.max_new_tokens)
     if (features.cut_sources or features.cut_targets) and not quiet:
-        _tell(options, "%d of %d sources and %d targets were cut, with max_length %d and max_new_tokens %d: give more of them where the rest is wanted",
-              features.cut_sources, len(split), features.cut_targets, length, options.max_new_tokens)
+        _tell(options, "%d of %s and %s were cut, with max_length %d and max_new_tokens %d: give more of them where the rest is wanted",
+              features.cut_sources, _number_of(len(split), "source"), _number_of(features.cut_targets, "target"), length, options.max_new_tokens)
     return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in features.rows]
 
 
@@ -1343,7 +1345,7 @@ def baseline(task, train, test):
     list
         For classes the most frequent one, for numbers the mean, for sets the labels that most examples have; for words the most frequent label of the word in
         training; for questions the sentence that shares most words with the question (or none, where most have no answer); for texts the first line of the source.
-        (The cards of tasks have rules of their own for the last two: `lmnotes.tasks.heuristic_predictions`.)
+        (The cards of tasks have rules of their own for sets, questions and texts: `lmnotes.tasks.heuristic_predictions`.)
     """
     if task == "classification":
         return [Counter(train["label"]).most_common(1)[0][0]] * len(test)
@@ -1438,11 +1440,11 @@ class FinetuningResult:
 
     def __repr__(self):
         low_high = lambda k: " [{:.3f}, {:.3f}]".format(*self.intervals[k]) if k in self.intervals else ""
-        words = {"pearson": "Pearson", "spearman": "Spearman", "precision": "macro precision", "f1": "F1", "rmse": "root mean square error"}
+        words = {"pearson": "Pearson", "spearman": "Spearman", "precision": "macro precision", "recall": "macro recall", "f1": "macro F1", "rmse": "root mean square error"}
         shown = ", ".join(f"{words.get(k, k.replace('_', ' '))} {self.scores[k]:.3f}{low_high(k)}" for k in self._shown())
         first = self._shown()[0]
-        kind = f"{self.task} of {len(self.labels)} labels" if self.labels else self.task
-        return f"{kind} in {self.output_dir}: {shown} on {len(self.references):,} held-out examples; without a model {words.get(first, first.replace('_', ' '))} {self.majority[first]:.3f}"
+        kind = f"{self.task} of {_number_of(len(self.labels), 'label')}" if self.labels else self.task
+        return f"{kind} in {self.output_dir}: {shown} on {_number_of(len(self.references), 'held-out example')}; without a model {words.get(first, first.replace('_', ' '))} {self.majority[first]:.3f}"
 
     def _repr_html_(self):
         low_high = lambda k: " [{:.3f}, {:.3f}]".format(*self.intervals[k]) if k in self.intervals else ""
@@ -1590,7 +1592,7 @@ def _with_validation(train, task, seed):
     "Training and validation: a tenth of every class, and equal texts (or questions about one context) on one side, as `load_task` cuts a test split off."
     held = stratified_split(*_groups_and_strata(train[:], "generation" if task in _WRITING else task), seed=seed)
     if not held.any():
-        raise ValueError(f"best, patience, threshold and search need a validation split, and the {len(train)} training examples have too few different texts to cut one off: give a split named validation, or more examples")
+        raise ValueError(f"best, patience, threshold and search need a validation split, and the {_number_of(len(train), 'training example', 'has', 'have')} too few different texts to cut one off: give a split named validation, or more examples")
     return train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))
 
 # %% ../nbs/09_finetuning.ipynb #32622ca7
@@ -1865,7 +1867,7 @@ class SearchResult:
     trials: tuple
 
     def __repr__(self):
-        return f"best of {len(self.trials)} trials: validation {self.metric} {self.score:.3f} with " + ", ".join(f"{k} {v:.3g}" for k, v in self.best.items())
+        return f"best of {_number_of(len(self.trials), 'trial')}: validation {self.metric} {self.score:.3f} with " + ", ".join(f"{k} {v:.3g}" for k, v in self.best.items())
 
     def _repr_html_(self):
         names = list(self.trials[0])
@@ -1937,8 +1939,10 @@ def search(model, data="docstrings/package", options=None, trials=8, minutes=Non
 
 def _checked_space(space, trials, minutes):
     "The space, where it can be."
-    if not trials >= 1 or minutes is not None and not minutes > 0:
-        raise ValueError(f"trials {trials} and minutes {minutes} must be above 0")
+    if not trials >= 1:
+        raise ValueError(f"trials {trials} must be 1 or more")
+    if minutes is not None and not minutes > 0:
+        raise ValueError(f"minutes {minutes} must be above 0; leave it out for no limit")
     for name, bounds in space.items():
         if name not in SPACE:
             raise ValueError(f"space {name!r} is not searched: {', '.join(SPACE)}")

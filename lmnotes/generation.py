@@ -27,6 +27,7 @@ from transformers import (AutoConfig, AutoModel, AutoModelForCausalLM, AutoModel
                           TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
 
 from .checkpoints import model_tokenizer, new_layer_expected, task_of
+from .metrics import _number_of
 from .pretraining import _cross_entropy
 from .transformer import evaluating, position_limit
 
@@ -58,8 +59,8 @@ class Features:
     target_tokens: int
 
     def __repr__(self):
-        return (f"{len(self.rows):,} example{'s' * (len(self.rows) != 1)} of {self.source_tokens:,} source and {self.target_tokens:,} target tokens; "
-                f"cut: {self.cut_sources:,} sources, {self.cut_targets:,} targets")
+        return (f"{_number_of(len(self.rows), 'example')} of {self.source_tokens:,} source and {_number_of(self.target_tokens, 'target token')}; "
+                f"cut: {_number_of(self.cut_sources, 'source')}, {_number_of(self.cut_targets, 'target')}")
 
     def _repr_html_(self):
         names = ("examples", "source tokens", "target tokens", "sources cut", "targets cut")
@@ -179,7 +180,7 @@ def _features(rows, counts):
     "Features, with a word on what was cut."
     found = Features(Dataset.from_dict(rows), *map(int, counts))
     if found.cut_sources or found.cut_targets:
-        logger.info("%s of %s sources and %s targets were longer than they may be, and cut", f"{found.cut_sources:,}", f"{len(found.rows):,}", f"{found.cut_targets:,}")
+        logger.info("too long, and cut: %s of %s, and %s", f"{found.cut_sources:,}", _number_of(len(found.rows), "source"), _number_of(found.cut_targets, "target"))
     return found
 
 # %% ../nbs/08b_generation.ipynb #b8ecbc06
@@ -390,7 +391,8 @@ def encoder_decoder_config(tokenizer, kind="t5", layers=3, hidden=256, heads=4, 
     """
     if kind not in _ENCODER_DECODERS:
         raise ValueError(f"kind {kind!r} is unknown: choose {' or '.join(_ENCODER_DECODERS)}")
-    for name, value in (("layers", layers), ("hidden", hidden), ("heads", heads), ("max_length", max_length)):
+    feed_forward = 4 * hidden if feed_forward is None else feed_forward
+    for name, value in (("layers", layers), ("hidden", hidden), ("heads", heads), ("feed_forward", feed_forward), ("max_length", max_length)):
         if value < 1:
             raise ValueError(f"{name} {value} must be 1 or more")
     if hidden % heads:
@@ -400,7 +402,7 @@ def encoder_decoder_config(tokenizer, kind="t5", layers=3, hidden=256, heads=4, 
     end = end_of_text(tokenizer)
     pad = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     tokens = dict(vocab_size=-(-len(tokenizer) // 8) * 8, pad_token_id=pad, eos_token_id=end, decoder_start_token_id=pad, tie_word_embeddings=True)
-    return _ENCODER_DECODERS[kind](tokens, layers, hidden, heads, feed_forward or 4 * hidden, max_length, dropout, overrides)
+    return _ENCODER_DECODERS[kind](tokens, layers, hidden, heads, feed_forward, max_length, dropout, overrides)
 
 
 def _t5(tokens, layers, hidden, heads, feed_forward, max_length, dropout, overrides):
@@ -599,7 +601,8 @@ def check_decoding(max_new_tokens=64, num_beams=1, temperature=0.0, top_k=None, 
     if num_beams > 1 and temperature > 0:
         raise ValueError(f"num_beams {num_beams} looks for the likeliest text and temperature {temperature} samples: choose num_beams=1 or temperature=0")
     if temperature == 0 and (top_k is not None or top_p is not None):
-        raise ValueError(f"top_k {top_k} and top_p {top_p} choose what is sampled from, and temperature 0 does not sample: give a temperature, such as 1.0")
+        given = [f"{name} {value}" for name, value in (("top_k", top_k), ("top_p", top_p)) if value is not None]
+        raise ValueError(f"{' and '.join(given)} {'choose' if len(given) > 1 else 'chooses'} what is sampled from, and temperature 0 does not sample: give a temperature, such as 1.0")
     if not math.isfinite(length_penalty):
         raise ValueError(f"length_penalty {length_penalty} must be a number")
 
@@ -663,7 +666,7 @@ def _first(model, tokenizer):
 
 # %% ../nbs/08b_generation.ipynb #b9d8294c
 def warm_start(encoder_folder, decoder_folder=None, seed=0):
-    """An encoder–decoder from two pretrained models; only the attention from decoder to encoder is new.
+    """An encoder–decoder from two pretrained models; of what is used, only the attention from decoder to encoder is new.
 
     Parameters
     ----------
@@ -677,7 +680,8 @@ def warm_start(encoder_folder, decoder_folder=None, seed=0):
     Returns
     -------
     tuple
-        An `EncoderDecoderModel`, and the tokenizer. Saved, it is an ordinary folder that `AutoModelForSeq2SeqLM` opens.
+        An `EncoderDecoderModel`, and the tokenizer. Saved, it is an ordinary folder that `AutoModelForSeq2SeqLM` opens. Its class gives the
+        encoder a pooling layer where the encoder's class has one: random where the folder has none, and never read.
 
     Raises
     ------

@@ -32,10 +32,15 @@ def _paired(predictions, references):
             raise TypeError(f"{name} is a {type(values).__name__}: give a list with one element for each example")
         given.append(values.tolist() if hasattr(values, "tolist") else [v.tolist() if hasattr(v, "tolist") else v for v in values])
     if len(given[0]) != len(given[1]):
-        raise ValueError(f"{len(given[0])} predictions and {len(given[1])} references: give one prediction for each reference, in the same order")
+        raise ValueError(f"{_number_of(len(given[0]), 'prediction')} and {_number_of(len(given[1]), 'reference')}: give one prediction for each reference, in the same order")
     if not given[0]:
         raise ValueError("predictions and references are empty: there is nothing to score")
     return given
+
+
+def _number_of(count, noun, one="", more=""):
+    "A count with its noun, and what follows it, for a message: `1 row is`, `2,000 rows are`."
+    return f"{count:,} {noun}{'' if count == 1 else 's'} {one if count == 1 else more}".rstrip()
 
 
 def _check_whole(name, value, least=None):
@@ -106,6 +111,8 @@ def accuracy(predictions, references, labels=None):
 
     Raises
     ------
+    TypeError
+        If predictions or references are no list (a text, a dict, something without length), or `labels` is none in an order.
     ValueError
         If the lengths differ, nothing is given, or a label is none of `labels`.
     """
@@ -178,6 +185,8 @@ def precision_recall_f1(predictions, references, average="macro", labels=None, p
 
     Raises
     ------
+    TypeError
+        If predictions or references are no list (a text, a dict, something without length), or `labels` is none in an order.
     ValueError
         If the lengths differ, nothing is given, a label is none of `labels`, or the average or positive label is unknown.
     """
@@ -212,6 +221,8 @@ def matthews_correlation(predictions, references, labels=None):
 
     Raises
     ------
+    TypeError
+        If predictions or references are no list (a text, a dict, something without length), or `labels` is none in an order.
     ValueError
         If the lengths differ, nothing is given, or a label is none of `labels`.
     """
@@ -308,6 +319,8 @@ def pearson(predictions, references):
 
     Raises
     ------
+    TypeError
+        If predictions or references are no list (a text, a dict, something without length).
     ValueError
         If the lengths differ, nothing is given, or a number is not finite.
     """
@@ -329,6 +342,8 @@ def spearman(predictions, references):
 
     Raises
     ------
+    TypeError
+        If predictions or references are no list (a text, a dict, something without length).
     ValueError
         If the lengths differ, nothing is given, or a number is not finite.
     """
@@ -411,6 +426,8 @@ def exact_match(predictions, references):
 
     Raises
     ------
+    TypeError
+        If predictions or references are no list (a text, a dict, something without length).
     ValueError
         If the lengths differ, nothing is given, or an answer is no text.
     """
@@ -434,6 +451,8 @@ def token_f1(predictions, references):
 
     Raises
     ------
+    TypeError
+        If predictions or references are no list (a text, a dict, something without length).
     ValueError
         If the lengths differ, nothing is given, or an answer is no text.
     """
@@ -547,6 +566,8 @@ def span_f1(predictions, references, average="micro", labels=None):
 
     Raises
     ------
+    TypeError
+        If predictions or references are no list (a text, a dict, something without length), or `labels` is none in an order.
     ValueError
         If lengths differ, nothing is given, a tag has another form, or its type is none of `labels`.
     """
@@ -609,6 +630,8 @@ def bleu(predictions, references, tokenize="13a", lowercase=False):
 
     Raises
     ------
+    TypeError
+        If predictions or references are no list (a text, a dict, something without length).
     ValueError
         If the lengths differ, nothing is given, or something is no text.
     """
@@ -658,6 +681,8 @@ def chrf(predictions, references):
 
     Raises
     ------
+    TypeError
+        If predictions or references are no list (a text, a dict, something without length).
     ValueError
         If the lengths differ, nothing is given, or something is no text.
     """
@@ -700,6 +725,8 @@ def rouge(predictions, references, stemmer=True):
 
     Raises
     ------
+    TypeError
+        If predictions or references are no list (a text, a dict, something without length).
     ValueError
         If the lengths differ, nothing is given, or something is no text.
     """
@@ -727,7 +754,7 @@ def _confidences(probabilities, references, labels):
         raise ValueError(f"references are text, and the {given.shape[1]} columns of probabilities have no names: name the label of each column in order, labels=")
     labels = list(range(given.shape[1])) if labels is None else _in_order(labels)
     if len(labels) != given.shape[1]:
-        raise ValueError(f"{len(labels)} labels and {given.shape[1]} columns of probabilities: name the label of each column in labels")
+        raise ValueError(f"{_number_of(len(labels), 'label')} and {_number_of(given.shape[1], 'column')} of probabilities: name the label of each column in labels")
     p, r, _ = _codes([labels[i] for i in given.argmax(1)], references, labels)
     return given.max(1), p == r
 
@@ -753,6 +780,8 @@ def reliability(probabilities, references, bins=15, labels=None):
 
     Raises
     ------
+    TypeError
+        If references are no list (a text, a dict, something without length), `labels` is none in an order, or `bins` is no whole number.
     ValueError
         If these are no probabilities, or lengths or labels do not fit.
     """
@@ -791,6 +820,8 @@ def calibration_error(probabilities, references, bins=15, labels=None):
 
     Raises
     ------
+    TypeError
+        If references are no list (a text, a dict, something without length), `labels` is none in an order, or `bins` is no whole number.
     ValueError
         If these are no probabilities, or lengths or labels do not fit.
     """
@@ -855,6 +886,8 @@ def bootstrap_interval(metric, predictions, references, *, confidence=0.95, samp
 
     Raises
     ------
+    TypeError
+        If predictions or references are no list (a text, a dict, something without length), or `samples` or `seed` is no whole number.
     ValueError
         If the metric refuses the input, or confidence or samples cannot be.
     """
@@ -903,7 +936,7 @@ class Score:
         rows = self._table()
         widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
         lines = [f"  {name:{widths[0]}}  {value:{widths[1]}}  {protocol}" for name, value, protocol in rows]
-        return "\n".join([f"{self.task_type}, {self.examples:,} examples", *lines, f"  intervals: {self.protocol['intervals']}"])
+        return "\n".join([f"{self.task_type}, {_number_of(self.examples, 'example')}", *lines, f"  intervals: {self.protocol['intervals']}"])
 
     def _repr_html_(self):
         styles = ("", " style='white-space:nowrap'", " style='overflow-wrap:anywhere'")
@@ -973,7 +1006,7 @@ def _question_answering(predictions, references):
     rows = [(name, measure, "SQuAD normalisation, best of the answers") for name, measure in measures.items()]
     groups = {"has_answer": has, "no_answer": ~has} if has.any() and not has.all() else {}
     among = lambda measure, group: lambda chosen: measure(np.arange(len(group))[chosen][group[chosen]]) if group[chosen].any() else math.nan
-    return rows + [(f"{kind}_{name}", among(measure, group), f"the same on {group.sum():,} questions") for kind, group in groups.items() for name, measure in measures.items()
+    return rows + [(f"{kind}_{name}", among(measure, group), f"the same on {_number_of(group.sum(), 'question')}") for kind, group in groups.items() for name, measure in measures.items()
                    if kind == "has_answer" or name == "exact_match"]
 
 
@@ -1025,6 +1058,8 @@ def score(task_type, predictions, references, *, labels=None, probabilities=None
 
     Raises
     ------
+    TypeError
+        If predictions or references are no list (a text, a dict, something without length), `labels` is none in an order, or `samples` or `seed` is no whole number.
     ValueError
         If the task type is unknown, lengths differ, nothing is given, a label is none of `labels`, or an option is not for this task.
     """
@@ -1155,6 +1190,8 @@ def mcnemar(predictions_a, predictions_b, references):
 
     Raises
     ------
+    TypeError
+        If predictions or references are no list (a text, a dict, something without length).
     ValueError
         If the lengths differ, or nothing is given.
     """
@@ -1218,6 +1255,8 @@ def paired_bootstrap(metric, predictions_a, predictions_b, references, *, confid
 
     Raises
     ------
+    TypeError
+        If predictions or references are no list (a text, a dict, something without length), or `samples` or `seed` is no whole number.
     ValueError
         If the metric refuses the input, or confidence or samples cannot be.
     """

@@ -26,7 +26,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Json, List, Translation, Value, load_dataset, load_from_disk
 
 from .corpora import _check_encoding, _package_folder, load_corpus
-from .metrics import score
+from .metrics import _number_of, score
 
 logger = logging.getLogger(__name__)
 
@@ -281,7 +281,7 @@ def _label_sets(rows, name, column, values, inner):
         raise ValueError(f"{name}: the lists of column {column!r} hold 0 and 1 only, as many in each row: give the names of those that hold, for example [names[i] for i in numpy.flatnonzero(row)]")
     once = [row and list(dict.fromkeys(row)) for row in rows]
     if repeated := sum(row != kept for row, kept in zip(rows, once)):
-        logger.warning("%s: %s rows name a label twice, which counts once", name, f"{repeated:,}")
+        logger.warning("%s: %s a label twice, which counts once", name, _number_of(repeated, "row", "names", "name"))
     return once
 
 
@@ -365,7 +365,7 @@ def _read_tokens(split, name, texts, tag_column, family):
         if "-100" in marks:
             raise ValueError(f"{name}, row {i}: tag {marks.index('-100')} of column {tag_column!r} is -100, which stands for no tag: give whole words with one tag each, or leave out those without a tag")
         if marks and len(row or ()) != len(marks):
-            raise ValueError(f"{name}, row {i}: {len(row or ())} tokens and {len(marks)} tags: give one tag for each token")
+            raise ValueError(f"{name}, row {i}: {_number_of(len(row or ()), 'token')} and {_number_of(len(marks), 'tag')}: give one tag for each token")
     keep = [bool(row) and bool(marks) and None not in marks for row, marks in zip(words, tags)]
     return {"tokens": words, "tags": tags}, keep
 
@@ -378,7 +378,7 @@ def _with_repaired_tags(rows):
             repaired = [repair_bio(row) for row in columns["tags"]]
             count = sum(a != b for old, new in zip(columns["tags"], repaired) for a, b in zip(old, new))
             if count:
-                logger.warning("%s: %s tags I- without their B- were made B- (the spans stay what they were)", name, f"{count:,}")
+                logger.warning("%s: %s made B- (the spans stay what they were)", name, _number_of(count, "tag", "I- without its B- was", "I- without their B- were"))
             columns["tags"] = repaired
     return rows
 
@@ -416,9 +416,10 @@ def _read_questions(split, name, texts, answer_column, family):
         absent.append(-1 in places)
         found.append({"text": [t for t, _ in pairs], "answer_start": places})
     if moved:
-        logger.warning("%s: %s answers stood at another place than their offset said and were found at the nearest", name, f"{moved:,}")
+        logger.warning("%s: %s found at the nearest", name, _number_of(moved, "answer", "stood at another place than its offset said and was", "stood at another place than their offsets said and were"))
     if any(absent):
-        logger.warning("%s: %s questions have an answer that is not in its context%s", name, f"{sum(absent):,}", " and were left out" if name == "train" else "; they stay, and cannot be answered by a span")
+        then = (" and was left out", " and were left out") if name == "train" else ("; it stays, and cannot be answered by a span", "; they stay, and cannot be answered by a span")
+        logger.warning("%s: %s", name, _number_of(sum(absent), "question", *(f"{has} an answer that is not in its context{after}" for has, after in zip(("has", "have"), then))))
     keep = [_filled(q) and _filled(c) and not (gone and name == "train") for q, c, gone in zip(questions, contexts, absent)]
     return {"id": ids, "question": questions, "context": contexts, "answers": found}, keep
 
@@ -454,7 +455,14 @@ def stratified_split(groups, strata, fraction=0.1, seed=0):
     -------
     numpy.ndarray of bool, shape (examples,)
         True for what is held out.
+
+    Raises
+    ------
+    ValueError
+        If `fraction` is not between 0 and 1.
     """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction {fraction} must lie between 0 and 1, as 0.1")
     keys, first = [" ".join(group.lower().split()) for group in groups], {}
     for key, stratum in zip(keys, strata):
         first.setdefault(key, stratum)
@@ -560,6 +568,7 @@ def _with_dates_as_written(split, path):
 
 def _json_rows(file):
     "Rows of a file of JSON lines, or of one JSON list."
+    _check_encoding(file, "utf-8", "save it as UTF-8")
     text, number = file.read_text(encoding="utf-8-sig"), 1
     try:
         if text.lstrip().startswith("["):
@@ -661,9 +670,10 @@ def _label_names(rows, feature, column, family):
     for split, columns in rows.items():
         unknown, unseen = sorted(set(of(columns)) - set(names)), sorted(set(of(columns)) - set(seen))
         if unknown:
-            raise ValueError(f"labels {', '.join(unknown)} stand in a held-out split and not in training: the known ones are {', '.join(names)}; add training examples of {'them' if len(unknown) > 1 else 'it'}, or leave these rows out")
+            several = len(unknown) > 1
+            raise ValueError(f"{'labels' if several else 'label'} {', '.join(unknown)} {'stand' if several else 'stands'} in a held-out split and not in training: the known ones are {', '.join(names)}; add training examples of {'them' if several else 'it'}, or leave these rows out")
         if unseen:
-            logger.warning("%s: labels %s stand in no training example and cannot be learned", split, ", ".join(unseen))
+            logger.warning("%s: %s in no training example and cannot be learned", split, f"label {unseen[0]} stands" if len(unseen) == 1 else f"labels {', '.join(unseen)} stand")
     if family == "classification" and len(seen) > max(20, len(rows["train"][column]) // 2):
         logger.warning("the label column has %s different values in %s examples: for text that is to be written say task='generation'", len(seen), len(rows["train"][column]))
     return names
@@ -695,17 +705,17 @@ def _read_rows(splits, family, texts, label):
     rows = {}
     for name, split in splits.items():
         if name != "train" and label is not None and label not in split.column_names and label in splits["train"].column_names:
-            logger.warning("%s: the split has no column %r and is left out (%s rows)", name, label, f"{len(split):,}")
+            logger.warning("%s: the split has no column %r and is left out (%s)", name, label, _number_of(len(split), "row"))
             continue
         _check_columns("text_column", [t for t in texts if t not in split.column_names and t in splits["train"].column_names], split.features)
         columns, keep = read(split, name, texts, label, family)
         gone = len(keep) - sum(keep)
         if gone and gone == len(keep) and name != "train":
             instead = f"; the {'validation split' if 'validation' in splits else 'tenth of training that is cut off'} is used instead" if name == "test" else ""
-            logger.warning("%s: none of its %s rows has a label, and the split is left out%s", name, f"{gone:,}", instead)
+            logger.warning("%s: %s a label, and the split is left out%s", name, "its only row lacks" if gone == 1 else f"none of its {gone:,} rows has", instead)
             continue
         if gone:
-            logger.warning("%s: %s of %s rows lack text, label or a usable answer and were left out", name, f"{gone:,}", f"{len(keep):,}")
+            logger.warning("%s: %s of %s text, label or a usable answer and %s left out", name, f"{gone:,}", _number_of(len(keep), "row", "lacks", "lacks" if gone == 1 else "lack"), "was" if gone == 1 else "were")
         if keep:
             rows[name] = _take(columns, keep)
     return _with_repaired_tags(rows) if family == "tokens" else rows
@@ -715,7 +725,8 @@ def _count_known(rows, family):
     "Log how many texts of the test split stand in training, too."
     known, asked = ({" ".join(text.lower().split()) for text in _groups_and_strata(rows[s], family)[0]} for s in ("train", "test"))
     if known & asked:
-        logger.warning("test: %s of %s different texts stand in the training split, too, and flatter the score", f"{len(known & asked):,}", f"{len(asked):,}")
+        both, verbs = len(known & asked), ("stands", "flatters") if len(known & asked) == 1 else ("stand", "flatter")
+        logger.warning("test: %s of %s %s in the training split, too, and %s the score", f"{both:,}", _number_of(len(asked), "different text"), *verbs)
 
 # %% ../nbs/08a_tasks.ipynb #c6031ef2
 def load_task(data="docstrings/package", task=None, *, text_column=None, label_column=None, regression=None, train_examples=None, test_examples=None, seed=0, cache_dir=None):
@@ -761,7 +772,7 @@ def load_task(data="docstrings/package", task=None, *, text_column=None, label_c
     """
     family = {"translation": "generation", "summarization": "generation"}.get(task, task) or {True: "regression", False: "classification", None: None}[regression]
     _check_choices(task, family, regression, train_examples, test_examples)
-    splits = _with_usual_names(_embedded(data, cache_dir) if isinstance(data, str) and data.startswith("docstrings") else _read_source(data, cache_dir, label_column))
+    splits = _with_usual_names(_embedded(data, cache_dir) if _is_embedded(data) else _read_source(data, cache_dir, label_column))
     family, texts, labels = _roles(splits["train"], family, text_column, label_column)
     label = labels[0] if labels else None
     feature = splits["train"].features.get(label)
@@ -936,6 +947,12 @@ def _summary(text):
     return (body.strip(), target) if fits else None
 
 # %% ../nbs/08a_tasks.ipynb #d4435f05
+def _is_embedded(data):
+    "Whether data are named as an embedded task: one of those that there are, or another name under `docstrings` that is no file or folder here."
+    name = data.partition(":")[0] if isinstance(data, str) else ""
+    return name in _CARDS or name.partition("/")[0] == "docstrings" and not os.path.exists(data)
+
+
 def _embedded(data, cache_dir):
     "Splits of an embedded task; modules stay on the side that the corpus gave them."
     name, _, packages = data.partition(":")

@@ -853,6 +853,16 @@ def test_worst_errors(classifier, folder):
     assert got.plot().get_xlabel() == "predicted label"
 
 
+def test_what_is_raised_for_model_and_output_is_documented(classifier, tmp_path):
+    file = _lines(tmp_path / "a.txt", ["the soup was cold"])
+    for call in (lambda: predict(3, "a"), lambda: explain(3, "a"), lambda: predict_file(3, file), lambda: Dialogue(3, "a")):
+        with pytest.raises(TypeError, match="model is int: give a folder, a hub name, or the pair"):
+            call()
+    with pytest.raises(IsADirectoryError, match="is a folder: name a file"):
+        predict_file(classifier, file, tmp_path)
+    assert all("TypeError" in f.__doc__.partition("Raises")[2] for f in (predict, explain, predict_file, Dialogue, converse)) and "IsADirectoryError" in predict_file.__doc__
+
+
 def test_names_that_are_numbers_are_no_places():
     found = [LabelPrediction("a", label, 0.6, {"1": 0.2, "2": 0.6, "3": 0.2}) for label in "122"]
     named = worst_errors(found, ["1", "2", "1"])
@@ -911,7 +921,7 @@ def test_worst_errors_of_other_families(tagger, answerer, writer):
     assert [(r["number"], r["badness"]) for r in worst_errors(tagged, true).rows] == [(1, 0.5)]
     got = worst_errors(tagged, true)
     assert got.confusion.sum() == 4 and np.trace(got.confusion) == 3 and set(got.labels) == {t for row in true for t in row} | {w.label for t in tagged for w in t.words}
-    with pytest.raises(ValueError, match="reference 0 has 1 tags, and its text 2 words"):
+    with pytest.raises(ValueError, match="reference 0 has 1 tag, and its text 2 words"):
         worst_errors(tagged, [["O"], ["O", "O"]])
     answers = predict(answerer, ["who", "when"], context="the soup was cold")
     got = worst_errors(answers, [{"text": [answers[0].answer]}, "paris"])
@@ -922,6 +932,10 @@ def test_worst_errors_of_other_families(tagger, answerer, writer):
     assert [r["badness"] for r in worst_errors(numbers, [1.5, 5.0]).rows] == [3.0, 0.5]
     with pytest.raises(ValueError, match="no confusion matrix"):
         worst_errors(numbers, [1.5, 5.0]).plot()
+    missed = worst_errors(numbers, [1.0001, 5.0]), worst_errors(written, [written[0].text + " x"])         # numbers and texts nearly always differ a little
+    assert [m.errors for m in missed] == [2, 1] and [repr(m).splitlines()[0] for m in missed] == ["the worst of 2 by difference", "the worst of 1 by 1 - chrF / 100"]
+    assert not any("missed" in repr(m) + m._repr_html_() for m in missed) and "the worst of 2" in missed[0]._repr_html_()
+    assert all(f"{m.errors} of 2 missed" in repr(m) and f"{m.errors} of 2 missed" in m._repr_html_() for m in (worst_errors(tagged, true), got))
     sets = [app.LabelsPrediction("a", ("x",), {"x": 0.9, "y": 0.2})]
     assert worst_errors(sets, [["x", "y"]]).rows[0]["badness"] == 1.0
     with pytest.raises(ValueError, match="labels z"):
@@ -972,7 +986,7 @@ def test_command_predict(folder, tmp_path, capsys):
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert first["label"] in LABELS and second == {"row": 2, "error": "the text is empty: give one with words, or leave it out"}
     line = ["predict", str(folder), str(tmp_path / "a.csv"), "--output", str(tmp_path / "out.jsonl"), "--max-length", "16"]
-    assert cli.execute(cli.COMMANDS, line) == 0 and "2 rows; 1 predicted, 1 errors (row 2)" in capsys.readouterr().out
+    assert cli.execute(cli.COMMANDS, line) == 0 and "2 rows; 1 predicted, 1 error (row 2)" in capsys.readouterr().out
     assert cli.execute(cli.COMMANDS, line) == 2 and "--overwrite" in capsys.readouterr().err
     assert cli.execute(cli.COMMANDS, [*line, "--overwrite", "--text-column", "remark"]) == 2
     assert "the columns are id, text" in capsys.readouterr().err and len(read(tmp_path / "out.jsonl")) == 2

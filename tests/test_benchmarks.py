@@ -472,7 +472,15 @@ def test_bad_glue_data_is_named(tmp_path, caplog):
     (place / "dev.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n")
     with pytest.raises(ValueError, match="'maybe' of example 1 of train is none of entailment"):
         glue_data("rte", tmp_path)
-    assert "1 of 3 lines" in caplog.text
+    assert "1 of 3 lines of train.tsv does not have 4 columns and is left out" in caplog.text
+    (tmp_path / "STS-B").mkdir()
+    for split in ("train", "dev"):
+        (tmp_path / "STS-B" / f"{split}.tsv").write_text("index\tsentence1\tsentence2\tscore\n0\ta\tb\t2.5\n1\ta\tb\tabc\n")
+    with pytest.raises(ValueError, match="stsb: label 'abc' of example 1 of validation is no number"):
+        glue_data("stsb", tmp_path)
+    (place / "train.tsv").write_bytes("index\tsentence1\tsentence2\tlabel\n0\tcafé\tb\tentailment\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"train\.tsv is not utf-8: byte 37 cannot be read; save it as UTF-8"):
+        glue_data("rte", tmp_path)
     (tmp_path / "SST-2").mkdir()
     Dataset.from_list([{"text": "a", "label": 0}]).to_parquet(str(tmp_path / "SST-2" / "train.parquet"))
     with pytest.raises(ValueError, match="column 'sentence' is not in train.parquet"):
@@ -717,6 +725,20 @@ def test_pairs_that_cannot_be_read(tmp_path):
         load_pairs(tmp_path / "p.jsonl")
     with pytest.raises(ValueError, match="pair 0 of paradigm 'all' holds 3 and 4"):
         load_pairs([{"good": 3, "bad": 4}])
+    for name, row in (("q.jsonl", '{"sentence_good": "café", "sentence_bad": "b a"}'), ("q.json", '[{"sentence_good": "café", "sentence_bad": "b a"}]'), ("q.csv", "sentence_good,sentence_bad\ncafé,b a\n")):
+        (tmp_path / name).write_bytes(row.encode("latin-1"))
+        with pytest.raises(ValueError, match=rf"{name} is not utf-8: byte \d+ cannot be read; save it as UTF-8"):
+            load_pairs(tmp_path / name)
+
+
+def test_what_the_makers_and_the_harness_raise_is_documented(tmp_path):
+    for call, kind in ((lambda: agreement_pairs(["no such sentence"]), ValueError), (lambda: agreement_pairs(TEXTS, 0), ValueError), (lambda: agreement_pairs(TEXTS, 1.5), TypeError),
+                       (lambda: cloze_passages(TEXTS, 0), ValueError), (lambda: cloze_passages(TEXTS, 1.5), TypeError),
+                       (lambda: harness_tasks(tmp_path / "h", PAIRS, name="a/b"), ValueError), (lambda: glue(3), TypeError)):
+        with pytest.raises(kind):
+            call()
+    said = lambda function: function.__doc__.partition("Raises")[2]
+    assert all("TypeError" in said(f) and "ValueError" in said(f) for f in (agreement_pairs, cloze_passages, glue)) and "`name`" in said(harness_tasks)
 
 
 # ---- conventions that silently gave another number

@@ -148,7 +148,7 @@ def test_logits_do_not_depend_on_the_batch(tokenizer):
     assert predict_logits(model, tokenizer, []).shape == (0, 3) and np.isfinite(predict_logits(model, tokenizer, ["", "cat"])).all()
     with pytest.raises(ValueError, match="BertForSequenceClassification"):
         predict_tags(model, tokenizer, [["a"]])
-    with pytest.raises(ValueError, match="2 texts and 1 pairs"):
+    with pytest.raises(ValueError, match="2 texts and 1 pair: give"):
         predict_logits(model, tokenizer, ["a", "b"], pairs=["c"])
 
 
@@ -288,6 +288,8 @@ def test_classification_learns_validates_and_reopens(encoder, tmp_path):
     answers = pipeline("text-classification", model=str(tmp_path / "f"), device="cpu")(classes()["test"]["text"][:], truncation=True, max_length=48)
     assert [a["label"] for a in answers] == [result.labels[p] for p in result.predictions]
     assert "held-out" in repr(result) and "<table>" in result._repr_html_() and len(result.plot().lines) == 1
+    shown = [repr(result).count(f"macro {name} {result.scores[key]:.3f}") for key, name in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))]
+    assert shown == [1, 1, 1] and "on 20 held-out examples" in repr(result)
 
 
 def test_a_set_of_labels(encoder, tmp_path):
@@ -594,7 +596,7 @@ def test_search_gives_choices_that_can_be_used(encoder, tmp_path, monkeypatch):
     assert "best of 3" in repr(found) and "<table>" in found._repr_html_()
     assert len(seen) >= 3 and all(sum(step) > 10 for step in seen)                  # each trial's own gradients are clipped
     finetune(encoder, classes(), tmp_path / "f", **{**TINY, "epochs": 1, **found.best})
-    for bad, words in ((dict(trials=0), "trials 0"), (dict(space={"dropout": (0, 1)}), "dropout"), (dict(space={"learning_rate": (2, 1)}), "learning_rate")):
+    for bad, words in ((dict(trials=0), "^trials 0 must be 1 or more$"), (dict(minutes=0), "^minutes 0 must be above 0; leave it out for no limit$"), (dict(space={"dropout": (0, 1)}), "dropout"), (dict(space={"learning_rate": (2, 1)}), "learning_rate")):
         with pytest.raises(ValueError, match=words):
             search(encoder, classes(), **bad)
 
@@ -803,6 +805,15 @@ def test_windows_may_share_nothing(encoder, tmp_path):
     assert finetuning._stride("question-answering", AutoModel.from_pretrained(encoder), AutoTokenizer.from_pretrained(encoder), FinetuningOptions(stride=0, max_length=24)) == 0
     with pytest.raises(ValueError, match="stride -1 must be 0"):
         FinetuningOptions(stride=-1).check()
+
+
+def test_a_choice_that_cannot_be_is_the_only_one_named():
+    for name, value, words in (("warmup", 1.0, "at least 0 and below 1"), ("warmup", -0.1, "at least 0"), ("layer_decay", 0.0, "above 0 and at most 1"), ("layer_decay", 1.5, "at most 1"),
+                               ("weight_decay", -1.0, "0 or more, and finite"), ("weight_decay", float("inf"), "finite"), ("samples", -1, "0 .no intervals. or more")):
+        with pytest.raises(ValueError, match=f"^{name} {value} must be .*{words}") as error:
+            FinetuningOptions(**{name: value}).check()
+        assert not any(other in str(error.value) for other in {"warmup", "layer_decay", "weight_decay", "samples"} - {name})
+    FinetuningOptions(warmup=0.0, layer_decay=1.0, weight_decay=0.0, samples=0).check()
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, DistilBertConfig, GenerationConfig, RobertaConfig
 
 from lmnotes import generation
 from lmnotes.checkpoints import info, load
@@ -304,9 +304,11 @@ def test_encoder_decoder_has_its_tokens_and_learns_to_copy_its_end(tokenizers, k
 
 
 def test_encoder_decoder_config_refuses_what_cannot_be(tokenizers):
-    for options, words in (({"kind": "rnn"}, "kind 'rnn' is unknown: choose t5 or bart"), ({"layers": 0}, "layers 0"), ({"hidden": 30, "heads": 4}, "hidden 30 cannot be divided among 4 heads"), ({"dropout": 1.0}, "dropout 1.0")):
+    for options, words in (({"kind": "rnn"}, "kind 'rnn' is unknown: choose t5 or bart"), ({"layers": 0}, "layers 0"), ({"hidden": 30, "heads": 4}, "hidden 30 cannot be divided among 4 heads"), ({"dropout": 1.0}, "dropout 1.0"),
+                           ({"feed_forward": -8}, "feed_forward -8 must be 1 or more"), ({"feed_forward": 0}, "feed_forward 0 must be 1 or more")):
         with pytest.raises(ValueError, match=words):
             encoder_decoder_config(tokenizers["bpe"], **options)
+    assert encoder_decoder_config(tokenizers["bpe"], hidden=32).d_ff == 128 and encoder_decoder_config(tokenizers["bpe"], "bart", hidden=32, feed_forward=40).encoder_ffn_dim == 40
 
 
 @pytest.fixture(scope="module")
@@ -339,6 +341,43 @@ def test_warm_start_keeps_both_and_saves_as_an_ordinary_folder(folders, tmp_path
         assert torch.allclose(generation_loss(model.eval(), **batch), generation_loss(again, **batch), atol=1e-6)
     assert write(again, its_own, SOURCES) == write(model, tokenizer, SOURCES) and not list((tmp_path / "joined").glob("*.bin"))
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), warm_start(folders / "bert", folders / decoder, seed=1)[0].state_dict().values()))
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
+def test_nothing_that_is_read_is_new_but_cross_attention(folders, tokenizers, tmp_path, kind):
+    "Of both sides; the pooling layer that the library's class adds is never read, and the folder holds all of it, so that nothing is random when it is opened."
+    tokenizer, small = tokenizers["wordpiece"], dict(vocab_size=len(tokenizers["wordpiece"]), max_position_embeddings=50, pad_token_id=tokenizers["wordpiece"].pad_token_id)
+    if kind == "bert":
+        place = folders / "bert"
+    else:
+        torch.manual_seed(0)
+        config = (RobertaConfig(**small, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64) if kind == "roberta"
+                  else DistilBertConfig(**small, dim=32, n_layers=2, n_heads=2, hidden_dim=64))
+        place = save_folder(tmp_path / kind, AutoModelForMaskedLM.from_config(config), tokenizer)
+    decoder = place if kind == "roberta" else folders / "bert"
+    model, _ = warm_start(place, decoder)
+    before = {name.removeprefix(f"{kind}.") for name in load(place, device="cpu")[0].state_dict()}, set(load(decoder, device="cpu")[0].state_dict())
+    new = {f"{side}.{name}" for side, part, known in (("encoder", model.encoder, before[0]), ("decoder", model.decoder, before[1])) for name, _ in part.named_parameters() if name not in known}
+    unread = {name for name in new if ".crossattention." not in name}
+    assert unread == (set() if kind == "distilbert" else {"encoder.pooler.dense.weight", "encoder.pooler.dense.bias"}) and len(new) > len(unread)
+    batch = generation_collator(model, tokenizer)(list(generation_features(model, tokenizer, SOURCES, SOURCES).rows))
+    loss = generation_loss(model.eval(), **batch)
+    loss.backward()
+    assert {name for name, p in model.named_parameters() if p.grad is None} == unread
+    with torch.no_grad():
+        for name in unread:
+            model.get_parameter(name).add_(1.0)
+        assert torch.equal(generation_loss(model, **batch), loss)
+    again, _ = load(save_folder(tmp_path / "joined", model, tokenizer), device="cpu")
+    assert again.state_dict().keys() == model.state_dict().keys() and all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+def test_counts_of_one_are_singular_and_only_what_was_given_is_named(tokenizers):
+    one = completion_features(tokenizers["bpe"], ["red green blue cat dog bird"], ["cat"], max_length=6)
+    assert one.cut_sources == 1 and repr(one).startswith("1 example of ") and "cut: 1 source, 0 targets" in repr(one)
+    for options, words in (({"top_k": 5}, "^top_k 5 chooses what"), ({"top_p": 0.9}, "^top_p 0.9 chooses what"), ({"top_k": 5, "top_p": 0.9}, "^top_k 5 and top_p 0.9 choose what")):
+        with pytest.raises(ValueError, match=words):
+            generation.check_decoding(**options)
 
 
 def test_warm_start_refuses_what_does_not_fit(folders, tokenizers, tmp_path):

@@ -448,7 +448,7 @@ def test_the_command_scores_files(tmp_path):
 # ---- bad input
 
 @pytest.mark.parametrize("call, words", [
-    (lambda: accuracy([1], [1, 2]), "1 predictions and 2 references"),
+    (lambda: accuracy([1], [1, 2]), "1 prediction and 2 references"),
     (lambda: accuracy([], []), "predictions and references are empty"),
     (lambda: accuracy(["x"], ["y"], labels=["y", "z"]), r"predictions\[0\] is 'x', not among the labels 'y', 'z'"),
     (lambda: accuracy([0], [7], labels=range(3)), r"references\[0\] is 7"),
@@ -476,18 +476,45 @@ def test_the_command_scores_files(tmp_path):
     (lambda: rouge([], []), "nothing to score"),
     (lambda: calibration_error([[1.5, -0.5]], [0]), "numbers between 0 and 1"),
     (lambda: calibration_error([[0.5, 0.2]], [0]), r"probabilities\[0\] add up to 0.7"),
-    (lambda: calibration_error([[0.5, 0.5]], ["a"], labels=["a"]), "1 labels and 2 columns"),
+    (lambda: calibration_error([[0.5, 0.5]], ["a"], labels=["a"]), "1 label and 2 columns"),
     (lambda: calibration_error([[0.5, 0.5]], [2]), r"references\[0\] is 2"),
     (lambda: calibration_error([[0.5, 0.5]], [0], bins=0), "bins 0 must be 1 or more"),
     (lambda: bootstrap_interval(accuracy, [1], [1], confidence=95), "confidence 95 must lie between 0 and 1"),
     (lambda: bootstrap_interval(accuracy, [1], [1], samples=0), "samples 0 must be 1 or more"),
-    (lambda: mcnemar([1], [1, 2], [1]), "2 predictions and 1 references"),
+    (lambda: mcnemar([1], [1, 2], [1]), "2 predictions and 1 reference: give"),
     (lambda: score("ner", [1], [1]), "task_type 'ner' must be one of 'classification'"),
     (lambda: score("regression", [1.0], [1.0], labels=[1]), "labels is not for task_type 'regression'"),
 ])
 def test_wrong_input_is_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_what_is_raised_is_documented():
+    "Texts, dicts and what has no length are no examples, and a set is no order of labels; each metric says so."
+    tables = [calibration_error, reliability]
+    for metric in (accuracy, precision_recall_f1, matthews_correlation, span_f1, pearson, spearman, exact_match, token_f1, bleu, chrf, rouge):
+        for wrong in ("ab", {"a": 1}, 3):
+            with pytest.raises(TypeError, match="predictions is a"):
+                metric(wrong, ["a"])
+    for metric in tables:
+        for wrong in ("ab", {"a": 1}):
+            with pytest.raises(TypeError, match="references is a"):
+                metric([[0.5, 0.5]], wrong, labels=["a", "b"])
+        with pytest.raises(TypeError, match="labels"):
+            metric([[0.5, 0.5]], ["a"], labels={"a", "b"})
+    with pytest.raises(TypeError, match="predictions is a str"):
+        mcnemar("a", ["a"], ["a"])
+    with pytest.raises(TypeError, match="references is a str"):
+        score("classification", ["a"], "a")
+    for metric in (accuracy, precision_recall_f1, matthews_correlation, span_f1, pearson, spearman, exact_match, token_f1, bleu, chrf, rouge, *tables, score, mcnemar, bootstrap_interval, paired_bootstrap):
+        assert "TypeError\n" in metric.__doc__.partition("Raises")[2] and "ValueError\n" in metric.__doc__.partition("Raises")[2], metric.__name__
+
+
+def test_counts_agree_with_their_nouns():
+    assert repr(score("regression", [1.0], [1.0], samples=0)).startswith("regression, 1 example\n") and repr(score("regression", [1.0, 2.0], [1.0, 2.0], samples=0)).startswith("regression, 2 examples\n")
+    answered = score("question-answering", ["cat", ""], ["cat", ""], samples=0)
+    assert answered.protocol["no_answer_exact_match"] == "the same on 1 question"
 
 
 def test_a_text_in_place_of_a_list_is_named():

@@ -131,6 +131,9 @@ def test_a_split_is_stratified_and_keeps_equal_texts_together():
     assert (held[::2] == held[1::2]).all() and (held == stratified_split(texts, labels)).all() and (held != stratified_split(texts, labels, seed=1)).any()
     assert held[:12].sum() == 2 and held[12:].sum() == 18
     assert not stratified_split(["a", "a"], ["x", "x"]).any()               # nothing can be held out of one text
+    for fraction in (-1, 0, 1, 5, float("nan")):
+        with pytest.raises(ValueError, match=f"fraction {fraction} must lie between 0 and 1, as 0.1"):
+            stratified_split(texts, labels, fraction)
     order = np.random.default_rng(0).permutation(200)
     assert (stratified_split([texts[i] for i in order], [labels[i] for i in order]) == held[order]).all()
 
@@ -197,7 +200,8 @@ def test_answers_are_found_again_or_left_out(caplog):
     starts = {row["question"]: row["answers"]["answer_start"] for row in loaded["train"]}
     assert starts == {"a": [11], "b": [31], "d": [], "e": [11]} and len(loaded["test"]) == 5
     assert {row["question"]: row["answers"]["answer_start"] for row in loaded["test"]}["c"] == [-1]
-    assert "train: 1 answers stood at another place" in caplog.text and "train: 1 questions have an answer that is not in its context and were left out" in caplog.text
+    assert "train: 1 answer stood at another place than its offset said and was found" in caplog.text
+    assert "train: 1 question has an answer that is not in its context and was left out" in caplog.text and "test: 1 question has an answer that is not in its context; it stays" in caplog.text
 
 
 def test_bio_is_repaired_and_counted(caplog):
@@ -228,9 +232,9 @@ ROWS = both({"text": TEXTS, "label": LABELS})
     (lambda: load_task(ROWS, "question-answering"), "question and context"),
     (lambda: load_task(both({"text": TEXTS, "label": ["x"] * 40})), "one label only, x"),
     (lambda: load_task(both({"tokens": [["a"]], "tags": [["O"]]})), "one label only, O"),
-    (lambda: load_task({"train": ROWS["train"], "test": Dataset.from_dict({"text": ["a"], "label": ["new"]})}), "labels new stand in a held-out split"),
-    (lambda: load_task({"train": Dataset.from_dict({"tokens": [["a", "b"]], "tags": [["O", "B-A"]]}), "test": Dataset.from_dict({"tokens": [["a"]], "tags": [["B-Z"]]})}), "labels B-Z"),
-    (lambda: load_task(both({"tokens": [["a", "b"], ["c"]], "tags": [["O", "B-A"], ["O", "O"]]})), "train, row 1: 1 tokens and 2 tags"),
+    (lambda: load_task({"train": ROWS["train"], "test": Dataset.from_dict({"text": ["a"], "label": ["new"]})}), "label new stands in a held-out split and not in training.*training examples of it"),
+    (lambda: load_task({"train": Dataset.from_dict({"tokens": [["a", "b"]], "tags": [["O", "B-A"]]}), "test": Dataset.from_dict({"tokens": [["a", "b"]], "tags": [["B-Z", "B-Y"]]})}), "labels B-Y, B-Z stand in .*training examples of them"),
+    (lambda: load_task(both({"tokens": [["a", "b"], ["c"]], "tags": [["O", "B-A"], ["O", "O"]]})), "train, row 1: 1 token and 2 tags"),
     (lambda: load_task(ROWS, "regression"), "no number"),
     (lambda: load_task(both({"text": TEXTS, "label": [float("inf")] * 40}), "regression"), "no finite number"),
     (lambda: load_task(ROWS, "multi-label"), "holds no lists"),
@@ -338,6 +342,37 @@ def test_a_label_that_is_named_twice_counts_once(caplog):
     loaded = load_task(both({"text": TEXTS, "labels": [["a", "b", "a"], ["b"], [], ["a", "a"]] * 10}))
     names = loaded["test"].features["labels"].feature.names
     assert [[names[i] for i in row] for row in loaded["test"]["labels"][:4]] == [["a", "b"], ["b"], [], ["a"]] and "train: 20 rows name a label twice" in caplog.text
+
+
+def test_counts_of_one_are_singular(caplog):
+    labels = lambda rows: Dataset.from_dict({"text": [f"t{i}" for i in range(len(rows))], "labels": rows})
+    words = lambda tags: Dataset.from_dict({"tokens": [["a", "b"]] * len(tags), "tags": tags})
+    with caplog.at_level(logging.WARNING):
+        load_task({"train": labels([["a", "a"], ["b"], ["a"]]), "test": labels([["a"]])})
+        load_task({"train": words([["O", "I-A"], ["O", "B-A"]]), "test": words([["O", "B-A"]])})
+        load_task({"train": ROWS["train"], "test": Dataset.from_dict({"text": ["new", ""], "label": ["usual", "usual"]})})
+        load_task({"train": ROWS["train"], "validation": Dataset.from_dict({"text": ["new"], "label": ["usual"]}), "test": Dataset.from_dict({"text": ["a"], "label": [None]}, features=ROWS["train"].features)})
+    for said in ("train: 1 row names a label twice", "train: 1 tag I- without its B- was made B-", "test: 1 of 1 different text stands in the training split, too, and flatters",
+                 "test: 1 of 2 rows lacks text, label or a usable answer and was left out", "test: its only row lacks a label, and the split is left out"):
+        assert said in caplog.text, said
+
+
+def test_only_names_of_embedded_tasks_are_embedded(tmp_path, monkeypatch):
+    "A file or a folder whose name begins with docstrings is a file or a folder."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tasks, "load_corpus", lambda source, **_: {"train": Dataset.from_dict({"text": TEXTS, "package": LABELS, "name": TEXTS}), "test": Dataset.from_dict({"text": TEXTS, "package": LABELS, "name": TEXTS})})
+    (tmp_path / "docstrings_labelled").mkdir(), (tmp_path / "docstrings" / "package").mkdir(parents=True)
+    for name in ("docstrings.csv", "docstrings_labelled/train.csv", "docstrings/mine.csv", "docstrings/package/train.csv"):
+        Dataset.from_dict({"text": TEXTS, "label": [("x", "y")[i % 2] for i in range(40)]}).to_csv(tmp_path / name)
+    for name in ("docstrings.csv", "docstrings_labelled", "docstrings_labelled/train.csv", "docstrings/mine.csv"):
+        assert load_task(name, cache_dir=tmp_path / "cache")["train"].features["label"].names == ["x", "y"], name
+    for name in ("docstrings/package", "docstrings/package:numpy"):                     # an embedded task stays one, whatever stands here
+        assert load_task(name)["train"].features["label"].names == ["rare", "usual"]
+    for name in ("docstrings/sentiment", "docstrings/sentiment:numpy", "docstrings:numpy"):
+        with pytest.raises(ValueError, match=f"data '{name.partition(':')[0]}' is no embedded task: there are docstrings/package"):
+            load_task(name)
+    with pytest.raises(FileNotFoundError, match="docstrings_other.csv"):
+        load_task("docstrings_other.csv")
 
 
 def test_two_splits_of_one_usual_name_are_refused(tmp_path):

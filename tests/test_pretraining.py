@@ -3,6 +3,7 @@ import copy
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -484,11 +485,13 @@ def test_history_is_a_table(corpus, tokenizer, tmp_path):
 
 
 def test_an_exploding_run_names_its_last_good_checkpoint(corpus, tokenizer, tmp_path):
-    with pytest.raises(FloatingPointError, match=r"at step \d+ with learning rate .*step-0000000\d"):
-        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=60, learning_rate=30, warmup=0.9, optimizer="adamw", clip=1e9, checkpoint_steps=1, log_steps=1, **TINY)
+    with pytest.raises(FloatingPointError, match=r"at step \d+ with learning rate .*step-0000000\d") as caught:
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=60, learning_rate=3, warmup=0.9, optimizer="adamw", clip=1e9, checkpoint_steps=1, log_steps=1, **TINY)
     from lmnotes.pretraining import last_checkpoint
     saved = load_file(last_checkpoint(tmp_path / "x") / "model.safetensors")
     assert all(torch.isfinite(v).all() for v in saved.values())
+    bad, named = (int(re.search(form, str(caught.value))[1]) for form in (r"at step (\d+)", r"step-(\d+)"))
+    assert named == bad - 2 and last_checkpoint(tmp_path / "x").name == f"step-{bad - 1:08d}"        # the weights of the step just before gave this loss
 
 
 @pytest.mark.parametrize("factor", [math.nan, 1e9])

@@ -690,8 +690,8 @@ def test_files_named_by_held_out_splits_only_are_no_training_text(tmp_path, stre
 
 
 def test_files_named_by_one_split_only_are_told(tmp_path, caplog):
-    folder = _lay(tmp_path / "one", "test.txt", "test-2.txt")
-    assert _splits(folder, tmp_path / "cache", False) == {"train": ["1", "1"]} and "has the split 'test' only: it is taken as the training split" in caplog.text
+    folder = _lay(tmp_path / "one", "test.txt")
+    assert _splits(folder, tmp_path / "cache", False) == {"train": ["1"]} and "has the split 'test' only: it is taken as the training split" in caplog.text
 
 
 def test_names_that_begin_as_the_embedded_corpus_are_others(tmp_path, monkeypatch):

@@ -244,7 +244,7 @@ def near_duplicates(texts, threshold=0.8, fixed=0):
     texts : iterable of str
         Documents; some 600 bytes of memory are taken for each.
     threshold : float
-        Estimated Jaccard similarity of three-word shingles from which on two texts count as the same.
+        Estimated Jaccard similarity of three-word shingles, above 0 and up to 1, from which on two texts count as the same.
     fixed : int
         So many of the first texts stay whatever they repeat, as those of a held-out split do.
 
@@ -253,7 +253,14 @@ def near_duplicates(texts, threshold=0.8, fixed=0):
     numpy.ndarray of bool, shape (documents,)
         True where a text is nearly the same as an earlier one (MinHash with 16 bands of 4; Lee et al. 2022, appendix A). Bands are
         gone through one after another: in a chain of texts, each like the next, the earlier one may have to go itself later on.
+
+    Raises
+    ------
+    ValueError
+        If `threshold` is no similarity above 0.
     """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold {threshold} must lie above 0 and up to 1, for example 0.8")
     signatures = minhash(texts)
     repeats = np.zeros(len(signatures), dtype=bool)
     for band in np.split(signatures, _BANDS, axis=1):
@@ -284,7 +291,7 @@ def held_out(groups, fraction, seed=0):
     groups : iterable of str
         Names of groups (modules, files); repeated names count once.
     fraction : float
-        Share of the groups, between 0 and 1; where it is not 0, at least one group is taken and at least one is left.
+        Share of the groups, between 0 and 1; where it is not 0, at least one group is taken and at least one is left (of a single group none is taken).
     seed : int
         Another seed, another choice.
 
@@ -292,7 +299,14 @@ def held_out(groups, fraction, seed=0):
     -------
     set of str
         The groups held out.
+
+    Raises
+    ------
+    ValueError
+        If `fraction` is no share.
     """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction {fraction} must lie between 0 and 1, for example 0.05")
     names = sorted(set(groups), key=lambda g: hashlib.blake2b(f"{seed}:{g}".encode(), digest_size=8).digest())
     return set(names[:min(len(names) - 1, max(1, round(fraction * len(names))))] if fraction and names else [])
 
@@ -430,8 +444,10 @@ def write_aside(folder, overwrite=False):
 
     Raises
     ------
+    FileExistsError, ValueError
+        As `check_output_dir` does.
     OSError
-        If what is whole cannot be moved into place: it is kept, and the message says where.
+        The same, and if what is whole cannot be moved into place: it is kept, and the message says where.
     """
     folder = _checked(folder, overwrite, late=True).resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -475,7 +491,7 @@ def _umask():
 
 # %% ../nbs/02_corpora.ipynb #e9be9c44
 def cache_folder(cache_dir=None):
-    """Folder for what can be made again: `cache_dir`, else `$LMNOTES_CACHE`, else `~/.cache/lmnotes`.
+    """Folder for what can be made again: `cache_dir`, else `$LMNOTES_CACHE`, else `lmnotes` in `$XDG_CACHE_HOME` or `~/.cache`.
 
     Parameters
     ----------
@@ -688,7 +704,7 @@ def _is_hub_layout(source):
         return True
     files = [f for f in _files_of(source) if Path(f).name not in ("README.md", "dataset_infos.json")]
     packed = [f for f in files if _format_of(f) == "parquet"]
-    if packed and len(packed) < len(files) and len(_by_split(source, packed)) > 1:
+    if packed and len(packed) < len(files) and {"train"} < set(_by_split(source, packed)):
         logger.warning("the corpus %r is read from its Parquet files: %s is left out", str(source), next(f for f in files if f not in packed))
         return True
     return bool(packed) and len(packed) == len(files)
@@ -698,12 +714,22 @@ _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", 
 
 
 def _by_split(folder, files):
-    "Files by the split that a word of each one's name says; all of them under `train` where one says none, or two, or none says train."
+    "Files by the split that a word of each one's name says; all of them under `train` where one says none, or two."
     found = {}
     for file in files:
         said = {_SPLITS[word] for word in re.split(r"[\W_]+", str(Path(file).relative_to(folder)).lower()) if word in _SPLITS}
         found.setdefault(said.pop() if len(said) == 1 else None, []).append(file)
-    return {split: found[split] for split in _SPLITS if split in found} if "train" in found and None not in found else {"train": files}
+    return {"train": files} if None in found else {split: found[split] for split in _SPLITS if split in found}
+
+
+def _check_named(source):
+    "Raise where the files of a folder are named by several splits, none of which is train. (A single split is taken for it, as in a data set.)"
+    folder = os.path.expanduser(source) if isinstance(source, (str, os.PathLike)) else ""
+    named = _by_split(folder, _files_of(folder)) if os.path.isdir(folder) else {}
+    if len(named) > 1 and "train" not in named:
+        files = [str(Path(file).relative_to(folder)) for files in named.values() for file in files]
+        raise ValueError(f"the folder {str(source)!r} has no training text: its files ({', '.join(files[:3])}{' …' if files[3:] else ''}) are named by the splits {', '.join(named)}; "
+                         f"name the one to learn from train, or give it alone, such as {str(Path(source) / files[0])!r}")
 
 
 def _looks_like_path(source):
@@ -721,7 +747,8 @@ def load_corpus(source="docstrings", *, text_column=None, config=None, validatio
     source : str, path, list, Dataset or DatasetDict
         `docstrings` (also `docstrings:numpy,torch`), a file, folder or glob, several of them, a hub name (`NAME:CONFIG`), or a data set;
         also lists of texts by their splits. Where each file of a folder is named by its split (`train.txt`, `wiki.test.tokens.txt`;
-        train, valid, validation, val, dev, test), they are read as splits; else all of them are training text.
+        train, valid, validation, val, dev, test), they are read as splits, of which one must be train if there are several; else all of
+        them are training text.
     text_column : str, optional
         Column with the text; by default `text`.
     config : str, optional
@@ -736,11 +763,12 @@ def load_corpus(source="docstrings", *, text_column=None, config=None, validatio
         Remove exact and near duplicates from the training split (of `docstrings`, before the split); `exact` for exact ones only.
         Takes some 600 bytes of memory a document, `exact` some 100, False none.
     streaming : bool
-        Read while it is used, holding nothing in memory (no duplicates are removed).
+        Read while it is used, holding nothing in memory (no duplicates are removed, but from `docstrings`).
     max_documents : int, optional
         At most so many documents of the training split.
     cache_dir : str or path, optional
-        Cache folder; by default `$LMNOTES_CACHE`, or `~/.cache/lmnotes`, for `docstrings`, and Hugging Face's own for files and the hub.
+        Cache folder; by default `$LMNOTES_CACHE`, else `lmnotes` in `$XDG_CACHE_HOME` or `~/.cache`, for `docstrings`, and Hugging Face's own for
+        files and the hub.
     num_proc : int, optional
         Processes for the harvest, at most 8; by default one a core.
 
@@ -754,13 +782,16 @@ def load_corpus(source="docstrings", *, text_column=None, config=None, validatio
     FileNotFoundError
         If there is no such file, folder or data set.
     ValueError
-        If it is empty, is not text in `encoding`, or lacks the column.
+        If it is empty, is not text in `encoding`, lacks the column or a training split, or a choice cannot be.
+    TypeError
+        If the source, or a row of it, is of a type that is no text.
     """
-    _check_choices(validation_fraction, deduplicate, max_documents, streaming)
+    _check_choices(validation_fraction, deduplicate, max_documents)
     if isinstance(source, str) and source.split(":")[0] == "docstrings":
         corpus = _load_docstrings(source.partition(":")[2] or config, validation_fraction, seed, deduplicate, cache_dir, num_proc)
         corpus = DatasetDict({s: d.to_iterable_dataset() for s, d in corpus.items()}) if streaming else corpus
     else:
+        _check_named(source)
         raw = _read(source, text_column, config, encoding, streaming, cache_dir)
         if not streaming and any(isinstance(rows, IterableDataset) for rows in raw.values()):
             raise ValueError("the source is a stream, which is read while it is used only: set streaming=True (--streaming)")
@@ -773,11 +804,11 @@ def load_corpus(source="docstrings", *, text_column=None, config=None, validatio
     return IterableDatasetDict(corpus) if streaming else corpus
 
 
-def _check_choices(validation_fraction, deduplicate, max_documents, streaming):
+def _check_choices(validation_fraction, deduplicate, max_documents):
     "Raise a `ValueError` for choices that make no sense."
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"validation_fraction {validation_fraction} must be at least 0 and below 1, for example 0.05")
-    if deduplicate not in (True, False, "exact", "near"):
+    if deduplicate not in (True, False, "exact"):
         raise ValueError(f"deduplicate {deduplicate!r} is not known: True, 'exact' or False")
     if max_documents is not None and max_documents < 1:
         raise ValueError(f"max_documents {max_documents} must be at least 1")
@@ -814,8 +845,8 @@ def _read(source, text_column, config, encoding, streaming, cache_dir):
         if _is_hub_layout(source):
             return _load_hub(source, config, text_column, streaming, cache_dir)
     files = _files_of(source)
-    named = _by_split(source, files) if isinstance(source, (str, os.PathLike)) and Path(source).is_dir() else {"train": files}
-    named = {split: files for split, files in named.items() if split == "train" or any(map(os.path.getsize, files))}
+    named = _by_split(source, files) if files and isinstance(source, (str, os.PathLike)) and Path(source).is_dir() else {"train": files}
+    named = {split: files for split, files in named.items() if split == "train" or len(named) == 1 or any(map(os.path.getsize, files))}
     return {split: _read_files(files, text_column, encoding, streaming, cache_dir) for split, files in named.items()}
 
 # %% ../nbs/02_corpora.ipynb #a49be6aa
@@ -964,6 +995,11 @@ def corpus_report(corpus):
     -------
     CorpusReport
         Documents, characters and bytes of each split, and duplicates removed.
+
+    Raises
+    ------
+    TypeError
+        If the corpus is a stream, or no `DatasetDict`.
     """
     if isinstance(corpus, (IterableDataset, IterableDatasetDict)) or isinstance(corpus, DatasetDict) and any(isinstance(d, IterableDataset) for d in corpus.values()):
         raise TypeError("corpus is a stream and cannot be counted: load it with streaming=False")

@@ -601,7 +601,7 @@ def _as_texts(texts, text_column=None, name="texts", aligned=False):
         if text_column and texts and isinstance(texts[0], str):
             raise ValueError(f"text_column {text_column!r} is for rows with columns, and {name} are plain texts: leave it out")
         if not any([t.strip() for t in _checked(texts, name, text_column)]) and name != "sources":
-            raise ValueError(f"{name}: nothing to score, {len(texts)} texts given and none has text")
+            raise ValueError(f"{name}: nothing to score, {len(texts)} text{'s' * (len(texts) != 1)} given, none with text")
     return _checked(texts, name, text_column), split
 
 
@@ -960,7 +960,7 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
     separator : str
         What stands between joined texts; its tokens are scored too.
     window : int, optional
-        Tokens that the model reads at once; by default all its positions, at most 1,024.
+        Tokens that the model reads at once; by default all its positions, at most 1,024 (of a sequence-to-sequence model all).
     stride : int, optional
         Tokens by which the window of a causal model moves; by default windows score disjoint stretches.
     bos : bool
@@ -995,7 +995,7 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
     Raises
     ------
     TypeError
-        If a text is none.
+        If a text, the model, the tokenizer or an option is of another type.
     ValueError
         If there is nothing to score, or model, tokenizer, window and stride do not fit.
     FileNotFoundError
@@ -1110,7 +1110,7 @@ def _fingerprint(model):
 def _result(reader, protocol, rule, dtype, max_texts):
     "What the reader kept, as a result."
     if not reader.numbers:
-        raise ValueError(f"texts: nothing to score, {reader.read} texts given and none has text")
+        raise ValueError(f"texts: nothing to score, {reader.read} text{'s' * (reader.read != 1)} given, none with text")
     counts, sizes, sums, squares = (np.array(x, np.float64) for x in (reader.counts, reader.sizes, reader.sums, reader.squares))
     kept = np.flatnonzero(counts)
     if not sizes.any():
@@ -1234,7 +1234,7 @@ def _words_of(text, offsets):
 def _edges(tokenizer, rows):
     "Tokens that end the word before them, as they begin with white space or end the text; None if the tokenizer does not mark spaces so."
     pieces = tokenizer.convert_ids_to_tokens(list(range(min(rows, len(tokenizer)))))
-    begins = [i for i, p in enumerate(pieces) if p and (p[0] in "Ġ▁ĊĉčĠ \n\t\r" or p in ("<0x20>", "<0x0A>", "<0x09>", "<0x0D>"))]
+    begins = [i for i, p in enumerate(pieces) if p and (p[0] in "Ġ▁Ċĉč \n\t\r" or p in ("<0x20>", "<0x0A>", "<0x09>", "<0x0D>"))]
     if not any(p and p[0] in "Ġ▁" and len(p) > 1 for p in pieces):
         return None
     return sorted({*begins, *(i for i in (tokenizer.eos_token_id, tokenizer.bos_token_id) if i is not None)})
@@ -1288,7 +1288,7 @@ def surprisal(model, text, tokenizer=None, *, window=None, stride=None, bos=True
     Raises
     ------
     TypeError
-        If the text is none.
+        If the text, the model, the tokenizer or an option is of another type.
     ValueError
         If the text is empty, or model and tokenizer do not fit.
     FileNotFoundError
@@ -1382,6 +1382,8 @@ def compare(a, b, confidence=0.95, samples=2000, seed=0):
     ------
     ValueError
         If the texts, or the parts of them that were scored, are not the same, or perplexity meets pseudo-perplexity.
+    TypeError
+        If `a` or `b` is no result of `perplexity`.
     """
     for name, result in (("a", a), ("b", b)):
         if not isinstance(result, PerplexityResult):

@@ -101,12 +101,19 @@ def pack(texts, tokenizer, block_size):
     Raises
     ------
     ValueError
-        If the text does not fill one block.
+        If the text does not fill one block, or `block_size` is no whole number above 0.
     """
+    _check_block_size(block_size)
     ids = np.concatenate([np.zeros(0, np.int32), *_token_ids(texts, tokenizer, _counts())])
     if len(ids) < block_size:
         raise ValueError(f"the corpus has {len(ids)} tokens, too few for one block of block_size {block_size}: give more text or a smaller block")
     return ids[: len(ids) // block_size * block_size].reshape(-1, block_size)
+
+
+def _check_block_size(block_size):
+    "Raise where blocks cannot have so many tokens."
+    if not isinstance(block_size, Integral) or block_size < 1:
+        raise ValueError(f"block_size {block_size} must be a whole number above 0, such as 128")
 
 
 def _counts():
@@ -142,8 +149,9 @@ def write_blocks(texts, tokenizer, block_size, path, limit=None, pairs=False):
     Raises
     ------
     ValueError
-        If a block is too short for two segments.
+        If `block_size` is no whole number above 0, or a block is too short for two segments.
     """
+    _check_block_size(block_size)
     if pairs and _pair_width(block_size) < 2:
         raise ValueError(f"block_size {block_size} holds no two segments beside three special tokens: take at least 5")
     path, counts, digest = Path(path), _counts(), hashlib.sha256()
@@ -245,7 +253,7 @@ def choose_tokens(ids, special, starts, rate, generator, masking="tokens"):
     special, starts : numpy.ndarray of bool, shape (vocabulary,)
         Ids that are never chosen, and ids that begin a word.
     rate : float
-        Share of the tokens to choose, on average.
+        Share of the tokens to choose, on average, from 0 (none) to 1 (all that may be chosen).
     generator : numpy.random.Generator
         Source of randomness.
     masking : str
@@ -259,8 +267,9 @@ def choose_tokens(ids, special, starts, rate, generator, masking="tokens"):
     Raises
     ------
     ValueError
-        If there is no such masking, or words are asked for and `starts` does not say where they begin.
+        If there is no such masking, `rate` is no share, or words are asked for and `starts` does not say where they begin.
     """
+    _check_rate("rate", rate)
     if masking not in ("tokens", "words", "spans"):
         raise ValueError(f"masking {masking!r} is not known: 'tokens', 'words' or 'spans'")
     if starts is None and masking != "tokens":
@@ -280,6 +289,12 @@ def choose_tokens(ids, special, starts, rate, generator, masking="tokens"):
             break
         chosen |= span
     return chosen
+
+
+def _check_rate(name, rate):
+    "Raise where a share of tokens is none."
+    if not 0 <= rate <= 1:
+        raise ValueError(f"{name} {rate} must lie between 0 and 1, for example 0.15")
 
 
 def word_starts(tokenizer):
@@ -373,9 +388,16 @@ class Batches:
         Rows are pairs of segments, for next-sentence prediction.
     progress : callable, optional
         Gives the share of the budget that is used; by default the position over the length.
+
+    Raises
+    ------
+    ValueError
+        If `rate` or `rate_end` is no share.
     """
 
     def __init__(self, blocks, tokenizer, causal, rate, seed, length, rate_end=None, masking="tokens", documents=False, pairs=False, progress=None):
+        _check_rate("rate", rate)
+        _check_rate("rate_end", rate if rate_end is None else rate_end)
         self.blocks, self.causal, self.rate, self.seed, self.length = blocks, causal, rate, seed, length
         self.rate_end, self.masking, self.documents, self.pairs, self.progress = rate_end, masking, documents, pairs, progress
         self.mask_id, self.vocab_size, self.tokenizer = tokenizer.mask_token_id, len(tokenizer), tokenizer
@@ -727,8 +749,8 @@ def orthogonalize(matrices, rounds=5):
 
     Parameters
     ----------
-    matrices : torch.Tensor, shape (..., rows, columns)
-        Matrices of one shape.
+    matrices : torch.Tensor, shape (matrices, rows, columns)
+        Matrices of one shape, stacked.
     rounds : int
         Times that the polynomial is applied.
 
@@ -959,7 +981,7 @@ def unigram_bias(model, blocks, left_out=()):
     model : PreTrainedModel
         A fresh model; changed in place. One whose output layer has no bias stays as it is.
     blocks : numpy.ndarray of int, shape (blocks, block_size), or Blocks
-        The corpus; of a large one about 16,000 blocks are counted, evenly spread.
+        The corpus; of more than 32,767 blocks 16,384 to 32,767 are counted, evenly spread.
     left_out : iterable of int
         Ids that are never predicted, such as those of special tokens in masked language modelling.
     """
@@ -1135,8 +1157,9 @@ def _check_positive(options, budgets):
     "Raise where a number that must be above 0 is not."
     names = ("block_size", "batch_size", "accumulation", "learning_rate", "clip", "checkpoint_minutes", "keep", "validation_blocks", "patience", "checkpoint_steps", "log_steps")
     for name, value in {**budgets, **{k: getattr(options, k) for k in names}}.items():
-        if value is not None and (not value > 0 or value == math.inf and name in (*budgets, "learning_rate")):
-            raise ValueError(f"{name} {value} must be a number above 0")
+        finite = name in (*budgets, "learning_rate")
+        if value is not None and (not value > 0 or value == math.inf and finite):
+            raise ValueError(f"{name} {value} must be a {'finite ' * finite}number above 0")
     if not 0 <= options.weight_decay < math.inf or options.evaluations < 0:
         raise ValueError(f"weight_decay {options.weight_decay} and evaluations {options.evaluations} must not be below 0")
     if (options.best or options.patience) and options.evaluations <= (options.patience or 0):
@@ -1155,10 +1178,15 @@ def _check_shares(options):
     for name in ("mask_rate", "mask_rate_end"):
         if getattr(options, name) is not None and not 0 < getattr(options, name) < 1:
             raise ValueError(f"{name} {getattr(options, name)} must lie between 0 and 1, for example 0.15")
-    if not 0 <= options.warmup < 1 or not 0 < options.decay <= 1:
-        raise ValueError(f"warmup {options.warmup} must lie between 0 and 1, decay {options.decay} above 0 and up to 1")
+    _check_falls(options.warmup, options.decay)
     if options.next_sentence and options.document_attention:
         raise ValueError("next_sentence and document_attention exclude each other: a pair of segments is not packed")
+
+
+def _check_falls(warmup, decay):
+    "Raise where the shares of a schedule are none."
+    if not 0 <= warmup < 1 or not 0 < decay <= 1:
+        raise ValueError(f"warmup {warmup} must be at least 0 and below 1, decay {decay} above 0 and up to 1")
 
 # %% ../nbs/05_pretraining.ipynb #cc5055e2
 def learning_rate_factor(progress, warmup=0.05, schedule="linear", decay=0.2):
@@ -1183,13 +1211,14 @@ def learning_rate_factor(progress, warmup=0.05, schedule="linear", decay=0.2):
     Raises
     ------
     ValueError
-        If there is no such schedule.
+        If there is no such schedule, or a share is not one.
     """
     if schedule not in _KNOWN["schedule"]:
         raise ValueError(f"schedule {schedule!r} is not known: {', '.join(_KNOWN['schedule'])}")
+    _check_falls(warmup, decay)
     if progress < warmup:
         return progress / warmup
-    left = min(1.0, max(0.0, (1 - progress) / (1 - warmup) if warmup < 1 else 1.0))
+    left = min(1.0, max(0.0, (1 - progress) / (1 - warmup)))
     return {"linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left), "wsd": min(1.0, max(0.0, 1 - progress) / decay), "constant": 1.0}[schedule]
 
 
@@ -1596,7 +1625,12 @@ def last_checkpoint(folder):
     Path or None
         The checkpoint; damaged ones are named in a warning and passed over.
     """
-    for candidate in sorted((Path(folder) / "checkpoints").glob("step-*"), reverse=True):
+    return _newest_whole(sorted((Path(folder) / "checkpoints").glob("step-*"), reverse=True))
+
+
+def _newest_whole(candidates):
+    "The first of the checkpoints that is whole, or None."
+    for candidate in candidates:
         problems = damaged_files(candidate)
         if not problems:
             return candidate
@@ -1719,15 +1753,22 @@ class _Watch(TrainerCallback):
         run["history"].append(row)
         self._show(row, share)
         if not math.isfinite(loss) or loss > run["too_much"]:
-            self._broken(f"the loss is {loss:.4g}")
+            self._broken(f"the loss is {loss:.4g}", step - len(losses) + self._first_bad(losses))
         if not math.isfinite(row.get("gradient_norm", 0.0)):      # the weights are no numbers any more, though the loss before them was
-            self._broken(f"the norm of the gradient is {row['gradient_norm']}")
+            self._broken(f"the norm of the gradient is {row['gradient_norm']}", step)
 
-    def _broken(self, what):
+    def _first_bad(self, losses):
+        "Place of the first loss of a row that is no number or too much."
+        values = _agree(torch.stack(losses).tolist(), self.trainer.args.device, dist.ReduceOp.SUM)
+        return next((i for i, value in enumerate(values) if not math.isfinite(value) or value > self.run["too_much"]), 0)
+
+    def _broken(self, what, bad):
+        "End the run; `bad` is the first step whose weights are known to be bad. Its checkpoint may have been saved before that was known: it is none to go back to."
         self._close()
-        last = last_checkpoint(self.folder.parent)
+        found = sorted((p for p in self.folder.glob("step-*") if p.name[5:].isdigit() and int(p.name[5:]) < bad), reverse=True)
+        last = _newest_whole(found)
         raise FloatingPointError(f"{what} at step {self.trainer.state.global_step} with learning rate {self._rate():.2g}: "
-                                 f"lower the learning rate; {f'the last good checkpoint is {last}' if last else 'no checkpoint was saved before'}")
+                                 f"lower the learning rate{f'; the last good checkpoint is {last}' if last else ' and start anew: no good checkpoint was saved before'}")
 
     def _show(self, row, share):
         peak, norm = (f", {100 * row['share_of_peak']:.0f} % of peak" if "share_of_peak" in row else ""), f", gradient {row.get('gradient_norm', math.nan):.2f}"
@@ -1744,7 +1785,7 @@ class _Watch(TrainerCallback):
         self.trainer.clock.tick(running=False)
         loss, = _agree([self.evaluate() if state.is_world_process_zero or self.trainer.sharded else -math.inf], self.trainer.args.device)
         if not math.isfinite(loss):
-            self._broken(f"the validation loss is {loss}")
+            self._broken(f"the validation loss is {loss}", state.global_step)
         if run["history"]:
             run["history"][-1]["validation_loss"] = loss
         if options.report_to != "none":
@@ -2306,6 +2347,10 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     ------
     ValueError
         If a choice cannot be, or corpus, tokenizer and model do not fit.
+    TypeError
+        If the corpus, a row of it, the tokenizer or the model is of another type.
+    ModuleNotFoundError
+        If `report_to` needs a package that is not installed.
     FileNotFoundError
         If a model of the hub cannot be had.
     FileExistsError
@@ -2508,7 +2553,7 @@ def _train(model, tokenizer, blocks, held, causal, arguments, output_dir, option
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         loss = _best_or_last(model, measure(), output_dir, options, run, measure)
     if not math.isfinite(loss):
-        watch._broken(f"the validation loss is {loss}")
+        watch._broken(f"the validation loss is {loss}", trainer.state.global_step)
     return trainer, loss
 
 

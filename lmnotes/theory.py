@@ -441,7 +441,7 @@ class NGramLanguageModel:
         Raises
         ------
         ValueError
-            If there is no token, or a token is the mark of a beginning or an end.
+            If there is no token, a token is the mark of a beginning or an end, or one is not in the vocabulary and there is no word for that.
         TypeError
             If a text stands where a sequence of tokens should.
         """
@@ -818,6 +818,11 @@ class SyntheticLanguage:
         -------
         numpy.ndarray, shape (tokens,)
             Minus infinity from the first impossible word on.
+
+        Raises
+        ------
+        ValueError
+            As in `states_of`.
         """
         states, ids = self.states_of(tokens), np.array([self.ids[token] for token in tokens], dtype=np.int64)
         with np.errstate(divide="ignore"):
@@ -836,6 +841,11 @@ class SyntheticLanguage:
         -------
         float
             The sum of `log_probs(tokens)`.
+
+        Raises
+        ------
+        ValueError
+            As in `states_of`.
         """
         return float(self.log_probs(tokens).sum())
 
@@ -876,7 +886,13 @@ class SyntheticLanguage:
         -------
         float
             Nats per token; falls with `order` towards `entropy_rate`.
+
+        Raises
+        ------
+        ValueError
+            If `order` is no whole number of at least 1.
         """
+        _check_order(order)
         _, joint = self.contexts(order - 1)
         weight = joint.sum(1)
         return float(weight @ entropy(joint @ self.emission / weight[:, None]))
@@ -889,7 +905,7 @@ class SyntheticLanguage:
         ----------
         model : NGramLanguageModel or callable
             Fitted with `boundaries=False` to this language's words; or a function from contexts (ids, shape
-            (m, order - 1)) to the probabilities of the next word, shape (m, words).
+            (m, order - 1)) to the probabilities of the next word, shape (m, words), each row with sum 1.
         order : int, optional
             Tokens of memory plus one; a function needs it. None: the n-gram model's order.
 
@@ -902,7 +918,7 @@ class SyntheticLanguage:
         ------
         ValueError
             If the number would not be exact: the model has boundaries, a longer memory than `order`, or lacks a word;
-            if a function comes without `order`, or does not give one probability for each context and word.
+            if a function comes without `order`, or does not give one probability for each context and word, with sum 1 over the words.
         """
         order = _memory(self, model, order)
         ids, joint = self.contexts(order - 1)
@@ -910,6 +926,8 @@ class SyntheticLanguage:
         q = np.asarray(model(ids) if callable(model) else _predict_all(self, model, ids))
         if q.shape != p.shape or not (q >= 0).all():
             raise ValueError(f"model gives an array of shape {q.shape}, or negative or missing numbers: {p.shape} probabilities (contexts, words) are wanted")
+        if callable(model) and (off := np.abs(q.sum(1) - 1)).max() > 1e-4:
+            raise ValueError(f"model gives rows that are no distributions: the one of context {off.argmax()} sums to {q[off.argmax()].sum():.6g}, not 1; give probabilities, from logits by a softmax over the last axis")
         with np.errstate(divide="ignore"):
             log_q = np.log(q)
         return float(-(p * np.where(p > 0, log_q, 0)).sum())
@@ -939,11 +957,16 @@ class SyntheticLanguage:
         return f"SyntheticLanguage({len(self.states)} states, {len(self.words)} words, perplexity {self.perplexity:.4f})"
 
 
+def _check_order(order):
+    "Raise where an order is none."
+    if not isinstance(order, Integral) or isinstance(order, bool) or order < 1:
+        raise ValueError(f"order is {order!r}: pass the tokens of memory plus one, at least 1")
+
+
 def _memory(language, model, order):
     "The order to list contexts for, after checking that the model can be measured exactly."
     order = getattr(model, "order", None) if order is None else order
-    if not isinstance(order, Integral) or isinstance(order, bool) or order < 1:
-        raise ValueError(f"order is {order!r}: pass the model's tokens of memory plus one, at least 1")
+    _check_order(order)
     if callable(model):
         return int(order)
     if not hasattr(model, "ids"):

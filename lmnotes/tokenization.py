@@ -440,7 +440,7 @@ def train_by_score(word_counts, vocab_size, alphabet, score, min_frequency=2, jo
             single[piece] += n
     while len(tokens) < vocab_size:
         total = single.total()
-        scored = ((score(n, single[a], single[b], total), -a, -b) for (a, b), n in pairs.items() if n >= min_frequency)
+        scored = ((score(n, single[a], single[b], total), -a, -b) for (a, b), n in pairs.items() if n >= max(min_frequency, 1))   # merged pairs stay, with a count of 0
         best = max(scored, default=None)
         if best is None:
             break
@@ -891,7 +891,8 @@ def _check_room(vocab_size, special, alphabet, kind):
     "Refuse a vocabulary that has no room for what must be in it."
     needed = special + alphabet + 1
     if vocab_size < needed:
-        raise ValueError(f"vocab_size {vocab_size} is too small for kind {kind!r}: {special} special tokens and an alphabet of {alphabet} pieces need at least {needed}; raise vocab_size or lower limit_alphabet")
+        raise ValueError(f"vocab_size {vocab_size} is too small for kind {kind!r}: {special} special token{'s' * (special > 1)} and an alphabet of {alphabet} pieces need at least {needed}; "
+                         f"raise vocab_size{'' if kind == 'bpe' else ' or lower limit_alphabet'}")
 
 # %% ../nbs/03_tokenization.ipynb #a4d9060f
 def _bert_template(tokenizer):

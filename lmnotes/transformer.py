@@ -81,6 +81,11 @@ class SelfAttention(nn.Module):
         Let no token see a later one.
     fast : bool
         Call PyTorch's fused attention, not the formula.
+
+    Raises
+    ------
+    ValueError
+        If the heads do not divide the width.
     """
 
     def __init__(self, hidden, heads, dropout=0.0, scale=None, causal=False, fast=True):
@@ -396,10 +401,10 @@ class GPT(nn.Module):
         Raises
         ------
         ValueError
-            If a row ends in padding, the rows become longer than the model's positions, or a number is below 0.
+            If a row ends in padding, the rows become longer than the model's positions, or a number is below 0 or not finite.
         """
         if new_tokens < 0 or not 0 <= temperature < math.inf:
-            raise ValueError(f"new_tokens {new_tokens} and temperature {temperature} must be 0 or more")
+            raise ValueError(f"new_tokens {new_tokens} and temperature {temperature} must be 0 or more, and finite")
         _check_ids(input_ids, self.config.vocab_size, input_ids.shape[1] + new_tokens, self.config.n_positions)
         if attention_mask is not None and attention_mask.ndim == 2 and not attention_mask[:, -1].all():
             raise ValueError("attention_mask ends in 0, and padding cannot be continued: pad on the left")

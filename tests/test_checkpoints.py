@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard, metadata_load
@@ -16,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import (AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, BertConfig,
                           GPT2Config, GPT2Model, LlamaConfig, ModernBertConfig, T5Config, T5ForConditionalGeneration)
 
-from lmnotes.checkpoints import convert, energy, export, info, load, model_card, push, save, task_of, verify
+from lmnotes.checkpoints import _compare, convert, energy, export, info, load, model_card, push, save, task_of, verify
 from lmnotes.cli import COMMANDS, execute
 from lmnotes.pretraining import pretrain, save_folder
 from lmnotes.tokenization import train_tokenizer
@@ -397,6 +399,20 @@ def _ids(tokenizer, texts):
     "Ids without padding."
     ids = torch.tensor([tokenizer(t)["input_ids"][:8] for t in texts])
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+@pytest.mark.parametrize("off, refused", [((0.05, 0), False), ((0, 0.05), True), ((0.2, 0), True), ((0, float("nan")), True)])
+def test_each_output_of_an_export_has_its_own_bound(off, refused):
+    "The first is of size 1000, the second of size 1: what is small for the one is not for the other."
+    outputs, size = ["start_logits", "end_logits"], (1000.0, 1.0)
+    model = lambda input_ids: {name: torch.full(input_ids.shape, value) for name, value in zip(outputs, size)}
+    model.config = BertConfig(vocab_size=9)
+    session = SimpleNamespace(run=lambda names, given: [np.full(given["input_ids"].shape, value + d, dtype=np.float32) for value, d in zip(size, off)])
+    if refused:
+        with pytest.raises(RuntimeError, match=f"differ by {sum(off):.2g} from PyTorch's"):
+            _compare(session, model, ["input_ids"], outputs)
+    else:
+        assert _compare(session, model, ["input_ids"], outputs)[0] == pytest.approx(sum(off), rel=0.01)
 
 
 def test_what_cannot_be_exported_is_refused(tokenizer, tmp_path, monkeypatch):

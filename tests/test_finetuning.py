@@ -960,6 +960,18 @@ def test_a_loss_that_is_no_number_stops_with_step_and_rate(encoder, tmp_path, mo
     assert not (tmp_path / "f" / "model.safetensors").exists()
 
 
+def test_fine_tuning_names_no_checkpoint_whose_weights_gave_the_bad_loss(encoder, tmp_path, monkeypatch):
+    compute = finetuning._Trainer.compute_loss
+
+    def bad(self, *arguments, **options):
+        loss = compute(self, *arguments, **options)
+        self.losses[-1] = self.losses[-1] * (math.nan if self.state.global_step == 3 else 1)
+        return loss
+    monkeypatch.setattr(finetuning._Trainer, "compute_loss", bad)
+    with pytest.raises(FloatingPointError, match="at step 4 .*the last good checkpoint is .*step-00000002$"):
+        finetune(encoder, classes(), tmp_path / "f", **{**TINY, "checkpoint_steps": 1, "log_steps": 100})
+
+
 def test_a_split_without_labels_is_no_test(encoder, tmp_path):
     data = classes()
     data["test"] = Dataset.from_dict({"text": data["test"]["text"], "label": [-1] * 20}, features=data["test"].features)

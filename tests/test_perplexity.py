@@ -253,7 +253,7 @@ def test_stories(shared_models, shared_data):
     assert ours.perplexity < 10
 
 
-@pytest.mark.parametrize("texts, words", [([], "nothing to score"), (["", "  "], "nothing to score")])
+@pytest.mark.parametrize("texts, words", [([], "nothing to score"), (["", "  "], "nothing to score, 2 texts given, none with text"), ([""], "nothing to score, 1 text given"), (iter([" "]), "nothing to score, 1 text given, none")])
 def test_nothing_to_score(bpe, texts, words):
     with pytest.raises(ValueError, match=words):
         quiet(gpt(len(bpe)), texts, bpe)
@@ -1097,14 +1097,15 @@ def test_a_table_of_surprisal_replaces_nothing(bpe, tmp_path):
     assert "token" in bits.to_csv(tmp_path / "words.csv", by="token", overwrite=True).read_text()
 
 
-def test_folders_without_a_training_split_are_scored(tmp_path):
+@pytest.mark.parametrize("form", ["parquet", "json"])
+def test_folders_without_a_training_split_are_scored(tmp_path, form):
     from datasets import Dataset
     from lmnotes.perplexity import _as_texts
     for names, chosen, split in ((("test",), "test", None), (("validation", "test"), "test", "test"), (("dev",), "dev", None)):
         folder = tmp_path / "-".join(names)
         folder.mkdir()
         for name in names:
-            Dataset.from_dict({"text": [f"of {name}", "", "more"]}).to_parquet(folder / f"{name}.parquet")
+            getattr(Dataset.from_dict({"text": [f"of {name}", "", "more"]}), f"to_{form}")(folder / f"{name}.{form}")
         texts, told = _as_texts(str(folder))
         assert list(texts) == [f"of {chosen}", "more"] and told == split
 

@@ -3,6 +3,7 @@ import copy
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -484,11 +485,45 @@ def test_history_is_a_table(corpus, tokenizer, tmp_path):
 
 
 def test_an_exploding_run_names_its_last_good_checkpoint(corpus, tokenizer, tmp_path):
-    with pytest.raises(FloatingPointError, match=r"at step \d+ with learning rate .*step-0000000\d"):
-        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=60, learning_rate=30, warmup=0.9, optimizer="adamw", clip=1e9, checkpoint_steps=1, log_steps=1, **TINY)
+    with pytest.raises(FloatingPointError, match=r"at step \d+ with learning rate .*step-0000000\d") as caught:
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=60, learning_rate=3, warmup=0.9, optimizer="adamw", clip=1e9, checkpoint_steps=1, log_steps=1, **TINY)
     from lmnotes.pretraining import last_checkpoint
     saved = load_file(last_checkpoint(tmp_path / "x") / "model.safetensors")
     assert all(torch.isfinite(v).all() for v in saved.values())
+    bad, named = (int(re.search(form, str(caught.value))[1]) for form in (r"at step (\d+)", r"step-(\d+)"))
+    assert named == bad - 2 and last_checkpoint(tmp_path / "x").name == f"step-{bad - 1:08d}"        # the weights of the step just before gave this loss
+
+
+@pytest.mark.parametrize("factor", [math.nan, 1e9])
+@pytest.mark.parametrize("step, every, keep, named", [(4, 1, 2, 2), (5, 2, 2, 2), (4, 2, 2, 2), (4, 1, 1, None), (3, 2, 2, None), (2, 1, 2, None), (1, 1, 2, None)])
+def test_a_checkpoint_whose_weights_gave_the_bad_loss_is_not_named(corpus, tokenizer, tmp_path, monkeypatch, step, every, keep, named, factor):
+    "The loss of a step is that of the weights of the step before."
+    compute = pretraining._Trainer.compute_loss
+
+    def bad(self, *arguments, **options):
+        loss = compute(self, *arguments, **options)
+        self.losses[-1] = self.losses[-1] * (factor if self.state.global_step == step - 1 else 1)
+        return loss
+    monkeypatch.setattr(pretraining._Trainer, "compute_loss", bad)
+    with pytest.raises(FloatingPointError) as caught:
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=12, checkpoint_steps=every, keep=keep, log_steps=100, **TINY | {"evaluations": 0})
+    assert pretraining.last_checkpoint(tmp_path / "x") is None or pretraining.last_checkpoint(tmp_path / "x").name == f"step-{(step - 1) // every * every:08d}"
+    assert str(caught.value).endswith(f"the last good checkpoint is {tmp_path / 'x' / 'checkpoints' / f'step-{named:08d}'}" if named else "lower the learning rate and start anew: no good checkpoint was saved before")
+
+
+def test_a_checkpoint_whose_validation_loss_is_no_number_is_not_named(corpus, tokenizer, tmp_path, monkeypatch):
+    measured, calls, step_end = pretraining.validation_loss, [], pretraining._Watch.on_step_end
+
+    def stopped(self, args, state, control, **kwargs):
+        if state.global_step == 4 and not self.trainer.options.resume:
+            self.interrupted.set()
+        return step_end(self, args, state, control, **kwargs)
+    monkeypatch.setattr(pretraining._Watch, "on_step_end", stopped)
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 4"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=4, checkpoint_steps=3, **TINY | {"evaluations": 0})
+    monkeypatch.setattr(pretraining, "validation_loss", lambda *a, **k: calls.append(1) or math.nan)
+    with pytest.raises(FloatingPointError, match="the validation loss is nan at step 4 .*the last good checkpoint is .*step-00000003$"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=4, checkpoint_steps=3, resume=True, **TINY | {"evaluations": 0})
 
 
 @pytest.mark.parametrize("step", [3, 6])
@@ -776,6 +811,43 @@ def test_a_row_of_the_history_has_the_rate_of_its_own_step(corpus, tokenizer, tm
 def test_a_schedule_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="schedule 'step' is not known: linear, cosine, wsd, constant"):
         learning_rate_factor(0.5, schedule="step")
+
+
+@pytest.mark.parametrize("name, value", [("decay", 0), ("decay", 1.5), ("warmup", 1), ("warmup", -0.1), ("warmup", math.nan)])
+def test_shares_of_a_schedule_that_are_none_are_named(name, value):
+    for schedule in ("linear", "wsd"):
+        with pytest.raises(ValueError, match=f"{name} {value}"):
+            learning_rate_factor(0.5, schedule=schedule, **{name: value})
+    assert learning_rate_factor(0, warmup=0) == 1 and learning_rate_factor(0.5, 0, "wsd", 1) == 0.5
+
+
+@pytest.mark.parametrize("size", [0, -4, 16.0])
+def test_blocks_without_tokens_are_refused(tokenizer, tmp_path, size):
+    for call in (lambda: pack(TEXTS, tokenizer, size), lambda: write_blocks(TEXTS, tokenizer, size, tmp_path / "b.arrow")):
+        with pytest.raises(ValueError, match=f"block_size {size} must be a whole number above 0"):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("masking", ["tokens", "words", "spans"])
+def test_rates_that_are_no_shares_are_refused(tokenizer, masking):
+    ids, special, starts = np.arange(5, 25), np.zeros(len(tokenizer), bool), np.ones(len(tokenizer), bool)
+    for rate in (15, -0.1, math.nan):
+        for call in (lambda: choose_tokens(ids, special, starts, rate, np.random.default_rng(0), masking), lambda: mask_block(ids, special, 4, 96, rate, np.random.default_rng(0), starts, masking),
+                     lambda: Batches(pack(TEXTS, tokenizer, 64), tokenizer, False, rate, 0, 10, masking=masking), lambda: Batches(pack(TEXTS, tokenizer, 64), tokenizer, False, 0.1, 0, 10, rate, masking)):
+            with pytest.raises(ValueError, match=f"{rate} must lie between 0 and 1, for example 0.15"):
+                call()
+    none, all_of_them = (choose_tokens(ids, special, starts, rate, np.random.default_rng(0), masking) for rate in (0, 1))
+    assert not none.any() and (all_of_them.all() or masking == "spans")
+
+
+def test_what_must_be_finite_is_said_to_be(corpus, tokenizer):
+    for name in ("tokens", "minutes", "learning_rate"):
+        with pytest.raises(ValueError, match=f"{name} inf must be a finite number above 0"):
+            pretraining.PretrainingOptions(**{name: math.inf}).check()
+    with pytest.raises(ValueError, match="clip 0.* must be a number above 0"):
+        pretraining.PretrainingOptions(clip=0).check()
+    assert pretraining.PretrainingOptions(clip=math.inf, checkpoint_minutes=math.inf).check()
 
 
 def test_blocks_are_those_of_their_slice(tokenizer, tmp_path):

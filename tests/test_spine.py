@@ -780,6 +780,44 @@ def test_files_named_by_splits_are_splits(tmp_path, streaming):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
+def test_files_named_by_held_out_splits_only_are_no_training_text(tmp_path, streaming):
+    import pandas
+    for i, names in enumerate((("valid.txt", "test.txt"), ("dev/a.txt", "dev/b.txt", "test/a.txt", "test/b.txt"), ("test.parquet", "validation.parquet"))):
+        folder = tmp_path / str(i)
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            pandas.DataFrame({"text": ["a"]}).to_parquet(folder / name) if name.endswith("parquet") else (folder / name).write_text("a text")
+        with pytest.raises(ValueError, match=f"no training text: its files .*{names[0]}.*are named by the splits .*test; name the one to learn from train, or give it alone, such as '{folder}"):
+            _splits(folder, tmp_path / "cache", streaming)
+    assert _splits(tmp_path / "0" / "test.txt", tmp_path / "cache", streaming) == {"train": ["a text"]}
+    (tmp_path / "2" / "train.txt").write_text("learn")                         # Parquet files without train hide no other files
+    assert _splits(tmp_path / "2", tmp_path / "cache", streaming) == {"validation": ["a"], "test": ["a"], "train": ["learn"]}
+
+
+def test_files_named_by_one_split_only_are_told(tmp_path, caplog):
+    folder = _lay(tmp_path / "one", "test.txt")
+    assert _splits(folder, tmp_path / "cache", False) == {"train": ["1"]} and "has the split 'test' only: it is taken as the training split" in caplog.text
+
+
+def test_names_that_begin_as_the_embedded_corpus_are_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _lay(tmp_path / "docstrings_labelled", "a.txt"), (tmp_path / "docstrings.csv").write_text("text\none\n")
+    assert _splits("docstrings.csv", tmp_path / "cache", False) == {"train": ["one"]} and _splits("docstrings_labelled", tmp_path / "cache", False) == {"train": ["1"]}
+
+
+def test_shares_and_thresholds_that_are_none_are_refused():
+    for fraction in (-1, 5, float("nan")):
+        with pytest.raises(ValueError, match=f"fraction {fraction} must lie between 0 and 1"):
+            corpora.held_out(["a", "b"], fraction)
+    for threshold in (80, 0, -0.1):
+        with pytest.raises(ValueError, match=f"threshold {threshold} must lie above 0 and up to 1, for example 0.8"):
+            corpora.near_duplicates(["a b c", "a b c"], threshold)
+    assert corpora.held_out(["a"], 0.5) == set() and len(corpora.held_out("abcd", 1)) == 3 and corpora.near_duplicates(["a b c", "a b c"], 1).tolist() == [False, True]
+    with pytest.raises(ValueError, match="deduplicate 'near' is not known: True, 'exact' or False"):
+        load_corpus({"train": ["a"]}, deduplicate="near")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
 def test_a_parquet_file_among_others_hides_none(tmp_path, streaming):
     import pandas
     folder = _lay(tmp_path / "mixed", "b.txt")

@@ -412,6 +412,20 @@ def test_scores_of_wordpiece_and_their_errors():
         WordPiece.train(TEXTS, 200, score="luck")
 
 
+@pytest.mark.parametrize("score", ["likelihood", "ratio"])
+def test_pairs_that_occur_no_more_are_not_scored(score):
+    assert WordPiece.train(TEXTS[:40], 200, 0, score).vocabulary == WordPiece.train(TEXTS[:40], 200, 1, score).vocabulary
+    assert train_by_score({("a", "b"): 2}, 9, ["a", "b"], lambda n, a, b, total: n / (a * b), 0) == ["a", "b", "ab"]
+
+
+def test_a_vocabulary_without_room_says_what_helps():
+    with pytest.raises(ValueError, match=r"1 special token and an alphabet of 256 pieces need at least 258; raise vocab_size$"):
+        train_tokenizer(TEXTS, "bpe", 100, progress=False)
+    for kind in ("wordpiece", "unigram"):
+        with pytest.raises(ValueError, match="5 special tokens and .*; raise vocab_size or lower limit_alphabet$"):
+            train_tokenizer(TEXTS, kind, 20, progress=False)
+
+
 def test_expected_counts_are_sums_over_all_segmentations():
     rng = random.Random(0)
     scores = {piece: math.log(rng.random()) for piece in ("a", "b", "c", "ab", "bc", "abc", "ca", "cab")}

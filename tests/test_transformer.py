@@ -277,6 +277,7 @@ def test_activations_of_another_family_are_refused():
     (lambda: GPT(GPT2Config(**GPT2)).generate(torch.tensor([[1, 2]]), 1, torch.tensor([[1, 0]])), "pad on the left"),
     (lambda: GPT(GPT2Config(**GPT2)).generate(torch.tensor([[1, 2]]), 1, temperature=-1), "temperature -1"),
     (lambda: GPT(GPT2Config(**GPT2)).generate(torch.tensor([[1, 2]]), -2), "new_tokens -2"),
+    (lambda: GPT(GPT2Config(**GPT2)).generate(torch.tensor([[1, 2]]), 1, temperature=float("inf")), "temperature inf must be 0 or more, and finite"),
     (lambda: attention(*torch.ones(3, 2, 4), torch.ones(2, 2, dtype=torch.bool), is_causal=True), "attn_mask and is_causal"),
     (lambda: sinusoidal(torch.arange(3), 5), "hidden 5 must be even"),
     (lambda: rotary(torch.ones(3, 5), torch.arange(3)), "vectors of 5 numbers"),

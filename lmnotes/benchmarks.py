@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import zipfile
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from html import escape
@@ -35,7 +36,7 @@ from .corpora import _check_encoding, check_output_dir
 from .finetuning import FinetuningOptions, finetune, predict_logits, predicted_labels
 from .metrics import _number_of, accuracy, matthews_correlation, mcnemar, paired_bootstrap, pearson, precision_recall_f1, spearman
 from .perplexity import _before_head, _beginning, _by_tiles, _check_class, _check_whole, _digest, _fingerprint, _log_probs, _logits_at, _own_or_given, _plain, _specials, perplexity
-from .pretraining import damaged_files, resolve_device, write_aside, write_checksums
+from .pretraining import _first_position, _no_search_for_documents, _window, damaged_files, resolve_device, write_aside, write_checksums
 from .tasks import _json_rows
 from .transformer import evaluating, fused_gelu, position_limit
 
@@ -194,23 +195,23 @@ def agreement_pairs(texts, count=None, seed=0):
 
 # %% ../nbs/10_benchmarks.ipynb #ece9a9fc
 @torch.no_grad()
-def _continuations(model, rows, starts, batch_tokens=8192, greedy=False, bare=None, progress=True, what="scoring", name="token {1} of text {0}".format):
-    """Log-likelihood of each row's tokens from its start on, and whether each of them is the most likely one; rows of one length go together.
+def _continuations(model, rows, asked, texts, branches=None, batch_tokens=8192, greedy=False, progress=True, what="scoring", name="token {1} of text {0}".format):
+    """Log-likelihoods of texts, summed over what is asked of each row, and whether each token that is asked for is the most likely one; rows of one length go together.
 
-    Where `bare` holds for a row, its first token counts by its logit, not normalised. `name(row, place)` is for errors.
+    Asked is (place in the row, token that follows it, number of the text, place in the text, whether its logit counts as it is, not normalised).
+    `name(text, place)` is for errors. `branches` says how each row parts (`_branched`).
     """
-    order, totals, best = np.argsort([-len(row) for row in rows], kind="stable"), np.zeros(len(rows)), np.ones(len(rows), bool)
+    order, totals, best = np.argsort([-len(row) for row in rows], kind="stable"), np.zeros(texts), np.ones(texts, bool)
     batches, waiting, limit, scored = [], [], batch_tokens // 8, 0
     _plain.discard(model)
-    for i in order[[len(rows[i]) > starts[i] for i in order]]:
+    for i in order[[len(asked[i]) > 0 for i in order]]:
         last = batches[-1] if batches else []
-        more = len(rows[i]) - starts[i]
-        if last and len(rows[i]) == len(rows[last[0]]) and (len(last) + 1) * len(rows[i]) <= batch_tokens and scored + more <= limit:
+        if last and len(rows[i]) == len(rows[last[0]]) and (len(last) + 1) * len(rows[i]) <= batch_tokens and scored + len(asked[i]) <= limit:
             last.append(i)
-            scored += more
+            scored += len(asked[i])
         else:
             batches.append([i])
-            scored = more
+            scored = len(asked[i])
 
     def add(values, at, place):
         bad = np.flatnonzero(~np.isfinite(values))
@@ -223,26 +224,59 @@ def _continuations(model, rows, starts, batch_tokens=8192, greedy=False, bare=No
         hidden, targets, alone, at, place = zip(*waiting)
         add(_by_tiles(model, torch.cat(hidden), torch.cat(targets), torch.cat(alone)), np.concatenate(at), np.concatenate(place))
         waiting.clear()
-    with evaluating(model), fused_gelu(model):
+    with evaluating(model), fused_gelu(model), _no_search_for_documents() if branches else nullcontext():
         for batch in tqdm(batches, desc=what, unit="batch", disable=not progress):
             inputs = torch.tensor([rows[i] for i in batch], device=model.device)
-            row, place = torch.tensor([(j, p) for j, i in enumerate(batch) for p in range(starts[i], len(rows[i]))], device=model.device).unbind(1)
-            alone = torch.tensor([bare is not None and bare[i] and p == starts[i] for i in batch for p in range(starts[i], len(rows[i]))], device=model.device)
-            targets, at = inputs[row, place], np.asarray(batch)[row.cpu().numpy()]
-            run = partial(_logits_at, model, inputs[:, :-1], row * (inputs.shape[1] - 1) + place - 1, use_cache=False)
-            hidden = None if greedy else _before_head(model, run, len(targets))
+            row, place, targets, at, spot, alone = torch.tensor([(j, *a) for j, i in enumerate(batch) for a in asked[i]]).unbind(1)
+            targets, alone, at, spot = targets.to(model.device), alone.bool().to(model.device), at.numpy(), spot.numpy()
+            more = _branched(model, [branches[i] for i in batch], inputs.shape[1]) if branches else {}
+            run = partial(_logits_at, model, inputs, (row * inputs.shape[1] + place).to(model.device), use_cache=False, **more)
+            unclear = inputs.shape == (1, len(targets)) and place.tolist() != list(range(len(targets)))      # the shape of what the head is given does not tell whether it was chosen
+            hidden = None if greedy or unclear else _before_head(model, run, len(targets))
             if hidden is not None:
-                waiting.append((hidden, targets, alone, at, place.numpy()))
+                waiting.append((hidden, targets, alone, at, spot))
                 if sum(len(w[1]) for w in waiting) >= limit:
                     through_the_head()
                 continue
             logits = run()
-            add(np.where(alone.cpu().numpy(), logits.gather(1, targets[:, None])[:, 0].double().cpu().numpy(), _log_probs(logits, targets)), at, place.cpu().numpy())
+            add(np.where(alone.cpu().numpy(), logits.gather(1, targets[:, None])[:, 0].double().cpu().numpy(), _log_probs(logits, targets)), at, spot)
             if greedy:
                 np.logical_and.at(best, at, (logits.argmax(-1) == targets).cpu().numpy())
         if waiting:
             through_the_head()
     return totals, best
+
+
+def _asked(row, start, text=0, bare=False):
+    "What is asked of a row that is read for itself: its tokens from a place on."
+    return [(place - 1, row[place], text, place, bare and place == start) for place in range(start, len(row))]
+
+
+def _branched(model, branches, length):
+    "Mask and positions of rows that hold the same beginning and two ends, neither of which sees the other; a branch is the lengths of the beginning and of the first end."
+    shared, first = (torch.tensor(lengths, device=model.device)[:, None] for lengths in zip(*branches))
+    place = torch.arange(length, device=model.device)
+    second = place >= shared + first
+    unseen = second[:, :, None] & ((place >= shared) & ~second)[:, None, :]
+    return {"attention_mask": ((place[:, None] >= place) & ~unseen)[:, None], "position_ids": _first_position(model) + place - second * first}
+
+
+@torch.no_grad()
+def _takes_branches(model, one, two, shared):
+    "Whether a model computes two rows with the same beginning in one row as each for itself: a look at the last token of each."
+    if _window(model.config) is not None:
+        return False
+    first, joined = len(one) - shared, one + two[shared:]
+    choose = lambda *places: torch.tensor(places, device=model.device)
+    rows = lambda ids: torch.tensor([ids], device=model.device)
+    try:
+        with evaluating(model), _no_search_for_documents():
+            alone = torch.cat([_logits_at(model, rows(ids), choose(len(ids) - 1), use_cache=False) for ids in (one, two)]).float()
+            both = _logits_at(model, rows(joined), choose(len(one) - 1, len(joined) - 1 if two[shared:] else shared - 1), use_cache=False, **_branched(model, [(shared, first)], len(joined))).float()
+    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError):   # a model that takes no such mask or positions
+        return False
+    close = 1e-4 if next(model.parameters()).dtype == torch.float32 else 0.05
+    return bool(((alone - both).abs() <= close * (1 + alone.abs().max())).all())
 
 # %% ../nbs/10_benchmarks.ipynb #e7d86ade
 def _opened(model, tokenizer, device):
@@ -425,19 +459,28 @@ def _at_most(pairs, count):
 
 def _causal_margins(model, tokenizer, good, bad, bos, batch_tokens, progress):
     "Log-likelihood of each good sentence less that of its bad one, without what cancels: all before the first token that differs, and that token's normaliser."
-    first = _first(tokenizer, bos)
+    first, count = _first(tokenizer, bos), len(good)
     rows = tokenizer(good + bad, add_special_tokens=False, verbose=False)["input_ids"]
     rows = [row if row[:1] == first else first + row for row in rows]
-    sentence = lambda i: f"the {'good' if i < len(good) else 'bad'} sentence of pair {i % len(good)}"
+    sentence = lambda i: f"the {'good' if i < count else 'bad'} sentence of pair {i % count}"
     _check_rows(model, rows, sentence)
-    starts, bare = [], []
-    for one, two in zip(rows[:len(good)], rows[len(good):]):
+    starts, bare, shared = [], [], []
+    for one, two in zip(rows[:count], rows[count:]):
         same = next((d for d, (a, b) in enumerate(zip(one, two)) if a != b), min(len(one), len(two)))
         starts.append(max(1, same))
         bare.append(1 <= same < min(len(one), len(two)))       # both have a token there, after the same ones
+        shared.append(min(same, len(one) - 1, len(two) - 1))   # tokens that the model reads in both
+    asked = [_asked(row, starts[i % count], i, bare[i % count]) for i, row in enumerate(rows)]
+    read, branches = [row[:-1] for row in rows], None
+    tried = max(range(count), key=lambda i: (len(rows[i]) + len(rows[count + i]) - shared[i]) * (shared[i] > 0), default=None)
+    if tried is not None and 10 * sum(shared) > sum(map(len, read)) and _takes_branches(model, read[tried], read[count + tried], shared[tried]):
+        parts = [len(row) - s for row, s in zip(read, shared)]
+        later = lambda place, i: place if place < shared[i] else place + parts[i]
+        asked = [asked[i] + [(later(place, i), *more) for place, *more in asked[count + i]] for i in range(count)]
+        read, branches = [read[i] + read[count + i][shared[i]:] for i in range(count)], list(zip(shared, parts))
     name = lambda i, place: f"token {place - len(first)} of {sentence(i)}"
-    totals, _ = _continuations(model, rows, starts * 2, batch_tokens, bare=bare * 2, progress=progress, what="minimal pairs", name=name)
-    return totals[:len(good)] - totals[len(good):]
+    totals, _ = _continuations(model, read, asked, 2 * count, branches, batch_tokens, progress=progress, what="minimal pairs", name=name)
+    return totals[:count] - totals[count:]
 
 # %% ../nbs/10_benchmarks.ipynb #e0764a55
 @dataclass(frozen=True)
@@ -611,7 +654,8 @@ def cloze(model, texts, tokenizer=None, *, bos=None, text_column="text", max_tex
         raise ValueError(f"texts: none of {len(passages)} passages has a last word after a space")
     rows, starts = _cloze_rows(model, tokenizer, split, bos)
     where = lambda i, place: f"token {place - starts[i]} of the last word of passage {numbers[i]}"
-    totals, best = _continuations(model, rows, starts, batch_tokens, greedy=True, progress=progress, what="cloze", name=where)
+    asked = [_asked(row, start, i) for i, (row, start) in enumerate(zip(rows, starts))]
+    totals, best = _continuations(model, [row[:-1] for row in rows], asked, len(rows), None, batch_tokens, greedy=True, progress=progress, what="cloze", name=where)
     protocol = {"passages": _digest(passages), **_digests(model, tokenizer), "word": "what follows the last space, with it", "context": f"cut on the left at {position_limit(model) or 1024} tokens",
                 "beginning": "as the tokenizer puts it" if bos is None else " ".join(tokenizer.convert_ids_to_tokens(_first(tokenizer, bos))) or "none",
                 "dtype": str(next(model.parameters()).dtype).removeprefix("torch."), "torch": torch.__version__, "transformers": transformers.__version__}

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import (BertConfig, BertForMaskedLM, BertForSequenceClassification, BloomConfig, BloomForCausalLM, Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, GPTNeoConfig,
+                          GPTNeoForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, OPTConfig, OPTForCausalLM)
 
 import lmnotes.perplexity as room
 from lmnotes import benchmarks, finetuning
@@ -99,6 +100,50 @@ def test_the_normaliser_is_left_out_only_where_both_tokens_follow_the_same_ones(
             assert margin == pytest.approx(log_likelihood(model, one) - log_likelihood(model, two), abs=2e-4)
             both = 1 <= same < min(len(one), len(two))
             assert both == (bos or same > 0) * (pairs[1] != (good, bad)) and (kind == "gemma2" or sum(places) == len(one) + len(two) - 2 * max(1, same) - 2 * both)
+
+
+@pytest.mark.parametrize("kind, joined", [("gpt2", True), ("llama", True), ("opt", True), ("gemma2", False)])
+def test_what_a_pair_shares_is_read_once_where_the_model_allows_it(bpe, kind, joined, monkeypatch):
+    "Where a model takes mask and positions as given, a beginning of both is read once; else each sentence for itself. The margins are the same."
+    model = causal(kind, len(bpe))
+    quiet(model, PAIRS, bpe)                                    # what can be seen of the model once, such as whether its head is a plain product, is seen
+    ids = lambda text: bpe(text, add_special_tokens=False)["input_ids"]
+    rows = [(ids(g), ids(b)) for g, b in PAIRS]
+    shared = [min(next((d for d, (a, b) in enumerate(zip(g, b)) if a != b), len(g)), len(g) - 1, len(b) - 1) for g, b in rows]
+    read = lambda **options: (seen.clear(), quiet(model, PAIRS[:5], bpe, **options).margins, sum(seen))[1:]
+    seen, original = [], benchmarks._logits_at
+    monkeypatch.setattr(benchmarks, "_logits_at", lambda model, inputs, *rest, **more: seen.append(inputs.numel() if "use_cache" in more and not trying else 0) or original(model, inputs, *rest, **more))
+    trying, takes = [], benchmarks._takes_branches
+    monkeypatch.setattr(benchmarks, "_takes_branches", lambda *given: (trying.append(1), takes(*given), trying.clear())[1])
+    margins, count = read()
+    monkeypatch.setattr(benchmarks, "_takes_branches", lambda *given: False)
+    apart, every = read()
+    np.testing.assert_allclose(margins, apart, atol=1e-4)
+    begin = 1                                                   # the token that begins a text is shared by all
+    ended = len(rows[4][1]) - 1 + begin                         # of the fifth pair the good sentence goes on where the bad one ends: nothing is asked of that
+    assert every == sum(len(g) + len(b) - 2 + 2 * begin for g, b in rows[:5]) - ended
+    assert count == every + joined * (ended - sum(s + begin for s in shared[:5]))
+
+
+def test_branches_hide_each_other_and_count_from_where_they_part(bpe):
+    "By hand: two shared tokens, two of the first end, one of the second; a row without ends is causal."
+    given = benchmarks._branched(gpt(len(bpe)), [(2, 2), (5, 0)], 5)
+    assert given["position_ids"].tolist() == [[0, 1, 2, 3, 2], [0, 1, 2, 3, 4]]
+    assert given["attention_mask"][0, 0].int().tolist() == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 1]]
+    assert torch.equal(given["attention_mask"][1, 0], torch.ones(5, 5).tril().bool())
+
+
+def test_a_model_that_looks_at_neighbours_only_is_never_given_branches(bpe):
+    "In a joined row the second end stands farther from the beginning than it is: models that count distances in the row are found out at the longest row."
+    small = dict(vocab_size=len(bpe), max_position_embeddings=64)
+    windowed = made(MistralForCausalLM, MistralConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, intermediate_size=48, sliding_window=4, initializer_range=0.3, **small))
+    local = made(GPTNeoForCausalLM, GPTNeoConfig(hidden_size=32, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]], window_size=8, initializer_range=0.3, **small))
+    linear = made(BloomForCausalLM, BloomConfig(vocab_size=len(bpe), hidden_size=32, n_layer=2, n_head=2, initializer_range=0.3))
+    begin = [bpe.bos_token_id if bpe.bos_token_id is not None else bpe.eos_token_id]
+    pairs = PAIRS + [("the dogs and the cats look at the moon and sit on the mat", "the dogs and the cats looks at the moon and sit on the mat")]
+    for model in (windowed, local, linear):
+        whole = lambda text: log_likelihood(model, begin + bpe(text, add_special_tokens=False)["input_ids"])
+        np.testing.assert_allclose(quiet(model, pairs, bpe).margins, [whole(g) - whole(b) for g, b in pairs], atol=2e-4)
 
 
 def test_margins_do_not_depend_on_batches_order_or_neighbours(bpe):

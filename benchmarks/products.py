@@ -1,9 +1,10 @@
-"""Products of fp32 matrices by PyTorch's default (MKL) and by oneDNN, and in bf16: billions of operations a second.
+"""Products of fp32 matrices by PyTorch's default (MKL) and by oneDNN, and in bf16: billions of operations a second; attention in bf16.
 
     python benchmarks/products.py
 
 Each shape is (rows, inputs, outputs), as of a linear layer; the sides take turns, the best of five. The differences are
-between the two results in fp32, as a share of the largest number. Results: benchmarks/results/products.json and .md.
+between the two results in fp32, as a share of the largest number. Attention over 4,096 tokens, four heads of 64, in texts of
+one length: PyTorch's fused kernel and two plain products with a softmax between. Results: benchmarks/results/products.json and .md.
 """
 import datetime
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from lmnotes.transformer import _onednn_is_faster
+from lmnotes.transformer import _onednn_is_faster, _ShortAttention
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SHAPES = [(4096, 256, 256), (4096, 256, 1024), (4096, 1024, 256), (512, 256, 30522), (4096, 768, 3072), (64, 256, 1024), (8, 256, 1024), (1, 256, 1024)]
@@ -27,6 +28,23 @@ def seconds(function, calls):
     for _ in range(calls):
         function()
     return (time.perf_counter() - start) / calls
+
+
+def attention(tokens):
+    "Milliseconds of both ways of attention, and the mean error of each in bf16."
+    x = torch.randn(4096 // tokens, tokens, 3, 4, 64).bfloat16()
+    given = [x[:, :, i].transpose(1, 2) for i in range(3)]
+    back = lambda found: found.transpose(1, 2).reshape(-1, tokens, 256)
+    sides = {"fused": lambda: back(F.scaled_dot_product_attention(*given)), "plain": lambda: back(_ShortAttention.plain(*given, 1 / 8))}
+    exact = back(F.scaled_dot_product_attention(*(t.double() for t in given)))
+    best = {side: min(seconds(function, 20) for _ in range(9)) for side, function in sides.items()}
+    return {"tokens": tokens, **{f"{side}, ms": round(1000 * spent, 2) for side, spent in best.items()}, "times fused": round(best["fused"] / best["plain"], 2),
+            **{f"mean error, {side}": f"{(function().double() - exact).abs().mean():.1e}" for side, function in sides.items()}}
+
+
+def table(rows):
+    "Rows as Markdown."
+    return "\n".join(["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])] + ["| " + " | ".join(map(str, row.values())) + " |" for row in rows])
 
 
 def main():
@@ -41,13 +59,14 @@ def main():
             best = {side: min(seconds(function, calls) for _ in range(5)) for side, function in sides.items()}
             rows.append({"shape": f"{m} x {k} x {n}", **{side: round(2e-9 * m * k * n / spent) for side, spent in best.items()}, "times MKL": round(best["MKL, fp32"] / best["oneDNN, fp32"], 2), "largest difference": f"{gap:.0e}"})
             print(rows[-1], flush=True)
+        short = [attention(tokens) for tokens in (8, 16, 32, 64, 128, 256)]
     told = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     family = next((line.split(":")[1].strip() for line in told.splitlines() if line.startswith("cpu family")), "unknown")
     head = (f"{datetime.date.today()}, {os.cpu_count()} cores, {platform.machine()}, family {family}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
             f"evaluation here takes {'oneDNN' if _onednn_is_faster() else 'the default'}; `python benchmarks/products.py`")
-    (RESULTS / "products.json").write_text(json.dumps({"head": head, "rows": rows}, indent=1) + "\n")
-    table = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])] + ["| " + " | ".join(map(str, row.values())) + " |" for row in rows]
-    (RESULTS / "products.md").write_text(f"# Products of matrices\n\n{head}\n\nBillions of operations a second; a multiplication and an addition are two.\n\n" + "\n".join(table) + "\n")
+    (RESULTS / "products.json").write_text(json.dumps({"head": head, "rows": rows, "attention": short}, indent=1) + "\n")
+    (RESULTS / "products.md").write_text(f"# Products of matrices\n\n{head}\n\nBillions of operations a second; a multiplication and an addition are two.\n\n{table(rows)}\n\n"
+                                         f"## Attention in bf16\n\n4,096 tokens in texts of so many tokens, four heads of 64; errors beside double precision.\n\n{table(short)}\n")
 
 
 if __name__ == "__main__":

@@ -503,6 +503,31 @@ def _onednn_is_faster():
     family = re.search(r"family\s*:?\s*(\d+)", told, re.IGNORECASE)
     return "AuthenticAMD" in told and family is not None and int(family[1]) >= 26
 
+# %% ../nbs/04_transformer.ipynb #08da3a05
+_SHORT = 128                                                             # tokens up to which the matrix of scores is small
+
+
+class _ShortAttention(TorchFunctionMode):
+    "While inside, attention over few tokens in bf16 on the CPU, without a mask and without gradients, is two plain products."
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        found = self.attention(*args, **(kwargs or {})) if function is F.scaled_dot_product_attention and not torch.is_grad_enabled() else None
+        return function(*args, **(kwargs or {})) if found is None else found
+
+    @classmethod
+    def attention(cls, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **more):
+        "What the queries take from the values, or None where the fused kernel is to compute it."
+        if not all(type(t) is torch.Tensor and t.ndim == 4 and t.dtype == torch.bfloat16 and t.device.type == "cpu" and t.shape[-2] <= _SHORT for t in (query, key, value)):
+            return None
+        if attn_mask is not None or dropout_p or is_causal or any(more.values()) or query.shape[:2] != key.shape[:2] or key.shape[:3] != value.shape[:3] or query.shape[3] != key.shape[3]:
+            return None
+        return cls.plain(query, key, value, query.shape[3] ** -0.5 if scale is None else scale)
+
+    @staticmethod
+    def plain(query, key, value, scale):
+        "Two products, and a softmax between them."
+        return (query @ key.mT).mul_(scale).softmax(-1) @ value
+
 # %% ../nbs/04_transformer.ipynb #8e11fc16
 _RELATIVE = ("t5", "mt5", "umt5", "longt5", "switch_transformers")             # distances only, no table of positions
 
@@ -528,9 +553,18 @@ def position_limit(model):
     return min((limit for limit in limits if limit > 0), default=None)              # XLNet says -1 where it has none
 
 
+def _faster_ways(model):
+    "What computes faster without gradients than PyTorch's defaults: attention over short texts in bf16, and products in fp32 on some processors."
+    if any(part._compiled_call_impl is not None for part in model.modules()):              # the compiler chooses for itself
+        return nullcontext()
+    if next((p.dtype for p in model.parameters()), None) == torch.bfloat16:
+        return _ShortAttention()
+    return _ByOneDNN() if _onednn_is_faster() else nullcontext()
+
+
 @contextmanager
 def evaluating(model):
-    """While inside, a model is in evaluation mode, and oneDNN multiplies without gradients where that is faster; afterwards each of its parts is in the mode in which it was.
+    """While inside, a model is in evaluation mode, and computed without gradients in the ways that are faster on the machine; afterwards each of its parts is in the mode in which it was.
 
     Parameters
     ----------
@@ -543,10 +577,9 @@ def evaluating(model):
         The model.
     """
     modes = [(part, part.training) for part in model.modules()]
-    compiled = any(part._compiled_call_impl is not None for part, _ in modes)              # the compiler chooses for itself
     model.eval()
     try:
-        with _ByOneDNN() if _onednn_is_faster() and not compiled else nullcontext():
+        with _faster_ways(model):
             yield model
     finally:
         for part, mode in modes:

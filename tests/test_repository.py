@@ -270,9 +270,13 @@ def test_fine_tuning_on_the_page_is_that_of_the_benchmark():
 
 
 def test_products_on_the_page_are_those_of_the_benchmark():
-    row, = [row for row in json.loads((ROOT / "benchmarks" / "results" / "products.json").read_text(encoding="utf-8"))["rows"] if row["shape"] == "4096 x 256 x 1024"]
+    measured = json.loads((ROOT / "benchmarks" / "results" / "products.json").read_text(encoding="utf-8"))
+    row, = [row for row in measured["rows"] if row["shape"] == "4096 x 256 x 1024"]
+    short = [row for row in measured["attention"] if row["tokens"] <= 128]
     page = "\n".join(cell["source"] for cell in cells(ROOT / "nbs" / "04_transformer.ipynb", "markdown"))
     assert f"about twice as fast by oneDNN ({row['MKL, fp32']} and {row['oneDNN, fp32']} billion operations a second" in page and 1.8 < row["times MKL"] < 2.5
+    assert f"({min(row['times fused'] for row in short)} to {max(row['times fused'] for row in short)} times for texts of 8 to 128 tokens" in page
+    assert all(float(row["mean error, plain"]) < 2 * float(row["mean error, fused"]) for row in short)
 
 
 def test_translation_on_the_page_is_that_of_the_benchmark():

@@ -330,6 +330,43 @@ def test_onednn_gives_the_logits_of_the_default_products(make, monkeypatch):
     assert len(taken) > 8 and all(t is not None for t in taken)
 
 
+def test_short_attention_is_the_definition_in_bf16_only_where_it_may_be():
+    "Without a mask, a gradient or a compiled model; anything else is PyTorch's kernel."
+    given, taken = torch.randn(3, 2, 4, 10, 16).bfloat16(), transformer._ShortAttention.attention
+    exact = F.scaled_dot_product_attention(*given.double())
+    assert torch.allclose(taken(*given).double(), exact, atol=0.03) and torch.equal(taken(*given, scale=0.25), taken(*given))                 # 16 ** -0.5
+    assert torch.allclose(taken(*given, scale=1.0).double(), F.scaled_dot_product_attention(*given.double(), scale=1.0), atol=0.05)
+    long, wide = torch.randn(3, 1, 1, 129, 16).bfloat16(), torch.randn(3, 2, 4, 10, 16)
+    refused = [taken(*long), taken(*wide), taken(*given, attn_mask=torch.ones(10, 10, dtype=torch.bool)), taken(*given, is_causal=True), taken(*given, dropout_p=0.1),
+               taken(*given, enable_gqa=True), taken(given[0], given[1][:, :1], given[2][:, :1]), taken(*given[:, 0])]
+    assert refused == [None] * 8
+    other = taken(given[0], torch.randn(2, 4, 7, 16).bfloat16(), torch.randn(2, 4, 7, 9).bfloat16())                # other texts, and values of another width
+    assert other.shape == (2, 4, 10, 9)
+    with transformer._ShortAttention():
+        assert F.scaled_dot_product_attention(given[0].requires_grad_(), given[1], given[2]).requires_grad
+        with torch.no_grad():
+            assert torch.equal(F.scaled_dot_product_attention(*given), taken(*given))
+            assert torch.equal(F.scaled_dot_product_attention(*wide), torch._C._nn.scaled_dot_product_attention(*wide))
+
+
+def test_which_ways_are_taken_while_evaluating(monkeypatch):
+    monkeypatch.setattr(transformer, "_onednn_is_faster", lambda: True)
+    model = bert(hidden_size=64, intermediate_size=256).eval()
+    assert type(transformer._faster_ways(model)) is transformer._ByOneDNN
+    ids, seen = torch.randint(3, 90, (3, 20)), []
+    model.bfloat16()
+    assert type(transformer._faster_ways(model)) is transformer._ShortAttention
+    with torch.no_grad():
+        fused = model(ids).logits.float()
+        original = transformer._ShortAttention.plain
+        monkeypatch.setattr(transformer._ShortAttention, "plain", staticmethod(lambda *given: seen.append(given[0].shape) or original(*given)))
+        with transformer.evaluating(model):
+            short = model(ids).logits.float()
+    assert len(seen) == model.config.num_hidden_layers and (short - fused).abs().mean() < 0.02 * fused.std()
+    model.compile()
+    assert type(transformer._faster_ways(model)).__name__ == "nullcontext"
+
+
 @wide
 def test_onednn_leaves_gradients_other_types_and_errors_alone(monkeypatch):
     monkeypatch.setattr(transformer, "_ENOUGH", 1)

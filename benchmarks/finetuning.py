@@ -207,11 +207,11 @@ def real(part, model, folder, args, add):
 def squad(model, folder, args, add):
     "Span questions: exact match and F1 over the number of questions."
     from lmnotes.finetuning import finetune
-    for count in (64,) if args.quick else (500, 2000, 8000):
+    for count in (64,) if args.quick else args.questions:
         start, cpu = time.perf_counter(), time.process_time()
         facts = dict(epochs=args.epochs or 3, learning_rate=args.learning_rate or 3e-4, max_length=256, train_examples=count, test_examples=64 if args.quick else 1000, seed=args.seed or 0)
         result = finetune(model, str(SHARED / "squad_dev"), Path(folder) / "squad", overwrite=True, **facts)
-        add({"part": "squad", "data": "squad_dev", "questions": min(count, len(data("squad_dev")["train"])), "exact_match": result.scores["exact_match"], "token_f1": result.scores["token_f1"], "interval": result.intervals["token_f1"],
+        add({"part": "squad", "data": "squad_dev", "questions": min(count, len(data("squad_dev")["train"])), "measured": f"{datetime.date.today()}, {torch.get_num_threads()} threads", "exact_match": result.scores["exact_match"], "token_f1": result.scores["token_f1"], "interval": result.intervals["token_f1"],
                      "without_a_model": result.majority["token_f1"], "minutes": (time.perf_counter() - start) / 60, "cpu_minutes": (time.process_time() - cpu) / 60, "choices": {**facts, **result.choices}})
 
 
@@ -333,6 +333,7 @@ def main():
     parser.add_argument("--judge", action="store_true", help="examine real results on the validation split (SST-2: on part of train); nothing is written")
     parser.add_argument("--pretraining-minutes", type=float, default=10.0, help="of the Chinese model, and of our own")
     parser.add_argument("--tasks", nargs="+", default=list(EMBEDDED), choices=list(EMBEDDED), help="of `value`")
+    parser.add_argument("--questions", nargs="+", type=int, default=[500, 2000, 8000], help="labelled questions of `squad`; rows of other counts are kept")
     parser.add_argument("--counts", nargs="+", type=int, default=[100, 400, 1600], help="labelled examples of `value`; rows of other tasks and counts are kept")
     parser.add_argument("--own", help="folder of a model that `value` takes in place of pretraining one")
     parser.add_argument("--bf16", choices=["auto", "yes", "no"], default="auto", help="measure bfloat16 (auto: where the processor computes in it)")
@@ -343,7 +344,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         model = minilm(folder)
         for part in args.only:
-            again = lambda row: row["part"] == part and (part != "value" or row["data"].split("/")[1] in args.tasks and row["train_examples"] in args.counts)
+            kept = set() if part != "squad" else {row["questions"] for row in result["rows"] if row["part"] == part} - {min(count, len(data("squad_dev")["train"])) for count in args.questions}
+            again = lambda row: row["part"] == part and row.get("questions") not in kept and (part != "value" or row["data"].split("/")[1] in args.tasks and row["train_examples"] in args.counts)
             rows = []
 
             def add(row):

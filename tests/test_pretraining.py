@@ -617,6 +617,7 @@ def test_a_second_segment_from_elsewhere_is_never_the_next_one(tokenizer):
 
 
 def test_the_live_curve_is_drawn_anew_and_taken_away(monkeypatch):
+    pytest.importorskip("IPython")
     import IPython.display
     shown = []
 
@@ -1055,6 +1056,7 @@ def test_damaged_best_weights_are_named_and_not_taken(tmp_path, caplog):
 
 
 def test_checkpoints_come_by_the_minute_and_every_hook_of_trainer_is_known(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
     from lmnotes import pretraining
     from lmnotes.tokenization import train_tokenizer
     texts = ["the old dog sees the red house"] * 60

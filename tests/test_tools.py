@@ -161,6 +161,7 @@ def test_runner_takes_the_package_from_its_wheel(tmp_path):
 
 
 def test_the_reference_shows_every_section_of_a_docstring():
+    pytest.importorskip("fastcore")
     docstring = "Do it.\n\nParameters\n----------\nx : int\n    A number.\n\nAttributes\n----------\ny : str\n    A word.\n\nYields\n------\nfloat\n    A share.\n\nRaises\n------\nValueError\n    If not.\n"
     text = tool("docentry").sections(docstring)
     for title, entry in (("Parameters", "**x** : *int*\n:   A number."), ("Attributes", "**y** : *str*\n:   A word."), ("Yields", "*float*\n:   A share."), ("Raises", "*ValueError*\n:   If not.")):
@@ -168,6 +169,7 @@ def test_the_reference_shows_every_section_of_a_docstring():
 
 
 def test_links_to_private_names_are_taken_out_of_prepared_pages(tmp_path):
+    pytest.importorskip("nbdev")
     link = "[`{0}`](https://lmnotes.github.io/lmnotes/pretraining.html#{0})"
     (tmp_path / "page.ipynb").write_text(json.dumps({"cells": [prose(f"{link.format('_gradient')}\nand {link.format('pretrain')}")]}), encoding="utf-8")
     tool("prepare_pages").without_private_links(tmp_path)

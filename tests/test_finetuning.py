@@ -433,8 +433,8 @@ def test_texts_are_written_from_fine_tuning_to_prediction(kind, request, tmp_pat
     model, tokenizer = load(tmp_path / "f", device="cpu")
     assert model.config.is_encoder_decoder == (kind == "bart") and (getattr(model.config, "prompt_separator", None) == SEPARATOR) == (kind == "decoder")
     asked = dict(max_new_tokens=6, num_beams=2, length_penalty=0.5)
-    assert [p.text for p in predict(tmp_path / "f", list(data["test"]["source"]), device="cpu", **asked)] == list(result.predictions)
-    assert generate_texts(model, tokenizer, list(data["test"]["source"]), progress=False, **asked) == list(result.predictions)
+    assert [p.text for p in predict(tmp_path / "f", list(data["test"]["source"]), device="cpu", max_length=12, **asked)] == list(result.predictions)
+    assert generate_texts(model, tokenizer, list(data["test"]["source"]), progress=False, max_source_length=12, **asked) == list(result.predictions)
     wrong = sum(p != r for p, r in zip(result.predictions, result.references))
     assert worst_errors(result, texts=list(data["test"]["source"])).errors == wrong and verify(tmp_path / "f") == []
 

@@ -55,11 +55,11 @@ test: $(VENV)/.dev
 test-oldest:
 	@$(MAKE) --no-print-directory VENV=.venv-oldest .venv-oldest/.oldest
 	@echo "== tests with the oldest supported versions"
-	@.venv-oldest/bin/python -m pytest tests
+	@OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest tests --numprocesses auto --maxprocesses 8 --dist loadfile
 
 .venv-oldest/.oldest: constraints-oldest.txt settings.ini setup.py pyproject.toml | .venv-oldest/.python
 	@echo "== installing the oldest supported versions"
-	@.venv-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt -e . pytest nltk hypothesis "setuptools>=77"
+	@.venv-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt -e . pytest pytest-xdist nltk hypothesis "setuptools>=77"
 	@touch $@
 
 notebooks: $(VENV)/.dev

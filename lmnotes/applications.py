@@ -651,7 +651,7 @@ def _rows_of_csv(lines, delimiter):
         elif len(row) == len(header):
             yield dict(zip(header, row))
         elif row:
-            yield ValueError(f"the row has {len(row)} field{'s' * (len(row) != 1)}, and the header {len(header)}")
+            yield ValueError(f"the row has {_number_of(len(row), 'field')}, and the header {len(header)}")
 
 
 def _rows_of_jsonl(lines):

@@ -32,11 +32,11 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedModel
 
 from .checkpoints import info, load, task_of
-from .corpora import _check_encoding, check_output_dir
+from .corpora import _check_encoding, _write_whole, check_output_dir
 from .finetuning import FinetuningOptions, finetune, predict_logits, predicted_labels
 from .metrics import _number_of, accuracy, matthews_correlation, mcnemar, paired_bootstrap, pearson, precision_recall_f1, spearman
 from .perplexity import _before_head, _beginning, _by_tiles, _check_class, _check_whole, _digest, _fingerprint, _log_probs, _logits_at, _own_or_given, _plain, _specials, perplexity
-from .pretraining import _first_position, _no_search_for_documents, _window, damaged_files, resolve_device, write_aside, write_checksums
+from .pretraining import _REFUSALS, _first_position, _no_search_for_documents, _window, damaged_files, resolve_device, write_aside, write_checksums
 from .tasks import _json_rows
 from .transformer import evaluating, fused_gelu, position_limit
 
@@ -231,8 +231,7 @@ def _continuations(model, rows, asked, texts, branches=None, batch_tokens=8192, 
             targets, alone, at, spot = targets.to(model.device), alone.bool().to(model.device), at.numpy(), spot.numpy()
             more = _branched(model, [branches[i] for i in batch], inputs.shape[1]) if branches else {}
             run = partial(_logits_at, model, inputs, (row * inputs.shape[1] + place).to(model.device), use_cache=False, **more)
-            unclear = inputs.shape == (1, len(targets)) and place.tolist() != list(range(len(targets)))      # the shape of what the head is given does not tell whether it was chosen
-            hidden = None if greedy or unclear else _before_head(model, run, len(targets))
+            hidden = None if greedy else _before_head(model, run, len(targets))
             if hidden is not None:
                 waiting.append((hidden, targets, alone, at, spot))
                 if sum(len(w[1]) for w in waiting) >= limit:
@@ -273,7 +272,7 @@ def _takes_branches(model, one, two, shared):
         with evaluating(model), _no_search_for_documents():
             alone = torch.cat([_logits_at(model, rows(ids), choose(len(ids) - 1), use_cache=False) for ids in (one, two)]).float()
             both = _logits_at(model, rows(joined), choose(len(one) - 1, len(joined) - 1 if two[shared:] else shared - 1), use_cache=False, **_branched(model, [(shared, first)], len(joined))).float()
-    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError):   # a model that takes no such mask or positions
+    except _REFUSALS:
         return False
     close = 1e-4 if next(model.parameters()).dtype == torch.float32 else 0.05
     return bool(((alone - both).abs() <= close * (1 + alone.abs().max())).all())
@@ -1254,14 +1253,7 @@ def _claim(output_dir, identity, overwrite):
     if output_dir.is_dir() and overwrite:
         shutil.rmtree(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    _replace(file, json.dumps(identity, indent=1))
-
-
-def _replace(path, text):
-    "Write a file, whole or not at all."
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    _write_whole(file, json.dumps(identity, indent=1))
 
 
 def _summary(model, output_dir, options):
@@ -1271,12 +1263,12 @@ def _summary(model, output_dir, options):
     (output_dir / "submission").mkdir(exist_ok=True)
     files = sorted(file for t in found for file in (output_dir / t).glob("*.tsv"))
     for file in files:
-        _replace(output_dir / "submission" / file.name, file.read_text(encoding="utf-8"))
+        _write_whole(output_dir / "submission" / file.name, file.read_text(encoding="utf-8"))
     protocol = {**{k: v for k, v in asdict(options).items() if k not in ("overwrite", "regression", "device")}, "split": "validation", "by_majority": [t for t, f in found.items() if f["answered_by"] == "majority"],
                 "train_examples_used": {t: f["train_examples"] for t, f in found.items()}, "torch": torch.__version__, "transformers": transformers.__version__}
     result = GlueResult(str(model), str(output_dir), scores, {t: f["majority"] for t, f in found.items()}, {t: sum(f["examples"].values()) for t, f in found.items()}, tuple(f.name for f in files), protocol)
-    _replace(output_dir / "results.json", json.dumps({**asdict(result), "average": result.average, "complete": result.complete}, indent=1))
-    _replace(output_dir / "results.md", result.markdown() + "\n")
+    _write_whole(output_dir / "results.json", json.dumps({**asdict(result), "average": result.average, "complete": result.complete}, indent=1))
+    _write_whole(output_dir / "results.md", result.markdown() + "\n")
     if len(files) == 11:                                                   # the site takes one archive with all eleven
         with zipfile.ZipFile(output_dir / "submission.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for file in files:

@@ -483,6 +483,14 @@ def _put_in_place(aside, folder):
         shutil.rmtree(old, ignore_errors=True)
 
 
+def _write_whole(path, text):
+    "Write a file, whole or not at all; what a kill leaves stands beside the folder, and the next write takes it."
+    folder = path.parent.resolve()
+    aside = folder.with_name(f".{folder.name}-{path.name}.part")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, folder / path.name)
+
+
 def _umask():
     "The process's file mode mask."
     mask = os.umask(0)

@@ -28,7 +28,7 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoModelForMaskedLM
 
 from .checkpoints import load, verify
-from .corpora import _facts, _strangers, check_output_dir, corpus_report, load_corpus, write_aside
+from .corpora import _facts, _strangers, _write_whole, check_output_dir, corpus_report, load_corpus, write_aside
 from .finetuning import finetune
 from .perplexity import perplexity, surprisal
 from .pretraining import PretrainingResult, pretrain, resolve_device
@@ -166,7 +166,7 @@ class DemoResult:
                  f"tokenizer         {m['tokenizer']['vocab_size']:,} tokens, {m['tokenizer']['characters_per_token']:.2f} characters per token, {m['tokenizer']['unknown_tokens']} unknown",
                  f"pretraining       loss {m['pretraining']['loss_before']:.3f} -> {m['pretraining']['loss_after']:.3f} nats, {m['pretraining']['tokens']:,} tokens",
                  f"saved, loaded     logits bit-identical: {m['round_trip_identical']}"]
-        lines += [f"{k.replace('_', ' '):17} accuracy {f[k]['accuracy']:.3f}, macro precision {f[k]['precision']:.3f}, recall {f[k]['recall']:.3f}, F1 {f[k]['f1']:.3f}" for k in ("pretrained", "random_twin", "majority")]
+        lines += [f"{k.replace('_', ' '):17} accuracy {f[k]['accuracy']:.3f}, macro precision {f[k]['precision']:.3f}, macro recall {f[k]['recall']:.3f}, macro F1 {f[k]['f1']:.3f}" for k in ("pretrained", "random_twin", "majority")]
         lines += [f"pseudo-perplexity {m['pseudo_perplexity']['pretrained']:.1f}, untrained {m['pseudo_perplexity']['untrained']:.0f}"]
         lines += [f"gap               {g['sentence'][:90]}\n                  {g['word']}: {', '.join(w for w, _ in g['guesses'])}" for g in m["fill_mask"]]
         return "\n".join(lines + [f"{m['seconds']:.0f} s; results in {self.output_dir}, report in {self.output_dir}/report.html"])
@@ -251,14 +251,6 @@ def _set_aside(folder):
 def _is_free(place):
     "Whether a run can be moved to a place: nothing is there, or an empty folder."
     return not os.path.lexists(place) or (place.is_dir() and not place.is_symlink() and not any(place.iterdir()))
-
-
-def _write_whole(path, text):
-    "Write a file that is there as a whole, or not at all."
-    folder = path.parent.resolve()
-    part = folder.with_name(f".{folder.name}-{path.name}-{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, folder / path.name)
 
 # %% ../nbs/19_demo.ipynb #355223be
 def _texts_digest(corpus):

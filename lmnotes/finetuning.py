@@ -699,19 +699,15 @@ class FinetuningOptions:
         engine._plain_numbers(self)
         engine._check_report(self.report_to)
         for name in _POSITIVE:
-            value = getattr(self, name)
-            if value is not None and (not value > 0 or value == math.inf and name in ("epochs", "learning_rate")):
-                raise ValueError(f"{name} {value} must be a number above 0")
+            engine._check_above_zero(name, getattr(self, name), finite=name in ("epochs", "learning_rate"))
         engine._check_seed(self.seed)
         for name, known in _KNOWN.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not known: {', '.join(map(str, known))}")
         if self.stride is not None and self.stride < 0:
             raise ValueError(f"stride {self.stride} must be 0 (windows that share nothing) or more")
-        for name, good, range_ in (("warmup", 0 <= self.warmup < 1, "at least 0 and below 1"), ("layer_decay", 0 < self.layer_decay <= 1, "above 0 and at most 1"),
-                                   ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more, and finite"), ("samples", self.samples >= 0, "0 (no intervals) or more")):
-            if not good:
-                raise ValueError(f"{name} {getattr(self, name)} must be {range_}")
+        engine._check_each(("warmup", self.warmup, 0 <= self.warmup < 1, "at least 0 and below 1"), ("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "above 0 and at most 1"),
+                           ("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "0 or more, and finite"), ("samples", self.samples, self.samples >= 0, "0 (no intervals) or more"))
         check_decoding(self.max_new_tokens, self.num_beams, length_penalty=self.length_penalty, no_repeat_ngram_size=self.no_repeat_ngram_size)
         return self
 

@@ -504,7 +504,7 @@ def _tag_rows(predictions, references):
                 raise ValueError(f"{name}[{i}] is {str(row)[:60]!r}: give a list of tags for each sentence")
     for i, (p, r) in enumerate(zip(predictions, references)):
         if len(p) != len(r):
-            raise ValueError(f"sentence {i} has {len(p)} predicted tag{'s' * (len(p) != 1)} and {len(r)} true: give one tag for each token")
+            raise ValueError(f"sentence {i} has {_number_of(len(p), 'predicted tag')} and {len(r)} true: give one tag for each token")
     kinds = [{"text" if isinstance(tag, str) else "numbers" if isinstance(tag, (int, float, np.integer)) else f"{tag!r}" for row in rows for tag in row} for rows in (predictions, references)]
     if len(kinds[0] | kinds[1]) > 1 or (kinds[0] | kinds[1]) - {"text", "numbers"}:
         raise ValueError(f"predictions hold {' and '.join(sorted(kinds[0]))}, references {' and '.join(sorted(kinds[1]))}: write the tags of both in the same way, as text or as numbers")

@@ -178,12 +178,12 @@ def _tiled(model, run, targets):
 
 def _before_head(model, run, count):
     "What the head multiplies at so many places, whose logits `run` gives; None where the logits are not that product alone, or on another device, which has the memory for them."
-    head, seen = model.get_output_embeddings(), []
+    head, seen, read = model.get_output_embeddings(), [], []
     if model in _whole or model.device.type != "cpu" or type(head) is not torch.nn.Linear or "forward" in vars(head):
         return None
 
     def record(hidden):
-        there = hidden.shape[:-1] == (1, count)
+        there = hidden.shape[:-1] == (1, count) and bool(read)
         if there and model in _plain:                          # a stand-in: the head's weights would be read for nothing
             logits = hidden.new_zeros(1, 1, 1).expand(1, 1, len(head.weight))
         else:
@@ -191,11 +191,13 @@ def _before_head(model, run, count):
         seen.append((hidden, logits))
         return logits
     head.forward = record
+    handle = model.base_model.register_forward_hook(lambda *_: read.append(True))          # without the base as it is called here nothing was chosen, whatever the shape
     try:
         logits = run()
     finally:
+        handle.remove()
         del head.forward
-    if len(seen) != 1 or seen[0][0].shape[:-1] != (1, count) or not (model in _plain or torch.equal(logits.flatten(0, -2).float(), seen[0][1][0].float())):
+    if len(seen) != 1 or not read or seen[0][0].shape[:-1] != (1, count) or not (model in _plain or torch.equal(logits.flatten(0, -2).float(), seen[0][1][0].float())):
         _whole.add(model), _plain.discard(model)
         return None
     _plain.add(model)

@@ -725,6 +725,9 @@ def _first_position(model):
     return tables[0].padding_idx + 1 if tables else 0
 
 
+_REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError)      # what a model raises that takes no mask or positions of ours
+
+
 @torch.no_grad()
 def _keeps_inside(model, causal, block_size):
     "Whether attention inside documents does to a model what it should: one document alone is computed as without, and of two neither sees the other."
@@ -738,7 +741,7 @@ def _keeps_inside(model, causal, block_size):
         with _no_search_for_documents():
             alone = torch.allclose(compute(ids), compute(ids, **inside[0]), rtol=1e-3, atol=1e-3)
             return alone and torch.allclose(compute(ids, **inside[1])[:, length // 2 :], compute(other, **inside[1])[:, length // 2 :], rtol=1e-4, atol=1e-4)
-    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError):     # a model that takes no such mask or positions
+    except _REFUSALS:
         return False
     finally:
         model.train(training)
@@ -1157,14 +1160,23 @@ def _check_positive(options, budgets):
     "Raise where a number that must be above 0 is not."
     names = ("block_size", "batch_size", "accumulation", "learning_rate", "clip", "checkpoint_minutes", "keep", "validation_blocks", "patience", "checkpoint_steps", "log_steps")
     for name, value in {**budgets, **{k: getattr(options, k) for k in names}}.items():
-        finite = name in (*budgets, "learning_rate")
-        if value is not None and (not value > 0 or value == math.inf and finite):
-            raise ValueError(f"{name} {value} must be a {'finite ' * finite}number above 0")
-    if not 0 <= options.weight_decay < math.inf or options.evaluations < 0:
-        raise ValueError(f"weight_decay {options.weight_decay} and evaluations {options.evaluations} must not be below 0")
+        _check_above_zero(name, value, finite=name in (*budgets, "learning_rate"))
+    _check_each(("weight_decay", options.weight_decay, 0 <= options.weight_decay < math.inf, "0 or more, and finite"), ("evaluations", options.evaluations, options.evaluations >= 0, "0 or more"))
     if (options.best or options.patience) and options.evaluations <= (options.patience or 0):
         raise ValueError(f"evaluations {options.evaluations} are too few for {f'patience {options.patience}' if options.patience else 'best'}: give evaluations={(options.patience or 0) + 1} or more")
     _check_seed(options.seed)
+
+
+def _check_each(*checks):
+    "Raise for the first number that cannot be; each has its name, itself, whether it can be, and what it must be."
+    for name, value, good, wanted in checks:
+        if not good:
+            raise ValueError(f"{name} {value} must be {wanted}")
+
+
+def _check_above_zero(name, value, finite=False):
+    "Raise where a number is given and is not above 0."
+    _check_each((name, value, value is None or value > 0 and not (finite and value == math.inf), f"a {'finite ' * finite}number above 0"))
 
 
 def _check_seed(seed):
@@ -1185,8 +1197,7 @@ def _check_shares(options):
 
 def _check_falls(warmup, decay):
     "Raise where the shares of a schedule are none."
-    if not 0 <= warmup < 1 or not 0 < decay <= 1:
-        raise ValueError(f"warmup {warmup} must be at least 0 and below 1, decay {decay} above 0 and up to 1")
+    _check_each(("warmup", warmup, 0 <= warmup < 1, "at least 0 and below 1"), ("decay", decay, 0 < decay <= 1, "above 0 and at most 1"))
 
 # %% ../nbs/05_pretraining.ipynb #cc5055e2
 def learning_rate_factor(progress, warmup=0.05, schedule="linear", decay=0.2):

@@ -1,6 +1,7 @@
 """Memorisation, membership, personal data, and private training: against definitions, against Opacus, and wrong usage."""
 import csv
 import gzip
+import importlib.metadata
 import json
 import math
 
@@ -197,7 +198,8 @@ def test_resident_numbers_of_later_counties():
     from stdnum.cn import ric
     number = "51010719700505123"
     number += ric.calc_check_digit(number + "0")
-    assert [f.kind for f in find_personal_data(number)] == ["identity"]
+    older = importlib.metadata.version("python-stdnum") == "2.1"                 # it knows a county for all years
+    assert ric.is_valid(number) == older and [f.kind for f in find_personal_data(number)] == ["identity"]
 
 
 def test_all_valid_lengths_of_cards_by_luhn():

@@ -11,6 +11,7 @@ __all__ = ['logger', 'PORTION', 'pack', 'write_blocks', 'Blocks', 'choose_tokens
 
 # %% ../nbs/05_pretraining.ipynb #e89f67a1
 import copy
+import ctypes
 import functools
 import glob
 import hashlib
@@ -58,7 +59,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .corpora import _portions, _text_of, cache_folder, check_output_dir, write_aside
 from .tokenization import WordMemory
-from .transformer import PRESETS, flops_per_token, fused_gelu, model_config, position_limit
+from .transformer import PRESETS, _fast_dropout, flops_per_token, fused_gelu, model_config, position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -1440,7 +1441,7 @@ class _Trainer(Trainer):
         self.sharded = getattr(options, "sharded", False)
         if self.sharded:
             self.accelerator.prepare_model = lambda model, *_, **__: model          # the model talks to the other processes itself
-        self.clipped = None, []
+        self.clipped, self.dropping = (None, []), _fast_dropout(self.model)
 
     def _get_train_sampler(self, train_dataset=None):
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
@@ -1464,9 +1465,14 @@ class _Trainer(Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         if not model.training:                           # Trainer would walk through all modules in each step
             model.train()
-        loss = self.compute_loss(model, self._prepare_inputs(inputs))
-        self.accelerator.backward(loss)
+        with self.dropping:                              # also while going backward, where a part may be computed once more
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+            self.accelerator.backward(loss)
         return loss.detach()
+
+    def train(self, *args, **kwargs):
+        with _memory_kept(self.args.device):
+            return super().train(*args, **kwargs)
 
     def floating_point_ops(self, inputs):
         return 0                                         # Trainer would count the parameters in each step; flops_per_token counts once
@@ -2459,6 +2465,24 @@ def _bf16_between(model, bf16):
     finally:
         for handle in handles:
             handle.remove()
+
+
+_TRIM, _LARGE = -1, -3                                                 # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc
+
+
+@contextmanager
+def _memory_kept(device):
+    "While inside, memory that a step on the CPU frees stays with the process for the next one, where glibc would give it back to the system; afterwards what is free is given back."
+    library = ctypes.CDLL(None) if device.type == "cpu" and platform.libc_ver()[0] == "glibc" and not any(name.startswith("MALLOC_") for name in os.environ) else None
+    if library is None:
+        yield
+        return
+    library.mallopt(_LARGE, 2**30), library.mallopt(_TRIM, 2**31 - 1)
+    try:
+        yield
+    finally:
+        library.mallopt(_LARGE, 2**25), library.mallopt(_TRIM, 2**26)         # where glibc's own thresholds end once large blocks have been freed
+        library.malloc_trim(0)
 
 
 def _budget(options):

@@ -528,6 +528,47 @@ class _ShortAttention(TorchFunctionMode):
         "Two products, and a softmax between them."
         return (query @ key.mT).mul_(scale).softmax(-1) @ value
 
+# %% ../nbs/04_transformer.ipynb #526d03d7
+_PARTS = 2**16                                                           # values that 16 bits take
+
+
+class _DropoutByBits(TorchFunctionMode):
+    "While inside, dropout on the CPU draws 16 bits for each number, four at once, from PyTorch's own generator."
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        found = None
+        if function is F.dropout:
+            found = self.dropout(*args, **(kwargs or {}))
+        elif function is F.scaled_dot_product_attention:
+            found = self.attention(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {})) if found is None else found
+
+    @staticmethod
+    def dropout(input, p=0.5, training=True, inplace=False):
+        "What is kept, scaled; None where PyTorch is to do it."
+        dropped = round(p * _PARTS) if 0 <= p <= 1 else 0
+        if not training or inplace or not 0 < dropped < _PARTS or type(input) is not torch.Tensor or input.device.type != "cpu" or not input.is_floating_point():
+            return None
+        numbers = input.numel()
+        bits = torch.empty(-(-numbers // 4), dtype=torch.int64).random_(-2**63, None).view(torch.int16)[:numbers].view(input.shape)
+        return input * torch.ge(bits, dropped - _PARTS // 2, out=torch.empty_like(input, memory_format=torch.contiguous_format)).mul_(_PARTS / (_PARTS - dropped))
+
+    def attention(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **more):
+        "The formula; None where nothing is dropped, or PyTorch is to do it."
+        if not dropout_p or query.device.type != "cpu" or attn_mask is not None and (is_causal or attn_mask.dtype != torch.bool) or any(more.values()):
+            return None
+        with self:
+            return attention(query, key, value, attn_mask, dropout_p, is_causal, scale)
+
+
+def _fast_dropout(model):
+    "What computes dropout faster than PyTorch's default: where a model that has some is trained on the CPU, and no compiler chooses for itself."
+    parts = list(model.modules())
+    some = [part.p for part in parts if isinstance(part, nn.Dropout)] + [share for name, share in model.config.to_dict().items() if "drop" in name and isinstance(share, float)]      # BART has no modules for it
+    if not any(share > 0 for share in some) or any(part._compiled_call_impl is not None for part in parts) or any(p.device.type != "cpu" for p in model.parameters()):
+        return nullcontext()
+    return _DropoutByBits()
+
 # %% ../nbs/04_transformer.ipynb #8e11fc16
 _RELATIVE = ("t5", "mt5", "umt5", "longt5", "switch_transformers")             # distances only, no table of positions
 

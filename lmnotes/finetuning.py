@@ -21,7 +21,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from html import escape
 from itertools import takewhile
@@ -42,7 +42,7 @@ from .generation import check_decoding, generate_texts, generation_features, gen
 from .metrics import _number_of, score
 from .pretraining import damaged_files, last_checkpoint, resolve_device, use_bf16, world_size, write_checksums
 from .tasks import _groups_and_strata, _loaded_family, class_weights, load_task, stratified_split
-from .transformer import evaluating, position_limit
+from .transformer import evaluating, fused_gelu, position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -1544,14 +1544,17 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
         adapter = choose_parameters(opened, options.method, options.last_layers, options.lora_rank)
         run = {**_new_run(task, rows, opened, size, options, identity, device), "scored": scored, "scale": scale}
         opened = opened.to(arguments.device)
-        try:
-            trainer, measure = _train(task, opened, tokenizer, rows, splits, arguments, Path(output_dir), options, checkpoint, saved, run)
-        finally:
-            engine._forget(arguments)
-        with engine._interruptible(threading.Event(), engine._FINISHING):
-            if "validation" in splits:
-                _keep_best(opened, measure, Path(output_dir), options, run)
-            return _finish(task, trainer, adapter, opened, tokenizer, splits, Path(output_dir), options, run, str(model))
+        with ExitStack() as ways:
+            ways.enter_context(fused_gelu(opened)), ways.enter_context(engine._bf16_between(opened, run["bf16"]))
+            try:
+                trainer, measure = _train(task, opened, tokenizer, rows, splits, arguments, Path(output_dir), options, checkpoint, saved, run)
+            finally:
+                engine._forget(arguments)
+            with engine._interruptible(threading.Event(), engine._FINISHING):
+                if "validation" in splits:
+                    _keep_best(opened, measure, Path(output_dir), options, run)
+                ways.close()
+                return _finish(task, trainer, adapter, opened, tokenizer, splits, Path(output_dir), options, run, str(model))
 
 
 def _load(data, task, text_column, label_column, options):

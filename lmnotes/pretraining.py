@@ -2456,10 +2456,9 @@ def _plain_attention(model, options, bf16):
 
 @contextmanager
 def _bf16_between(model, bf16):
-    "While inside, a GPU that computes in bf16 also carries in bf16 what flows between the parts of a model: autocast would give it on in fp32, twice the memory to read and write."
-    on = bf16 and next(model.parameters()).device.type == "cuda"
-    cast = lambda module, inputs, output: output.bfloat16()
-    handles = [m.register_forward_hook(cast) for m in model.modules() if on and (isinstance(m, torch.nn.LayerNorm | torch.nn.Embedding) or type(m).__name__.endswith("RMSNorm"))]
+    "While inside, a model that is computed in bf16 also carries in bf16 what flows between its parts: autocast would give it on in fp32, twice the memory to read and write."
+    cast = lambda module, inputs, output: output.bfloat16() if torch.is_autocast_enabled(output.device.type) else output
+    handles = [m.register_forward_hook(cast) for m in model.modules() if bf16 and (isinstance(m, torch.nn.LayerNorm | torch.nn.Embedding) or type(m).__name__.endswith("RMSNorm"))]
     try:
         yield
     finally:

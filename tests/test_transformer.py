@@ -441,3 +441,82 @@ def test_onednn_takes_matrices_however_they_lie_in_memory(monkeypatch, bias):
         x = torch.randn(6, 5, 16).transpose(0, 1)
         with transformer._ByOneDNN():
             assert torch.allclose(F.linear(x, views(24, 16)["plain"] * 0 + 1), x.sum(-1, keepdim=True).expand(5, 6, 24), atol=1e-4)
+
+
+def trained_once(model, ids, mask, seed=3):
+    "Loss and gradients of one step on the CPU, with dropout as the trainers compute it."
+    model.train().zero_grad()
+    torch.manual_seed(seed)
+    with transformer._fast_dropout(model):
+        loss = model(ids, attention_mask=mask, labels=ids).loss
+        loss.backward()
+    return loss.item(), {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("attend", ["sdpa", "eager"])
+def test_dropout_drops_its_share_and_keeps_the_mean(attend):
+    model, (ids, mask) = bert(num_hidden_layers=1), rows_and_mask("right")
+    model.set_attn_implementation(attend)
+    model.train()
+    with transformer._fast_dropout(model), torch.no_grad():
+        ours = torch.stack([model.bert.encoder(model.bert.embeddings(ids)).last_hidden_state for _ in range(3000)])
+    with torch.no_grad():
+        theirs = torch.stack([model.bert.encoder(model.bert.embeddings(ids)).last_hidden_state for _ in range(3000)])
+    error = (ours.var(0) / 3000 + theirs.var(0) / 3000).sqrt()
+    assert ((ours.mean(0) - theirs.mean(0)).abs() / error).max() < 6                      # the same distribution, as far as its first two moments say
+    assert (ours.std(0) / theirs.std(0)).log().abs().max() < 0.3 and abs((ours.var(0) / theirs.var(0)).mean().item() - 1) < 0.02
+
+
+def test_dropout_follows_the_seed_and_is_repeated_where_activations_are_computed_again():
+    model, (ids, mask) = bert(), rows_and_mask("right")
+    loss, gradients = trained_once(model, ids, mask)
+    again, same = trained_once(model, ids, mask)
+    other, _ = trained_once(model, ids, mask, seed=4)
+    assert loss == again != other and all(torch.equal(gradients[k], same[k]) for k in gradients)
+    model.gradient_checkpointing_enable()
+    saved, computed = trained_once(model, ids, mask)
+    assert saved == loss and all(torch.allclose(gradients[k], computed[k], atol=1e-7) for k in gradients)
+
+
+def test_which_models_are_trained_with_dropout_by_bits():
+    from transformers import BartConfig, BartForConditionalGeneration
+    bart = lambda share: BartForConditionalGeneration(BartConfig(vocab_size=90, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+                                                                 encoder_ffn_dim=16, decoder_ffn_dim=16, dropout=share, max_position_embeddings=30))
+    taken = lambda model: isinstance(transformer._fast_dropout(model), transformer._DropoutByBits)
+    assert taken(bert()) and taken(gpt()) and taken(bart(0.1)) and not taken(bart(0.0))                    # BART calls the function, without a module
+    assert not taken(bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    compiled = bert()
+    compiled.bert.encoder.layer[0].compile()
+    assert not taken(compiled) and not taken(bert().to("meta"))
+
+
+@pytest.mark.parametrize("share", [1e-6, 0.25, 0.5, 0.999999, 1.0, 0.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_dropout_of_any_share_and_shape(share, dtype):
+    for shape in ((), (0,), (7,), (3, 5), (2, 3, 5, 7)):
+        x = torch.full(shape, 2.0, dtype=dtype)
+        with transformer._DropoutByBits():
+            y = F.dropout(x, share)
+        assert y.shape == x.shape and y.dtype == dtype
+        kept = y[y != 0].unique()
+        assert not len(kept) or len(kept) == 1 and torch.isclose(kept.double(), torch.tensor(2 / (1 - round(share * 65536) / 65536) if share < 1 else 0.0, dtype=torch.float64), rtol=0.01)
+    slanted = torch.ones(4, 6, requires_grad=True).T
+    with transformer._DropoutByBits():
+        assert F.dropout(slanted, 0.5).shape == (6, 4) and F.dropout(torch.ones(3), 0.5, False).tolist() == [1, 1, 1]
+        inside = torch.ones(1000)
+        assert F.dropout(inside, 0.5, True, True) is inside and not inside.all()                          # in place is PyTorch's
+        with pytest.raises(ValueError, match="dropout probability has to be between 0 and 1"):
+            F.dropout(inside, 1.5)
+
+
+def test_attention_with_dropout_is_the_formula_where_pytorch_would_take_it():
+    q, k, v = torch.randn(3, 2, 4, 6, 8)
+    inside = lambda *given, **more: (torch.manual_seed(0), transformer._DropoutByBits().attention(*given, **more))[1]
+    formula = lambda *given: (torch.manual_seed(0), dropped(*given))[1]
+
+    def dropped(*given):
+        with transformer._DropoutByBits():
+            return attention(*given)
+    mask = torch.ones(2, 1, 1, 6, dtype=torch.bool)
+    assert torch.equal(inside(q, k, v, mask, 0.3), formula(q, k, v, mask, 0.3)) and torch.equal(inside(q, k, v, dropout_p=0.3, is_causal=True), formula(q, k, v, None, 0.3, True))
+    assert inside(q, k, v, mask) is None and inside(q, k, v, mask.float(), 0.3) is None and inside(q, k[:, :2], v[:, :2], None, 0.3, enable_gqa=True) is None

@@ -1441,7 +1441,7 @@ class _Trainer(Trainer):
         self.sharded = getattr(options, "sharded", False)
         if self.sharded:
             self.accelerator.prepare_model = lambda model, *_, **__: model          # the model talks to the other processes itself
-        self.clipped, self.dropping = (None, []), _fast_dropout(self.model)
+        self.clipped = None, []
 
     def _get_train_sampler(self, train_dataset=None):
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
@@ -1465,13 +1465,12 @@ class _Trainer(Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         if not model.training:                           # Trainer would walk through all modules in each step
             model.train()
-        with self.dropping:                              # also while going backward, where a part may be computed once more
-            loss = self.compute_loss(model, self._prepare_inputs(inputs))
-            self.accelerator.backward(loss)
+        loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        self.accelerator.backward(loss)
         return loss.detach()
 
     def train(self, *args, **kwargs):
-        with _memory_kept(self.args.device):
+        with _memory_kept(self.args.device), _fast_dropout(self.model):
             return super().train(*args, **kwargs)
 
     def floating_point_ops(self, inputs):

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, GPT2Config, LlamaConfig, ModernBertConfig
-from transformers.activations import ACT2FN, NewGELUActivation
+from transformers.activations import ACT2FN, GELUActivation, NewGELUActivation
 
 # %% ../nbs/04_transformer.ipynb #a5273ae5
 def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None):
@@ -470,7 +470,7 @@ _ENOUGH = 2**21                                                          # multi
 
 
 class _ByOneDNN(TorchFunctionMode):
-    "While inside, oneDNN computes products of fp32 matrices on the CPU that need no gradient."
+    "While inside, oneDNN computes products of matrices on the CPU that need no gradient, with what comes after them."
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is F.linear and not torch.is_grad_enabled():
@@ -482,15 +482,42 @@ class _ByOneDNN(TorchFunctionMode):
         return function(*args, **(kwargs or {})) if found is None else found
 
     @staticmethod
-    def product(input, weight, bias=None):
-        "The product, or None where it is not oneDNN's."
+    def product(input, weight, bias=None, after="none"):
+        "The product, or its `after` (`gelu`); None where it is not oneDNN's."
         given = [input, weight] + ([] if bias is None else [bias])
-        plain = all(type(t) in (torch.Tensor, nn.Parameter) and t.dtype == torch.float32 and t.device.type == "cpu" and t.layout == torch.strided for t in given)
-        if not plain or weight.ndim != 2 or bias is not None and bias.shape != weight.shape[:1] or input.shape[-1:] != weight.shape[1:]:
+        plain = all(type(t) in (torch.Tensor, nn.Parameter) and t.dtype == input.dtype and t.device.type == "cpu" and t.layout == torch.strided for t in given)
+        if not plain or input.dtype != torch.float32 and not (input.dtype == torch.bfloat16 and _onednn_has_bf16()) or weight.ndim != 2 or bias is not None and bias.shape != weight.shape[:1] or input.shape[-1:] != weight.shape[1:]:
             return None                                                  # what is wrong with it, F.linear says
         if input.numel() * len(weight) < _ENOUGH or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.enabled or not (weight.is_contiguous() or weight.T.is_contiguous()):
             return None
-        return torch.ops.mkldnn._linear_pointwise(input.contiguous(), weight, None if bias is None else bias.contiguous(), "none", [], "")          # it reads strides of the weight only
+        return torch.ops.mkldnn._linear_pointwise(input.contiguous(), weight, None if bias is None else bias.contiguous(), after, [], "" if after == "none" else "none")          # it reads strides of the weight only; GELU "none", not by tanh
+
+
+def _product_and_gelu(part, hidden):
+    "What a feed-forward layer gives between its two matrices, at once where nobody looks between."
+    looked_at = any(getattr(inside, hooks) for inside in (part.dense, part.intermediate_act_fn) for hooks in ("_forward_hooks", "_forward_pre_hooks"))
+    found = None if looked_at or torch.is_grad_enabled() else _ByOneDNN.product(hidden, part.dense.weight, part.dense.bias, "gelu")
+    return part.intermediate_act_fn(part.dense(hidden)) if found is None else found
+
+
+@contextmanager
+def _gelu_within(model):
+    "While inside, BERT and its kin take GELU together with the product before it."
+    parts = [part for part in model.modules() if type(part).__name__.endswith("Intermediate") and "forward" not in vars(part) and type(getattr(part, "dense", None)) is nn.Linear
+             and type(getattr(part, "intermediate_act_fn", None)) in (nn.GELU, GELUActivation) and (getattr(part.intermediate_act_fn, "act", F.gelu) is F.gelu and getattr(part.intermediate_act_fn, "approximate", "none") == "none")]
+    for part in parts:
+        part.forward = functools.partial(_product_and_gelu, part)
+    try:
+        yield
+    finally:
+        for part in parts:
+            del part.forward
+
+
+@functools.cache
+def _onednn_has_bf16():
+    "Whether oneDNN multiplies in bf16 here."
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @functools.cache
@@ -507,12 +534,12 @@ def _onednn_is_faster():
 _SHORT = 128                                                             # tokens up to which the matrix of scores is small
 
 
-class _ShortAttention(TorchFunctionMode):
-    "While inside, attention over few tokens in bf16 on the CPU, without a mask and without gradients, is two plain products."
+class _ShortAttention(_ByOneDNN):
+    "While inside, attention over few tokens in bf16 on the CPU, without a mask and without gradients, is two plain products, too."
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         found = self.attention(*args, **(kwargs or {})) if function is F.scaled_dot_product_attention and not torch.is_grad_enabled() else None
-        return function(*args, **(kwargs or {})) if found is None else found
+        return super().__torch_function__(function, types, args, kwargs) if found is None else found
 
     @classmethod
     def attention(cls, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **more):
@@ -532,47 +559,48 @@ class _ShortAttention(TorchFunctionMode):
 _PARTS = 2**16                                                           # values that 16 bits take
 
 
-class _DropoutByBits(TorchFunctionMode):
-    "While inside, dropout on the CPU draws 16 bits for each number, four at once, from PyTorch's own generator."
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        found = None
-        if function is F.dropout:
-            found = self.dropout(*args, **(kwargs or {}))
-        elif function is F.scaled_dot_product_attention:
-            found = self.attention(*args, **(kwargs or {}))
-        return function(*args, **(kwargs or {})) if found is None else found
-
-    @staticmethod
-    def dropout(input, p=0.5, training=True, inplace=False):
-        "What is kept, scaled; None where PyTorch is to do it."
-        dropped = round(p * _PARTS) if 0 <= p <= 1 else 0
-        if not training or inplace or not 0 < dropped < _PARTS or type(input) is not torch.Tensor or input.device.type != "cpu" or not input.is_floating_point():
-            return None
-        numbers = input.numel()
-        bits = torch.empty(-(-numbers // 4), dtype=torch.int64).random_(-2**63, None).view(torch.int16)[:numbers].view(input.shape)
-        return input * torch.ge(bits, dropped - _PARTS // 2, out=torch.empty_like(input, memory_format=torch.contiguous_format)).mul_(_PARTS / (_PARTS - dropped))
-
-    def attention(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **more):
-        "The formula; None where nothing is dropped, or PyTorch is to do it."
-        if not dropout_p or query.device.type != "cpu" or attn_mask is not None and (is_causal or attn_mask.dtype != torch.bool) or any(more.values()):
-            return None
-        scores = (query @ key.mT).mul_(query.shape[-1] ** -0.5 if scale is None else scale)
-        if is_causal:
-            attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
-        weights = (scores if attn_mask is None else scores.masked_fill_(~attn_mask, torch.finfo(scores.dtype).min)).softmax(-1)
-        dropped = self.dropout(weights, dropout_p)
-        found = (F.dropout(weights, dropout_p) if dropped is None else dropped) @ value
-        return found if attn_mask is None or (some := attn_mask.any(-1, keepdim=True)).all() else found.masked_fill(~some, 0.0)
+def _dropout_by_bits(input, p=0.5, training=True, inplace=False):
+    "What is kept of it, scaled; None where PyTorch is to do it."
+    dropped = round(p * _PARTS) if 0 <= p <= 1 else 0
+    if not training or inplace or not 0 < dropped < _PARTS or type(input) is not torch.Tensor or input.device.type != "cpu" or not input.is_floating_point():
+        return None
+    numbers = input.numel()
+    bits = torch.empty(-(-numbers // 4), dtype=torch.int64).random_(-2**63, None).view(torch.int16)[:numbers].view(input.shape)
+    return input * torch.ge(bits, dropped - _PARTS // 2, out=torch.empty_like(input, memory_format=torch.contiguous_format)).mul_(_PARTS / (_PARTS - dropped))
 
 
+def _attention_by_bits(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **more):
+    "The formula with such a mask on its weights; None where nothing is dropped, or PyTorch is to do it."
+    if not dropout_p or query.device.type != "cpu" or attn_mask is not None and (is_causal or attn_mask.dtype != torch.bool) or any(more.values()):
+        return None
+    scores = (query @ key.mT).mul_(query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+    weights = (scores if attn_mask is None else scores.masked_fill_(~attn_mask, torch.finfo(scores.dtype).min)).softmax(-1)
+    found = F.dropout(weights, dropout_p) @ value
+    return found if attn_mask is None or (some := attn_mask.any(-1, keepdim=True)).all() else found.masked_fill(~some, 0.0)
+
+
+@contextmanager
 def _fast_dropout(model):
-    "What computes dropout faster than PyTorch's default: where a model that has some is trained on the CPU, and no compiler chooses for itself."
+    "While inside, dropout on the CPU takes 16 bits for each number, where the model has dropout and no compiler chooses for itself."
     parts = list(model.modules())
     some = [part.p for part in parts if isinstance(part, nn.Dropout)] + [share for name, share in model.config.to_dict().items() if "drop" in name and isinstance(share, float)]      # BART has no modules for it
     if not any(share > 0 for share in some) or any(part._compiled_call_impl is not None for part in parts) or any(p.device.type != "cpu" for p in model.parameters()):
-        return nullcontext()
-    return _DropoutByBits()
+        yield
+        return
+    dropout, attend = F.dropout, F.scaled_dot_product_attention
+
+    def dropout_or_default(*args, **kwargs):
+        return dropout(*args, **kwargs) if (found := _dropout_by_bits(*args, **kwargs)) is None else found
+
+    def attend_or_default(*args, **kwargs):
+        return attend(*args, **kwargs) if (found := _attention_by_bits(*args, **kwargs)) is None else found
+    F.dropout, F.scaled_dot_product_attention = dropout_or_default, attend_or_default            # not by a mode: parts that are computed once more on the way back would not see it
+    try:
+        yield
+    finally:
+        F.dropout, F.scaled_dot_product_attention = dropout, attend
 
 # %% ../nbs/04_transformer.ipynb #8e11fc16
 _RELATIVE = ("t5", "mt5", "umt5", "longt5", "switch_transformers")             # distances only, no table of positions
@@ -625,7 +653,7 @@ def evaluating(model):
     modes = [(part, part.training) for part in model.modules()]
     model.eval()
     try:
-        with _faster_ways(model):
+        with _faster_ways(model) as ways, _gelu_within(model) if ways else nullcontext():
             yield model
     finally:
         for part, mode in modes:

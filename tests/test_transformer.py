@@ -1,4 +1,7 @@
 """04_transformer: our BERT and GPT-2 against the library's, in every configuration that changes the arithmetic."""
+import copy
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -455,7 +458,7 @@ def trained_once(model, ids, mask, seed=3):
 
 @pytest.mark.parametrize("attend", ["sdpa", "eager"])
 def test_dropout_drops_its_share_and_keeps_the_mean(attend):
-    model, (ids, mask) = bert(num_hidden_layers=1), rows_and_mask("right")
+    model, (_, ids, mask) = bert(num_hidden_layers=1), rows_and_mask("right")
     model.set_attn_implementation(attend)
     model.train()
     with transformer._fast_dropout(model), torch.no_grad():
@@ -468,7 +471,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(attend):
 
 
 def test_dropout_follows_the_seed_and_is_repeated_where_activations_are_computed_again():
-    model, (ids, mask) = bert(), rows_and_mask("right")
+    model, (_, ids, mask) = bert(), rows_and_mask("right")
     loss, gradients = trained_once(model, ids, mask)
     again, same = trained_once(model, ids, mask)
     other, _ = trained_once(model, ids, mask, seed=4)
@@ -482,7 +485,13 @@ def test_which_models_are_trained_with_dropout_by_bits():
     from transformers import BartConfig, BartForConditionalGeneration
     bart = lambda share: BartForConditionalGeneration(BartConfig(vocab_size=90, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
                                                                  encoder_ffn_dim=16, decoder_ffn_dim=16, dropout=share, max_position_embeddings=30))
-    taken = lambda model: isinstance(transformer._fast_dropout(model), transformer._DropoutByBits)
+
+    def taken(model):
+        own = F.dropout, F.scaled_dot_product_attention
+        with transformer._fast_dropout(model):
+            changed = F.dropout is not own[0], F.scaled_dot_product_attention is not own[1]
+        assert (F.dropout, F.scaled_dot_product_attention) == own and len(set(changed)) == 1
+        return changed[0]
     assert taken(bert()) and taken(gpt()) and taken(bart(0.1)) and not taken(bart(0.0))                    # BART calls the function, without a module
     assert not taken(bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
     compiled = bert()
@@ -495,13 +504,13 @@ def test_which_models_are_trained_with_dropout_by_bits():
 def test_dropout_of_any_share_and_shape(share, dtype):
     for shape in ((), (0,), (7,), (3, 5), (2, 3, 5, 7)):
         x = torch.full(shape, 2.0, dtype=dtype)
-        with transformer._DropoutByBits():
+        with transformer._fast_dropout(bert()):
             y = F.dropout(x, share)
         assert y.shape == x.shape and y.dtype == dtype
         kept = y[y != 0].unique()
         assert not len(kept) or len(kept) == 1 and torch.isclose(kept.double(), torch.tensor(2 / (1 - round(share * 65536) / 65536) if share < 1 else 0.0, dtype=torch.float64), rtol=0.01)
     slanted = torch.ones(4, 6, requires_grad=True).T
-    with transformer._DropoutByBits():
+    with transformer._fast_dropout(bert()):
         assert F.dropout(slanted, 0.5).shape == (6, 4) and F.dropout(torch.ones(3), 0.5, False).tolist() == [1, 1, 1]
         inside = torch.ones(1000)
         assert F.dropout(inside, 0.5, True, True) is inside and not inside.all()                          # in place is PyTorch's
@@ -511,12 +520,58 @@ def test_dropout_of_any_share_and_shape(share, dtype):
 
 def test_attention_with_dropout_is_the_formula_where_pytorch_would_take_it():
     q, k, v = torch.randn(3, 2, 4, 6, 8)
-    inside = lambda *given, **more: (torch.manual_seed(0), transformer._DropoutByBits().attention(*given, **more))[1]
-    formula = lambda *given: (torch.manual_seed(0), dropped(*given))[1]
 
-    def dropped(*given):
-        with transformer._DropoutByBits():
-            return attention(*given)
+    def seeded(function, *given, **more):
+        with transformer._fast_dropout(bert()):
+            torch.manual_seed(0)
+            return function(*given, **more)
+    inside, formula = partial(seeded, transformer._attention_by_bits), partial(seeded, attention)
     mask = torch.ones(2, 1, 1, 6, dtype=torch.bool)
     assert torch.equal(inside(q, k, v, mask, 0.3), formula(q, k, v, mask, 0.3)) and torch.equal(inside(q, k, v, dropout_p=0.3, is_causal=True), formula(q, k, v, None, 0.3, True))
     assert inside(q, k, v, mask) is None and inside(q, k, v, mask.float(), 0.3) is None and inside(q, k[:, :2], v[:, :2], None, 0.3, enable_gqa=True) is None
+
+
+@wide
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gelu_is_taken_with_its_product_where_nobody_looks_between(dtype, monkeypatch):
+    if dtype == torch.bfloat16 and not transformer._onednn_has_bf16():
+        pytest.skip("oneDNN does not multiply in bf16 on this processor")
+    monkeypatch.setattr(transformer, "_onednn_is_faster", lambda: True)
+    monkeypatch.setattr(transformer, "_ENOUGH", 1)
+    model, (_, ids, mask), seen, taken = bert(), rows_and_mask("right"), [], []
+    product = transformer._ByOneDNN.product
+    monkeypatch.setattr(transformer._ByOneDNN, "product", staticmethod(lambda *given: taken.append(given[3:] == ("gelu",)) or product(*given)))
+    exact = copy.deepcopy(model).double()(ids, attention_mask=mask).logits[mask.bool()]
+    model.to(dtype)
+    with torch.no_grad():
+        plain = model(ids, attention_mask=mask).logits[mask.bool()].double()
+        with transformer.evaluating(model):
+            assert "forward" in vars(model.bert.encoder.layer[0].intermediate)
+            fused = model(ids, attention_mask=mask).logits[mask.bool()].double()
+            assert sum(taken) == model.config.num_hidden_layers
+            handle = model.bert.encoder.layer[0].intermediate.dense.register_forward_hook(lambda part, given, found: seen.append(found))
+            model(ids, attention_mask=mask)
+            handle.remove()
+            assert sum(taken) == 2 * model.config.num_hidden_layers - 1 and len(seen) == 1 and (seen[0] < -0.2).any()             # before GELU, which has nothing below -0.17
+            with torch.enable_grad():
+                assert model(ids, attention_mask=mask).logits.requires_grad
+            assert sum(taken) == 2 * model.config.num_hidden_layers - 1
+    assert "forward" not in vars(model.bert.encoder.layer[0].intermediate)
+    assert (fused - exact).abs().mean() < 1.2 * (plain - exact).abs().mean() + 1e-7
+
+
+@wide
+def test_other_activations_and_other_layers_are_left_alone(monkeypatch):
+    monkeypatch.setattr(transformer, "_onednn_is_faster", lambda: True)
+    for changes in ({"hidden_act": "relu"}, {"hidden_act": "gelu_new"}, {"hidden_act": "gelu_python"}):
+        model = bert(**changes)
+        with transformer.evaluating(model):
+            assert not any("forward" in vars(part) for part in model.modules())
+    model = bert()
+    model.bert.encoder.layer[1].intermediate.dense = torch.nn.Sequential(model.bert.encoder.layer[1].intermediate.dense)              # what an adapter does
+    with transformer.evaluating(model):
+        assert ["forward" in vars(layer.intermediate) for layer in model.bert.encoder.layer] == [True, False]
+        with transformer.evaluating(model):                                                     # once more inside
+            assert "forward" in vars(model.bert.encoder.layer[0].intermediate)
+        assert "forward" in vars(model.bert.encoder.layer[0].intermediate)
+    assert not any("forward" in vars(part) for part in model.modules())

@@ -1441,7 +1441,7 @@ class _Trainer(Trainer):
         self.sharded = getattr(options, "sharded", False)
         if self.sharded:
             self.accelerator.prepare_model = lambda model, *_, **__: model          # the model talks to the other processes itself
-        self.clipped = None, []
+        self.clipped, self.first = (None, []), self.model
 
     def _get_train_sampler(self, train_dataset=None):
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
@@ -1470,7 +1470,7 @@ class _Trainer(Trainer):
         return loss.detach()
 
     def train(self, *args, **kwargs):
-        with _memory_kept(self.args.device), _fast_dropout(self.model):
+        with _memory_kept(self.args.device), _fast_dropout(self.first):          # a search has no model between its trials
             return super().train(*args, **kwargs)
 
     def floating_point_ops(self, inputs):

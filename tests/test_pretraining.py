@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -1342,3 +1343,43 @@ def test_places_that_cannot_be_are_named_before_the_work(corpus, tokenizer, tmp_
     for place in ([f"{tmp_path}/{'x' * 300}", f"{tmp_path}/a\0b"] + ["/proc/x"] * (sys.platform == "linux")):
         with pytest.raises((OSError, ValueError), match="^output_dir .*cannot be written.*another folder"):
             pretrain(corpus, tokenizer, "bert-tiny", place, steps=1, **TINY)
+
+
+def test_memory_is_kept_in_training_and_given_back_after_it(monkeypatch):
+    "glibc's thresholds, on a CPU only, and not where the user has set some."
+    called = []
+    library = types.SimpleNamespace(mallopt=lambda *given: called.append(given), malloc_trim=lambda left: called.append("given back"))
+    monkeypatch.setattr(pretraining.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(pretraining.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    with pytest.raises(KeyboardInterrupt), pretraining._memory_kept(torch.device("cpu")):
+        assert called == [(-3, 2**30), (-1, 2**31 - 1)]
+        raise KeyboardInterrupt
+    assert called[2:] == [(-3, 2**25), (-1, 2**26), "given back"]
+    called.clear()
+    with pretraining._memory_kept(torch.device("cuda")):
+        pass
+    monkeypatch.setattr(pretraining.platform, "libc_ver", lambda: ("", ""))                # macOS, Windows, musl
+    with pretraining._memory_kept(torch.device("cpu")):
+        pass
+    monkeypatch.setattr(pretraining.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    with pretraining._memory_kept(torch.device("cpu")):
+        pass
+    assert called == []
+
+
+def test_bf16_flows_between_the_parts_only_where_a_model_is_computed_in_bf16(tokenizer):
+    model, ids, kinds = AutoModelForMaskedLM.from_config(model_config("bert-tiny", len(tokenizer), 16)), torch.ones(2, 8, dtype=torch.long), []
+    watch = model.bert.encoder.layer[1].register_forward_pre_hook(lambda module, inputs: kinds.append(inputs[0].dtype))
+    with pretraining._bf16_between(model, True):
+        with torch.autocast("cpu", torch.bfloat16):
+            model(input_ids=ids)
+        model(input_ids=ids)                                             # examined outside of mixed precision
+    with torch.autocast("cpu", torch.bfloat16):
+        with pretraining._bf16_between(model, False):
+            model(input_ids=ids)
+        model(input_ids=ids)
+    watch.remove()
+    assert kinds == [torch.bfloat16, torch.float32, torch.float32, torch.float32] and {p.dtype for p in model.parameters()} == {torch.float32}

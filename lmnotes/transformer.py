@@ -503,8 +503,9 @@ def _product_and_gelu(part, hidden):
 @contextmanager
 def _gelu_within(model):
     "While inside, BERT and its kin take GELU together with the product before it."
-    parts = [part for part in model.modules() if type(part).__name__.endswith("Intermediate") and "forward" not in vars(part) and type(getattr(part, "dense", None)) is nn.Linear
-             and type(getattr(part, "intermediate_act_fn", None)) in (nn.GELU, GELUActivation) and (getattr(part.intermediate_act_fn, "act", F.gelu) is F.gelu and getattr(part.intermediate_act_fn, "approximate", "none") == "none")]
+    known = [part for part in model.modules() if type(part).__module__.startswith("transformers.models.") and type(part).__name__.endswith("Intermediate") and "forward" not in vars(part)]
+    known = [part for part in known if type(getattr(part, "dense", None)) is nn.Linear and type(getattr(part, "intermediate_act_fn", None)) in (nn.GELU, GELUActivation)]
+    parts = [part for part in known if getattr(part.intermediate_act_fn, "act", F.gelu) is F.gelu and getattr(part.intermediate_act_fn, "approximate", "none") == "none"]
     for part in parts:
         part.forward = functools.partial(_product_and_gelu, part)
     try:

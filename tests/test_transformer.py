@@ -575,3 +575,10 @@ def test_other_activations_and_other_layers_are_left_alone(monkeypatch):
             assert "forward" in vars(model.bert.encoder.layer[0].intermediate)
         assert "forward" in vars(model.bert.encoder.layer[0].intermediate)
     assert not any("forward" in vars(part) for part in model.modules())
+
+    class OwnIntermediate(type(model.bert.encoder.layer[0].intermediate)):
+        "A layer of somebody's own, which may do something between."
+    for layer in model.bert.encoder.layer:
+        layer.intermediate.__class__ = OwnIntermediate
+    with transformer.evaluating(model):
+        assert not any("forward" in vars(part) for part in model.modules())

@@ -1,7 +1,7 @@
 """Fine-tuning: speed beside the Transformers recipe and prediction beside `pipeline`, in one run; real results with a genuinely pretrained encoder.
 
     python benchmarks/finetuning.py                       everything; some hours on four cores
-    python benchmarks/finetuning.py --only speed predict  parts: speed, predict, sst2, wnut17, ewt, sms, rte, cola, squad, thucnews, value
+    python benchmarks/finetuning.py --only speed predict  parts: speed, ways, predict, sst2, wnut17, ewt, sms, rte, cola, squad, thucnews, value
     python benchmarks/finetuning.py --quick               a few examples of each, to try it; nothing is written
     python benchmarks/finetuning.py --only sst2 --epochs 1 --learning-rate 1e-4    other choices than the defaults; said in the table
     python benchmarks/finetuning.py --only wnut17 --judge --batch-size 32          examined on the validation split, to choose by; nothing is written
@@ -16,6 +16,7 @@ import contextlib
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import random
@@ -32,7 +33,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("LMNOTES_SHARED", ROOT.parent / "shared")) / "data"
 RESULTS = ROOT / "benchmarks" / "results"
-PARTS = ["speed", "predict", "sst2", "wnut17", "ewt", "sms", "rte", "cola", "squad", "thucnews", "value"]
+PARTS = ["speed", "ways", "predict", "sst2", "wnut17", "ewt", "sms", "rte", "cola", "squad", "thucnews", "value"]
 
 
 def minilm(folder):
@@ -140,6 +141,28 @@ def speed(model, folder, args, narrow, add):
             add({"part": "speed", "data": name, "side": side, "examples_per_second": examples / found["seconds"], "examples_per_cpu_second": examples / found["cpu_seconds"],
                          metric: found["score"], "times_recipe": first[0] / found["seconds"], "times_recipe_cpu": first[1] / found["cpu_seconds"],
                          **({"times_recipe_bf16": half[0] / found["seconds"]} if half else {}), **choices, "train_examples": len(splits["train"])})
+
+
+def ways(model, folder, args, narrow, add):
+    "Seconds of training with each way that is faster on a CPU left out, in turns."
+    from lmnotes import pretraining
+    from lmnotes.finetuning import finetune
+    from lmnotes.tasks import load_task
+    splits = load_task(str(SHARED / "wnut17"), train_examples=64 if args.quick else args.train_examples or 1280, test_examples=64)
+    left_out = {"all ways": (), "PyTorch's dropout": ("_fast_dropout",), "memory given back": ("_memory_kept",), "fp32 between the parts": ("_bf16_between",),
+                "none of them": ("_fast_dropout", "_memory_kept", "_bf16_between")}
+    best = {}
+    for _ in range(1 if args.quick else 3):
+        for side, names in left_out.items():
+            with contextlib.ExitStack() as stack:
+                for name in names:
+                    stack.callback(setattr, pretraining, name, getattr(pretraining, name))
+                    setattr(pretraining, name, lambda *given: contextlib.nullcontext())
+                taken = stack.enter_context(timed_training())
+                finetune(model, splits, Path(folder) / "ways", samples=0, overwrite=True, max_length=128, epochs=2, batch_size=32, learning_rate=3e-4, precision="bf16" if narrow else "fp32")
+            best[side] = min(best.get(side, math.inf), taken["seconds"])
+    for side, seconds in best.items():
+        add({"part": "ways", "data": "wnut17", "side": side, "seconds": seconds, "share_of_all_ways": seconds / best["all ways"], "precision": "bf16" if narrow else "fp32", "train_examples": len(splits["train"])})
 
 
 def predict(model, folder, args, add):
@@ -384,7 +407,7 @@ def main():
                     RESULTS.mkdir(exist_ok=True)
                     (RESULTS / "finetuning.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
                     (RESULTS / "finetuning.md").write_text(report(result), encoding="utf-8")
-            {"speed": lambda: speed(model, folder, args, narrow, add), "predict": lambda: predict(model, folder, args, add), "squad": lambda: squad(model, folder, args, add),
+            {"speed": lambda: speed(model, folder, args, narrow, add), "ways": lambda: ways(model, folder, args, narrow, add), "predict": lambda: predict(model, folder, args, add), "squad": lambda: squad(model, folder, args, add),
              "thucnews": lambda: thucnews(folder, args, add), "value": lambda: value(folder, args, add)}.get(part, lambda: real(part, model, folder, args, add))()
             if part == "value" and not args.quick:
                 draw_value([row for row in result["rows"] if row["part"] == "value"])

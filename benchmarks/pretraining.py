@@ -139,7 +139,7 @@ def train_ours(model, blocks, tokenizer, timer, causal=False, **changes):
     if options.compile:
         pretraining._compile_layers(model)
     data, collate = Batches(blocks, tokenizer, causal, 0.15, 0, options.steps * options.batch_size), Batches.collate if causal else pretraining._collate_masked
-    with pretraining._for_the_machine(model, options, arguments.bf16):
+    with pretraining._for_the_machine(model, arguments.bf16, options):
         trainer = pretraining._Trainer(options, causal, pretraining._Clock(options.steps, None), model=model, args=arguments, train_dataset=data, data_collator=collate, callbacks=[timer])
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)

@@ -42,7 +42,7 @@ from .generation import check_decoding, generate_texts, generation_features, gen
 from .metrics import _number_of, score
 from .pretraining import damaged_files, last_checkpoint, resolve_device, use_bf16, world_size, write_checksums
 from .tasks import _groups_and_strata, _loaded_family, class_weights, load_task, stratified_split
-from .transformer import evaluating, fused_gelu, position_limit
+from .transformer import evaluating, position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -1545,7 +1545,7 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
         run = {**_new_run(task, rows, opened, size, options, identity, device), "scored": scored, "scale": scale}
         opened = opened.to(arguments.device)
         with ExitStack() as ways:
-            ways.enter_context(fused_gelu(opened)), ways.enter_context(engine._bf16_between(opened, run["bf16"]))
+            ways.enter_context(engine._for_the_machine(opened, run["bf16"]))
             try:
                 trainer, measure = _train(task, opened, tokenizer, rows, splits, arguments, Path(output_dir), options, checkpoint, saved, run)
             finally:

@@ -2409,7 +2409,7 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
             unigram_bias(model, blocks, () if causal else tokenizer.all_special_ids)
         model = shard(model, arguments.device) if options.sharded else model.to(arguments.device)
         try:
-            with _for_the_machine(model, options, run["bf16"]):
+            with _for_the_machine(model, run["bf16"], options):
                 trainer, loss_after = _train(model, tokenizer, blocks, held, causal, arguments, Path(output_dir), options, checkpoint, saved, run)
         finally:
             _forget(arguments)
@@ -2423,9 +2423,9 @@ _FINISHING = "the run is at its end and gets saved; a second Ctrl-C stops at onc
 
 
 @contextmanager
-def _for_the_machine(model, options, bf16):
-    "While inside, a model is computed in the way that is fast on the machine where it is, with the same results but for rounding."
-    with fused_gelu(model), _plain_attention(model, options, bf16), _bf16_between(model, bf16), _no_search_for_documents():
+def _for_the_machine(model, bf16, blocks=None):
+    "While inside, a model is computed in the way that is fast on the machine where it is, with the same results but for rounding; `blocks`: the options of pretraining, which say how long they are."
+    with fused_gelu(model), _plain_attention(model, bf16, blocks), _bf16_between(model, bf16), _no_search_for_documents():
         yield
 
 
@@ -2441,9 +2441,10 @@ def _no_search_for_documents():
 
 
 @contextmanager
-def _plain_attention(model, options, bf16):
+def _plain_attention(model, bf16, blocks):
     "While inside, a CPU computes attention over short blocks in bf16 by plain matrix products: its fused kernel is slower there, forward and backward."
-    plain = bf16 and next(model.parameters()).device.type == "cpu" and options.block_size <= 256 and not options.document_attention and model.config._attn_implementation == "sdpa"
+    short = blocks is not None and blocks.block_size <= 256 and not blocks.document_attention
+    plain = bf16 and short and next(model.parameters()).device.type == "cpu" and model.config._attn_implementation == "sdpa"
     if plain:
         model.set_attn_implementation("eager")
     try:

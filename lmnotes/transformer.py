@@ -571,15 +571,10 @@ def _dropout_by_bits(input, p=0.5, training=True, inplace=False):
 
 
 def _attention_by_bits(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **more):
-    "The formula with such a mask on its weights; None where nothing is dropped, or PyTorch is to do it."
+    "The formula, whose dropout is the one above; None where nothing is dropped, or PyTorch is to do it."
     if not dropout_p or query.device.type != "cpu" or attn_mask is not None and (is_causal or attn_mask.dtype != torch.bool) or any(more.values()):
         return None
-    scores = (query @ key.mT).mul_(query.shape[-1] ** -0.5 if scale is None else scale)
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
-    weights = (scores if attn_mask is None else scores.masked_fill_(~attn_mask, torch.finfo(scores.dtype).min)).softmax(-1)
-    found = F.dropout(weights, dropout_p) @ value
-    return found if attn_mask is None or (some := attn_mask.any(-1, keepdim=True)).all() else found.masked_fill(~some, 0.0)
+    return attention(query, key, value, attn_mask, dropout_p, is_causal, scale)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from transformers import PreTrainedModel
 from . import __version__
 from .checkpoints import load, task_of
 from .corpora import _check_encoding, _format_of, _not_empty, _read as read_splits, load_corpus
-from .pretraining import _only, resolve_device
+from .pretraining import _after_attention, _only, resolve_device
 from .transformer import evaluating, fused_gelu, position_limit
 
 logger = logging.getLogger(__name__)
@@ -353,15 +353,57 @@ def _masked_values(model, batch, before, after, mask):
         words = np.array([g.words for g in batch])
         hidden |= (words == words[each, at][:, None]) & (columns > at[:, None])
     rows[hidden] = mask
-    inputs = np.hstack([np.tile(np.array(before, np.int64), (len(batch), 1)), rows, np.tile(np.array(after, np.int64), (len(batch), 1))])
+    _, leaders, which = np.unique([(g.owner, g.place - g.at) for g in batch], axis=0, return_index=True, return_inverse=True)              # copies of one window
+    whole = np.array([batch[i].ids for i in leaders])
+    inputs, few = (torch.from_numpy(_between(before, some, after)).to(model.device) for some in (rows, np.vstack([whole, np.full_like(whole, mask)])))
+    same = which.reshape(-1, 1) + len(whole) * np.pad(hidden, ((0, 0), (len(before), len(after))))              # the row of `few` that each token is taken from
+    same = torch.from_numpy(same * inputs.shape[1] + np.arange(inputs.shape[1])).to(model.device)
+    place = torch.from_numpy(at + len(before)).to(model.device)
 
     def run(some):
-        chosen = each[:len(inputs[some])] * inputs.shape[1] + at[some] + len(before)
-        return _logits_at(model, torch.from_numpy(inputs[some]).to(model.device), torch.from_numpy(chosen).to(model.device))
+        with _copies_alike(model, few, same[some], place[some]):
+            return _logits_at(model, inputs[some], torch.arange(len(inputs[some]), device=model.device) * inputs.shape[1] + place[some])
     values = None if model.base_model is model else _tiled(model, partial(run, slice(None)), targets)
     if values is None:
         values = np.concatenate([_log_probs(run(some), targets[some].to(model.device)) for some in _row_parts(len(batch), model)])
     return values
+
+
+def _between(before, rows, after):
+    "Rows of tokens with the special ones before and after them."
+    return np.hstack([np.tile(np.array(special, np.int64), (len(rows), 1)) if special is not rows else rows for special in (before, rows, after)])
+
+
+@contextmanager
+def _copies_alike(model, few, same, place):
+    "While inside, BERT and its kin compute up to the first attention the rows `few` only, in which `same` has the place of each token's equal, and in the last attention one place of each row asks."
+    base, held = model.base_model, []
+    if _after_attention(model) is None or any(part._compiled_call_impl is not None for part in model.modules()):
+        yield
+        return
+    first, last = base.encoder.layer[0].attention.self, base.encoder.layer[-1].attention.self
+    spread = lambda vectors: vectors.index_select(0, same.flatten()).view(*same.shape, -1)
+
+    def embeddings(forward, *_, **__):
+        held[:] = [forward(input_ids=few).flatten(0, 1)]
+        return spread(held[0])
+
+    def shared(forward, _):
+        return spread(forward(held[0]))
+
+    def asked_once(forward, hidden):
+        return forward(hidden[torch.arange(len(place)), place][:, None]).expand(*hidden.shape[:2], -1)
+    ways = [(last.query, asked_once)] if last is not first else []
+    if 2 * len(few) <= len(same) and getattr(base, "embeddings_project", None) is None and not (few == model.config.pad_token_id).any():          # RoBERTa counts no position for padding
+        ways += [(base.embeddings, embeddings), (first.query, shared), (first.key, shared), (first.value, shared)]
+    ways = [] if any("forward" in vars(part) for part, _ in ways) else ways               # somebody else's
+    for part, way in ways:
+        part.forward = partial(way, part.forward)
+    try:
+        yield
+    finally:
+        for part, _ in ways:
+            del part.forward
 
 
 def _row_parts(rows, model, places=1):

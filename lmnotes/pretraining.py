@@ -617,7 +617,7 @@ def _only(model, chosen):
 def _after_attention(model):
     "What follows the attention in the last block, where it works on each place by itself and can be handed some of them; None where it cannot."
     base = model.base_model
-    if base.config.model_type not in ("bert", "roberta", "xlm-roberta", "camembert", "electra"):
+    if base.config.model_type not in ("bert", "roberta", "xlm-roberta", "camembert", "electra") or base.config.chunk_size_feed_forward:          # chunks of places would not come out even
         return None
     block = base.encoder.layer[-1]
     if block._compiled_call_impl or getattr(block, "gradient_checkpointing", False):        # compiled code would be made anew for each number of places

@@ -473,9 +473,11 @@ class _ByOneDNN(TorchFunctionMode):
     "While inside, oneDNN computes products of matrices on the CPU that need no gradient, with what comes after them."
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is F.linear and not torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():                           # a compiler chooses for itself
+            found = None
+        elif function is F.linear:
             found = self.product(*args, **(kwargs or {}))
-        elif function is torch.addmm and not kwargs and not torch.is_grad_enabled():          # GPT-2 keeps its matrices the other way round
+        elif function is torch.addmm and not kwargs and len(args) == 3:                        # GPT-2 keeps its matrices the other way round
             found = self.product(args[1], args[2].T, args[0]) if args[2].ndim == 2 else None
         else:
             found = None
@@ -495,8 +497,9 @@ class _ByOneDNN(TorchFunctionMode):
 
 def _product_and_gelu(part, hidden):
     "What a feed-forward layer gives between its two matrices, at once where nobody looks between."
-    looked_at = any(getattr(inside, hooks) for inside in (part.dense, part.intermediate_act_fn) for hooks in ("_forward_hooks", "_forward_pre_hooks"))
-    found = None if looked_at or torch.is_grad_enabled() else _ByOneDNN.product(hidden, part.dense.weight, part.dense.bias, "gelu")
+    looked_at = any(vars(inside).get(name) for inside in (part.dense, part.intermediate_act_fn) for name in ("_forward_hooks", "_forward_pre_hooks", "forward"))
+    looked_at = looked_at or torch.nn.modules.module._global_forward_hooks or torch.nn.modules.module._global_forward_pre_hooks
+    found = None if looked_at or torch.is_grad_enabled() or torch.compiler.is_compiling() else _ByOneDNN.product(hidden, part.dense.weight, part.dense.bias, "gelu")
     return part.intermediate_act_fn(part.dense(hidden)) if found is None else found
 
 
@@ -504,7 +507,8 @@ def _product_and_gelu(part, hidden):
 def _gelu_within(model):
     "While inside, BERT and its kin take GELU together with the product before it."
     known = [part for part in model.modules() if type(part).__module__.startswith("transformers.models.") and type(part).__name__.endswith("Intermediate") and "forward" not in vars(part)]
-    known = [part for part in known if type(getattr(part, "dense", None)) is nn.Linear and type(getattr(part, "intermediate_act_fn", None)) in (nn.GELU, GELUActivation)]
+    known = [part for part in known if type(part).forward.__code__.co_names == ("dense", "intermediate_act_fn")]                # nothing else, as a norm before the product
+    known = [part for part in known if type(part.dense) is nn.Linear and type(part.intermediate_act_fn) in (nn.GELU, GELUActivation)]
     parts = [part for part in known if getattr(part.intermediate_act_fn, "act", F.gelu) is F.gelu and getattr(part.intermediate_act_fn, "approximate", "none") == "none"]
     for part in parts:
         part.forward = functools.partial(_product_and_gelu, part)
@@ -512,7 +516,7 @@ def _gelu_within(model):
         yield
     finally:
         for part in parts:
-            del part.forward
+            vars(part).pop("forward", None)                              # another thread may have been faster
 
 
 @functools.cache
@@ -533,19 +537,21 @@ def _onednn_is_faster():
 
 # %% ../nbs/04_transformer.ipynb #08da3a05
 _SHORT = 128                                                             # tokens up to which the matrix of scores is small
+_LEAST = 1e-30                                                           # a sum of exponentials above which those that bf16 takes for zero do not count
 
 
 class _ShortAttention(_ByOneDNN):
     "While inside, attention over few tokens in bf16 on the CPU, without a mask and without gradients, is two plain products, too."
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        found = self.attention(*args, **(kwargs or {})) if function is F.scaled_dot_product_attention and not torch.is_grad_enabled() else None
+        ours = function is F.scaled_dot_product_attention and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        found = self.attention(*args, **(kwargs or {})) if ours else None
         return super().__torch_function__(function, types, args, kwargs) if found is None else found
 
     @classmethod
     def attention(cls, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **more):
         "What the queries take from the values, or None where the fused kernel is to compute it."
-        if not all(type(t) is torch.Tensor and t.ndim == 4 and t.dtype == torch.bfloat16 and t.device.type == "cpu" and t.shape[-2] <= _SHORT for t in (query, key, value)):
+        if not all(type(t) is torch.Tensor and t.ndim == 4 and t.dtype == torch.bfloat16 and t.device.type == "cpu" and 0 < t.shape[-2] <= _SHORT and t.numel() for t in (query, key, value)):
             return None
         if attn_mask is not None or dropout_p or is_causal or any(more.values()) or query.shape[:2] != key.shape[:2] or key.shape[:3] != value.shape[:3] or query.shape[3] != key.shape[3]:
             return None
@@ -553,8 +559,17 @@ class _ShortAttention(_ByOneDNN):
 
     @staticmethod
     def plain(query, key, value, scale):
-        "Two products, and a softmax between them."
-        return (query @ key.mT).mul_(scale).softmax(-1) @ value
+        "Two products, and exponentials between them, whose sums divide the result."
+        asked = query[:, :, :1] if query.stride(2) == 0 else query               # the same query at all places is computed once
+        q, k, v = (t.flatten(0, 1) for t in (asked, key, value))
+        weights = torch.baddbmm(q.new_empty(1, 1, 1), q, k.mT, beta=0, alpha=scale).exp_()
+        sums = weights.sum(-1, keepdim=True)
+        least, most = sums.aminmax()
+        if least > _LEAST and most < math.inf:
+            found = (weights @ v).div_(sums)
+        else:
+            found = (q @ k.mT).mul_(scale).softmax(-1) @ v
+        return found.unflatten(0, query.shape[:2]).expand(*query.shape[:3], -1)
 
 # %% ../nbs/04_transformer.ipynb #526d03d7
 _PARTS = 2**16                                                           # values that 16 bits take

@@ -1,6 +1,7 @@
 """Perplexity: equality with independent tools and with dense loops written apart from the package, invariances, streams, and bad input."""
 import argparse
 import csv
+import functools
 import gzip
 import importlib.util
 import itertools
@@ -16,7 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, DatasetDict
-from transformers import (AutoModelForCausalLM, AutoTokenizer, BartConfig, BartForConditionalGeneration, BertConfig, BertForMaskedLM, EncoderDecoderConfig, EncoderDecoderModel,
+from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BartConfig, BartForConditionalGeneration, BertConfig, BertForMaskedLM, EncoderDecoderConfig, EncoderDecoderModel,
                           GPT2Config, GPT2LMHeadModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM, T5Config, T5ForConditionalGeneration)
 from transformers.modeling_outputs import CausalLMOutput
 
@@ -226,6 +227,43 @@ def test_masked_equals_one_by_one(wordpiece, within_word):
 def test_masked_batch_does_not_matter(wordpiece):
     model = bert(len(wordpiece))
     assert np.allclose(quiet(model, TEXTS, wordpiece, batch_tokens=1).log_likelihoods, quiet(model, TEXTS, wordpiece).log_likelihoods, rtol=1e-5)
+
+
+KIN = {"bert": {}, "roberta": {"pad_token_id": 0}, "xlm-roberta": {"pad_token_id": 0}, "camembert": {"pad_token_id": 0}, "electra": {"embedding_size": 32}, "electra, projected": {"embedding_size": 16}}
+
+
+@pytest.mark.parametrize("case", ["plain", "within words", "long", "drawn", "one layer", "padding in the text", "eager", "chunks", "somebody else's forward"])
+@pytest.mark.parametrize("kind", KIN)
+def test_what_the_copies_share_changes_no_score(wordpiece, kind, case, monkeypatch):
+    "The embeddings and the first queries, keys and values are computed of two rows for each window, the last queries of one place of each row; the scores are those of all copies."
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind.split(",")[0], vocab_size=len(wordpiece), hidden_size=32, num_hidden_layers=1 if case == "one layer" else 3, num_attention_heads=2, intermediate_size=64,
+                                  max_position_embeddings=40, initializer_range=0.3, chunk_size_feed_forward=1 if case == "chunks" else 0, **KIN[kind])
+    model = named(AutoModelForMaskedLM.from_config(config, attn_implementation="eager" if case == "eager" else "sdpa").eval())
+    tokenizer, options = wordpiece, {"within_word": case == "within words", "masks": 3 if case == "drawn" else None, "window": 9 if case == "long" else None}
+    texts = [f"the cat {tokenizer.pad_token} sat on {tokenizer.pad_token} the mat", *TEXTS[:4]] if case == "padding in the text" else TEXTS[:5]
+    first, seen = model.base_model.encoder.layer[0].attention.self, []
+    if case == "somebody else's forward":
+        first.key.forward = functools.partial(torch.nn.Linear.forward, first.key)
+    handle = first.key.register_forward_hook(lambda part, given, _: seen.append((len(given[0]), "forward" in vars(part))))
+    shared = quiet(model, texts, tokenizer, **options)
+    handle.remove()
+    monkeypatch.setattr(room, "_after_attention", lambda _: None)
+    assert np.allclose(shared.log_likelihoods, quiet(model, texts, tokenizer, **options).log_likelihoods, rtol=2e-5)
+    if case == "somebody else's forward":
+        assert first.key.__dict__.pop("forward").func is torch.nn.Linear.forward
+    elif case not in ("long", "drawn", "chunks"):                                    # few copies of a window
+        assert any(way for _, way in seen) == (kind != "electra, projected")
+    assert not any("forward" in vars(part) for part in model.modules())
+
+
+def test_feed_forward_in_chunks(wordpiece):
+    model = bert(len(wordpiece))
+    whole = quiet(model, TEXTS[:1], wordpiece).log_likelihood
+    model.config.chunk_size_feed_forward = size = len(wordpiece(TEXTS[0])["input_ids"]) // 2
+    for block in model.bert.encoder.layer:
+        block.chunk_size_feed_forward = size
+    assert len(wordpiece(TEXTS[0])["input_ids"]) % 2 == 0 and math.isclose(quiet(model, TEXTS[:1], wordpiece).log_likelihood, whole, rel_tol=1e-5)
 
 
 def test_roberta_default_window(wordpiece):

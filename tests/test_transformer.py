@@ -1,5 +1,9 @@
 """04_transformer: our BERT and GPT-2 against the library's, in every configuration that changes the arithmetic."""
 import copy
+import math
+import sys
+import threading
+import types
 from functools import partial
 
 import pytest
@@ -345,6 +349,15 @@ def test_short_attention_is_the_definition_in_bf16_only_where_it_may_be():
     assert refused == [None] * 8
     other = taken(given[0], torch.randn(2, 4, 7, 16).bfloat16(), torch.randn(2, 4, 7, 9).bfloat16())                # other texts, and values of another width
     assert other.shape == (2, 4, 10, 9)
+    assert taken(given[0][:, :, :0], *given[1:]) is None and taken(given[0], given[1][:, :, :0], given[2][:, :, :0]) is None
+    same = given[0][:, :, 3:4].expand(-1, -1, 10, -1)                                                                # asked once for all places
+    assert torch.equal(taken(same, *given[1:]), taken(given[0][:, :, 3:4], *given[1:]).expand(-1, -1, 10, -1))
+    for large in (200, -200):                                                                                       # exponentials that overflow, or all but vanish
+        steep = given[0] * large, given[1].abs(), given[2]
+        assert torch.allclose(taken(*steep).double(), F.scaled_dot_product_attention(*(t.double() for t in steep)), atol=0.3) and taken(*steep).isfinite().all()
+    broken = given[0].clone()
+    broken[0, 0, 0, 0] = math.nan
+    assert torch.equal(taken(broken, *given[1:]).isnan(), F.scaled_dot_product_attention(*(t.double() for t in (broken, *given[1:]))).isnan())
     with transformer._ShortAttention():
         assert F.scaled_dot_product_attention(given[0].requires_grad_(), given[1], given[2]).requires_grad
         with torch.no_grad():
@@ -553,11 +566,75 @@ def test_gelu_is_taken_with_its_product_where_nobody_looks_between(dtype, monkey
             model(ids, attention_mask=mask)
             handle.remove()
             assert sum(taken) == 2 * model.config.num_hidden_layers - 1 and len(seen) == 1 and (seen[0] < -0.2).any()             # before GELU, which has nothing below -0.17
+            looks = [lambda: torch.nn.modules.module.register_module_forward_hook(lambda part, given, found: seen.append(found)), lambda: replaced(model.bert.encoder.layer[0].intermediate.dense, seen)]
+            for before, look in zip((0, 1), looks):                                          # a hook of all modules; accelerate's way
+                seen.clear(), taken.clear()
+                handle = look()
+                model(ids, attention_mask=mask)
+                handle.remove()
+                assert sum(taken) == before * (model.config.num_hidden_layers - 1) and any(found.shape[-1] == model.config.intermediate_size and (found < -0.2).any() for found in seen if hasattr(found, "shape"))
+            taken[:] = [True] * (2 * model.config.num_hidden_layers - 1)
             with torch.enable_grad():
                 assert model(ids, attention_mask=mask).logits.requires_grad
             assert sum(taken) == 2 * model.config.num_hidden_layers - 1
     assert "forward" not in vars(model.bert.encoder.layer[0].intermediate)
     assert (fused - exact).abs().mean() < 1.2 * (plain - exact).abs().mean() + 1e-7
+
+
+def replaced(part, seen):
+    "The part with a forward of somebody else's, until `remove`."
+    part.forward = lambda given, forward=part.forward: seen.append(forward(given)) or seen[-1]
+    return types.SimpleNamespace(remove=lambda: vars(part).pop("forward"))
+
+
+@wide
+def test_a_layer_with_a_norm_before_its_product_keeps_it(monkeypatch):
+    monkeypatch.setattr(transformer, "_onednn_is_faster", lambda: True)
+    monkeypatch.setattr(transformer, "_ENOUGH", 1)
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(AutoConfig.for_model("roberta-prelayernorm", vocab_size=90, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)).eval()
+    for name, tensor in model.named_parameters():
+        tensor.data += 0.5 * torch.randn_like(tensor) * ("LayerNorm" in name)
+    ids = torch.randint(3, 90, (3, 20))
+    with torch.no_grad():
+        plain = model(ids).logits
+        with transformer.evaluating(model):
+            assert torch.allclose(model(ids).logits, plain, atol=1e-4)
+
+
+@wide
+@pytest.mark.parametrize("part", ["forward", "encoder"])
+def test_a_compiled_part_is_evaluated_by_its_compiler(part, monkeypatch):
+    monkeypatch.setattr(transformer, "_onednn_is_faster", lambda: True)
+    monkeypatch.setattr(transformer, "_ENOUGH", 1)
+    for dtype in (torch.float32, torch.bfloat16):
+        model, ids = bert().to(dtype), torch.randint(3, 90, (3, 20))
+        with torch.no_grad():
+            plain = model(ids).logits
+            setattr(model.bert, part, torch.compile(getattr(model.bert, part), backend="eager"))
+            with transformer.evaluating(model):
+                assert torch.allclose(model(ids).logits, plain, atol=1e-4 if dtype == torch.float32 else 0.1)
+
+
+def test_threads_leave_no_layer_changed(monkeypatch):
+    monkeypatch.setattr(transformer, "_onednn_is_faster", lambda: True)
+    model, failed = bert(num_hidden_layers=12), []
+
+    def enter():
+        try:
+            for _ in range(300):
+                with transformer._gelu_within(model):
+                    pass
+        except AttributeError as error:
+            failed.append(error)
+    threads = [threading.Thread(target=enter) for _ in range(4)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        [thread.start() for thread in threads], [thread.join() for thread in threads]
+    finally:
+        sys.setswitchinterval(before)
+    assert not failed and not any("forward" in vars(part) for part in model.modules())
 
 
 @wide

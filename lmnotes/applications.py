@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import load, task_of
-from .finetuning import _between, _blank, _encoded, _question_room, _questions_in_windows, _too_long, _words_in_windows, answer_places, collate, predict_answers, predict_logits, predict_tags, predicted_labels, token_batches
+from .finetuning import _batches_for, _between, _blank, _encoded, _question_room, _questions_in_windows, _reads_last_place, _too_long, _words_in_windows, answer_places, collate, predict_answers, predict_logits, predict_tags, predicted_labels
 from .generation import _generated, _separator, _times_before, check_decoding, end_of_text, generation_features, generation_loss
 from .metrics import _number_of, chrf, token_f1
 from .metrics import spans as spans_of
@@ -1058,7 +1058,7 @@ def _occlusion(opened, aim, options):
     rows = [aim.row] + [{name: without(values, i, aim.gone if name == "input_ids" or aim.gone is None else values[i]) for name, values in aim.row.items()} for i in aim.places]
     found = np.zeros(len(rows))
     with torch.inference_mode():
-        for numbers in token_batches([len(row["input_ids"]) for row in rows], options.batch_tokens):
+        for numbers in _batches_for(opened.model, rows, options.batch_tokens):
             found[numbers] = aim.measure(_batch(opened, [rows[i] for i in numbers]))[0].double().cpu().numpy()
     return found[0] - found[1:], found[0]
 
@@ -1088,7 +1088,7 @@ def _gradient(opened, aim, options):
 
 def _batch(opened, rows):
     "Rows padded, where the model is."
-    return {name: values.to(opened.model.device) for name, values in collate(rows, opened.tokenizer).items()}
+    return {name: values.to(opened.model.device) for name, values in collate(rows, opened.tokenizer, left=_reads_last_place(opened.model)).items()}
 
 # %% ../nbs/11_applications.ipynb #b954246b
 def _label_aim(opened, record, label, word, options):

@@ -24,7 +24,7 @@ from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from html import escape
-from itertools import takewhile
+from itertools import groupby, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +130,7 @@ def _rows(encoded):
 _FILL = {"labels": -100, "attention_mask": 0}
 
 
-def collate(rows, tokenizer, multiple=1):
+def collate(rows, tokenizer, multiple=1, left=False):
     """Pad rows to the longest of them.
 
     Parameters
@@ -141,6 +141,8 @@ def collate(rows, tokenizer, multiple=1):
         Gives the padding token.
     multiple : int
         Pad to a multiple of this, where few different shapes are wanted.
+    left : bool
+        Pad on the left, for a model that reads the last place of a text.
 
     Returns
     -------
@@ -149,17 +151,17 @@ def collate(rows, tokenizer, multiple=1):
     """
     rows = [{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows]
     fill = {**_FILL, "input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
-    return {name: _padded([row[name] for row in rows], fill.get(name, 0), multiple) for name in rows[0]}
+    return {name: _padded([row[name] for row in rows], fill.get(name, 0), multiple, left) for name in rows[0]}
 
 
-def _padded(values, fill, multiple):
+def _padded(values, fill, multiple, left):
     "A tensor of rows of unequal length, or of single values; arrays of numpy are taken as they are."
     if not isinstance(values[0], list):
         return torch.from_numpy(np.stack(values))
     width = -(-max(1, max(map(len, values))) // multiple) * multiple
     filled = np.full((len(values), width), fill, dtype=np.int64)
     for row, value in zip(filled, values):
-        row[:len(value)] = value
+        row[slice(width - len(value), None) if left else slice(len(value))] = value
     return torch.from_numpy(filled)
 
 # %% ../nbs/09_finetuning.ipynb #5f77fbcf
@@ -168,18 +170,38 @@ def _forward(model, tokenizer, rows, batch_tokens, take):
     device = next(model.parameters()).device
     batch_tokens = batch_tokens or (1024 if device.type == "cpu" else 8192)
     with torch.inference_mode(), evaluating(model):
-        for places in reversed(token_batches([len(row["input_ids"]) for row in rows], batch_tokens)):
-            batch = collate([rows[i] for i in places], tokenizer)
+        for places in reversed(_batches_for(model, rows, batch_tokens)):
+            batch = collate([rows[i] for i in places], tokenizer, left=_reads_last_place(model))
             with _first_token(model):
                 output = model(**{name: values.to(device) for name, values in batch.items()})
             take(places, output)
 
 
+def _batches_for(model, rows, batch_tokens):
+    "Places of rows, in batches from short to long; where a model mixes padding with the text, as FNet does, of one length each."
+    lengths = [len(row["input_ids"]) for row in rows]
+    plan = token_batches(lengths, batch_tokens)
+    if "attention_mask" in inspect.signature(_plain_model(model).forward).parameters:
+        return plan
+    return [list(alike) for places in plan for _, alike in groupby(places, key=lengths.__getitem__)]
+
+
+def _plain_model(model):
+    "The model without what several processes, and LoRA, wrap around it."
+    inner = getattr(model, "module", model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+
+def _reads_last_place(model):
+    "Whether the head of a classifier reads the last place, be it padding or not."
+    inner = _plain_model(model)
+    return type(inner).__name__ == "XLNetForSequenceClassification" and inner.config.summary_type == "last"
+
+
 @contextmanager
 def _first_token(model):
     "While inside, a classifier of BERT's kind computes what follows the attention of its last block for the first token of each text only: its head reads no other."
-    inner = getattr(model, "module", model)                                     # of several processes, and of LoRA
-    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    inner = _plain_model(model)
     part = engine._after_attention(inner) if type(inner).__name__.endswith("ForSequenceClassification") else None
     handle = None if part is None else part.register_forward_pre_hook(lambda _, given: tuple(hidden[:, :1] for hidden in given))
     try:
@@ -996,14 +1018,14 @@ def uncorrected(step, betas=(0.9, 0.999)):
 class _Batches(torch.utils.data.Dataset):
     "The batches of a plan, each as one element."
 
-    def __init__(self, rows, plan, tokenizer, multiple):
-        self.rows, self.plan, self.tokenizer, self.multiple = rows, plan, tokenizer, multiple
+    def __init__(self, rows, plan, tokenizer, multiple, left):
+        self.rows, self.plan, self.tokenizer, self.multiple, self.left = rows, plan, tokenizer, multiple, left
 
     def __len__(self):
         return len(self.plan)
 
     def __getitem__(self, i):
-        return collate([self.rows[j] for j in self.plan[i]], self.tokenizer, self.multiple)
+        return collate([self.rows[j] for j in self.plan[i]], self.tokenizer, self.multiple, self.left)
 
     @staticmethod
     def collate(batches):
@@ -1087,6 +1109,10 @@ class _Watch(engine._Watch):
         super().on_train_begin(args, state, control, **kwargs)
         self.bar.set_description("fine-tuning")
 
+    def _evaluations_until(self, step, share):
+        "Epochs that have ended by the end of a step, but for the last."
+        return min(int(self.run["epochs"][step - 1]), self.trainer.options.evaluations)
+
     def _show(self, row, share):
         row["tokens"] = int(self.run["tokens"][row["step"] - 1])
         row["epoch"] = round(float(self.run["epochs"][row["step"] - 1]), 4)
@@ -1126,6 +1152,8 @@ def _open(model, task, names, seed, from_scratch):
     if task in _WRITING:
         return open_generator(model, seed=seed, from_scratch=from_scratch)
     tokenizer = model_tokenizer(model)
+    if task in ("tokens", "question-answering") and not tokenizer.is_fast:
+        raise ValueError(f"the tokenizer of {str(model)!r} is a {type(tokenizer).__name__}, which does not say where in a text its tokens stand, as a {task} task needs: give a model with a fast tokenizer")
     try:
         config = AutoConfig.from_pretrained(model)
         torch.manual_seed(seed)
@@ -1504,6 +1532,8 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
         If the folder holds an earlier result, and neither `overwrite` nor `resume` is set.
     FloatingPointError
         If the loss is no number any more.
+    RuntimeError
+        If another thread of the process trains a model.
     KeyboardInterrupt
         After Ctrl-C, when the state is saved.
 
@@ -1691,7 +1721,7 @@ def _train(task, model, tokenizer, rows, splits, arguments, output_dir, options,
         run["evaluated"] = 10**9                                                # nothing to validate on
     if options.compile:
         engine._compile_layers(model)
-    data = _Batches(rows, run["plan"], tokenizer, 8 if options.compile or arguments.device.type == "cuda" else 1)
+    data = _Batches(rows, run["plan"], tokenizer, 8 if options.compile or arguments.device.type == "cuda" else 1, _reads_last_place(model))
     trainer = _Trainer(task, _class_weights(task, splits["train"], options, arguments.device), options, clock, model=model, args=arguments, train_dataset=data, data_collator=_Batches.collate)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
@@ -1700,7 +1730,7 @@ def _train(task, model, tokenizer, rows, splits, arguments, output_dir, options,
     if checkpoint:
         run.update({k: saved[k] for k in ("history", "best", "waited", "loss_before")})
         clock.used = saved["used"]
-        run["evaluated"] = max(run["evaluated"], int(clock.progress(saved["step"] - 1) * (options.evaluations + 1)))
+        run["evaluated"] = max(run["evaluated"], watch._evaluations_until(saved["step"], None))
     if checkpoint and (saved["step"] >= run["steps"] or options.patience and run["waited"] >= options.patience):
         engine._put_weights(model, checkpoint)                                  # all was learned; what comes after was stopped
         trainer.state.global_step = saved["step"]
@@ -1919,7 +1949,7 @@ def search(model, data="docstrings/package", options=None, trials=8, minutes=Non
     factor = {"learning_rate": run["learning_rate"]}
     bounds = {name: (low * factor.get(name, 1), high * factor.get(name, 1)) for name, (low, high) in space.items()}
     first = {"learning_rate": run["learning_rate"], "weight_decay": min(max(options.weight_decay, bounds.get("weight_decay", (0,))[0]), bounds.get("weight_decay", (0, 1))[1])}
-    trainer = _searcher(model, task, names, tokenizer, rows, splits, options, run, device)
+    trainer = _searcher(model, opened, task, names, tokenizer, rows, splits, options, run, device)
 
     def draw(trial):
         "The choices of a trial; the first has the defaults."
@@ -1960,8 +1990,10 @@ class _Searcher(_Trainer):
         return {"eval_score": self.run["sign"] * values[self.run["metric"]]}
 
 
-def _searcher(model, task, names, tokenizer, rows, splits, options, run, device):
+def _searcher(model, opened, task, names, tokenizer, rows, splits, options, run, device):
     "A trainer that opens the model anew for each trial."
+    left = _reads_last_place(opened)
+
     def fresh(trial=None):
         opened, _ = _open(model, task, names, options.seed, False)
         _take_out(opened, model, run["scale"])
@@ -1970,7 +2002,7 @@ def _searcher(model, task, names, tokenizer, rows, splits, options, run, device)
     arguments = _arguments(tempfile.gettempdir(), options, device)
     arguments.max_steps = run["steps"]
     trainer = _Searcher(task, _class_weights(task, splits["train"], options, arguments.device), options, engine._Clock(run["steps"], None), model_init=fresh, args=arguments,
-                        train_dataset=_Batches(rows, run["plan"], tokenizer, 1), data_collator=_Batches.collate)
+                        train_dataset=_Batches(rows, run["plan"], tokenizer, 1, left), data_collator=_Batches.collate)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     measures = lambda opened: _validation(task, opened, tokenizer, splits["validation"], options, run["scale"])

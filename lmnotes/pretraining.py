@@ -1470,7 +1470,7 @@ class _Trainer(Trainer):
         return loss.detach()
 
     def train(self, *args, **kwargs):
-        with _memory_kept(self.args.device), _fast_dropout(self.first):          # a search has no model between its trials
+        with _alone(), _memory_kept(self.args.device), _fast_dropout(self.first):          # a search has no model between its trials
             return super().train(*args, **kwargs)
 
     def floating_point_ops(self, inputs):
@@ -1720,8 +1720,9 @@ class _Watch(TrainerCallback):
         done = share >= 1
         if step % self.run["every"] == 0 or done or stopped or due:
             self._note(state, share)
-        if not done and share >= (self.run["evaluated"] + 1) / (trainer.options.evaluations + 1):
-            self.run["evaluated"] = int(share * (trainer.options.evaluations + 1))
+        wanted = self._evaluations_until(step, share)
+        if not done and wanted > self.run["evaluated"]:
+            self.run["evaluated"] = wanted
             done = self._measure(state)
         if stopped or not done and (due or self._step_to_save(step)):
             path = self._save()
@@ -1730,6 +1731,11 @@ class _Watch(TrainerCallback):
                 raise KeyboardInterrupt(f"stopped at step {step}, saved in {path}: go on with resume=True (--resume)")
         control.should_training_stop = done
         return control
+
+    def _evaluations_until(self, step, share):
+        "Evaluations that have their turn by the end of a step, evenly through the run."
+        parts = self.trainer.options.evaluations + 1
+        return sum(share >= k / parts for k in range(1, parts))
 
     def _time_to_save(self):
         return time.perf_counter() - self.saved > 60 * self.trainer.options.checkpoint_minutes
@@ -2375,6 +2381,8 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
         If the folder cannot be written, or the disk is full.
     FloatingPointError
         If the loss is no number any more, or far above that of a model that knows nothing.
+    RuntimeError
+        If another thread of the process trains a model.
     KeyboardInterrupt
         After Ctrl-C, when the state is saved.
     """
@@ -2425,8 +2433,22 @@ _FINISHING = "the run is at its end and gets saved; a second Ctrl-C stops at onc
 @contextmanager
 def _for_the_machine(model, bf16, blocks=None):
     "While inside, a model is computed in the way that is fast on the machine where it is, with the same results but for rounding; `blocks`: the options of pretraining, which say how long they are."
-    with fused_gelu(model), _plain_attention(model, bf16, blocks), _bf16_between(model, bf16), _no_search_for_documents():
+    with _alone(), fused_gelu(model), _plain_attention(model, bf16, blocks), _bf16_between(model, bf16), _no_search_for_documents():
         yield
+
+
+_training = threading.RLock()
+
+
+@contextmanager
+def _alone():
+    "While inside, no other thread of the process trains: each would exchange the same functions of PyTorch and transformers, and Accelerate has one state for all."
+    if not _training.acquire(blocking=False):
+        raise RuntimeError("another thread of this process trains a model: wait for its end, or train in a process of its own")
+    try:
+        yield
+    finally:
+        _training.release()
 
 
 @contextmanager
@@ -2579,7 +2601,7 @@ def _train(model, tokenizer, blocks, held, causal, arguments, output_dir, option
     if checkpoint:
         run.update({k: saved[k] for k in ("history", "best", "waited", "loss_before")})
         clock.used = saved["used"]
-        run["evaluated"] = int(clock.progress(saved["step"] - 1) * (options.evaluations + 1))
+        run["evaluated"] = watch._evaluations_until(saved["step"], clock.progress(saved["step"] - 1))
     else:
         run["loss_before"], = _agree([measure() if _rank() == 0 or options.sharded else -math.inf], arguments.device)
     run["too_much"] = 1.5 * max(run["loss_before"], math.log(len(tokenizer))) + 2 + options.next_sentence

@@ -19,7 +19,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (AutoConfig, AutoModel, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, BartForConditionalGeneration, BertConfig, BertForMaskedLM,
-                          BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification, GPT2Config, GPT2LMHeadModel, pipeline)
+                          BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification, ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration, pipeline)
 
 from lmnotes import finetuning
 from lmnotes.applications import predict, worst_errors
@@ -150,6 +150,42 @@ def test_logits_do_not_depend_on_the_batch(tokenizer):
         predict_tags(model, tokenizer, [["a"]])
     with pytest.raises(ValueError, match="2 texts and 1 pair: give"):
         predict_logits(model, tokenizer, ["a", "b"], pairs=["c"])
+
+
+NEIGHBOURLY = {"xlnet": dict(d_model=32, n_layer=2, n_head=2, d_inner=64, initializer_range=0.3), "fnet": dict(hidden_size=32, num_hidden_layers=2, intermediate_size=64, initializer_range=0.3)}
+
+
+@pytest.mark.parametrize("kind", NEIGHBOURLY)
+def test_padding_changes_no_answer_of_models_that_do_not_mask_it(kind, tokenizer, tmp_path):
+    "XLNet's head reads the last place, FNet mixes all of them."
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, vocab_size=len(tokenizer), num_labels=2, **NEIGHBOURLY[kind])).eval()
+    model.config.pad_token_id = tokenizer.pad_token_id
+    texts = [t[: 7 + 11 * (i % 9)] for i, t in enumerate(TEXTS[:40])]
+    alone = np.concatenate([model(input_ids=tokenizer(t, return_tensors="pt")["input_ids"]).logits.detach().numpy() for t in texts])
+    np.testing.assert_allclose(predict_logits(model, tokenizer, texts, batch_tokens=10_000), alone, atol=1e-5)
+    folder = save_folder(tmp_path / "m", model, tokenizer)
+    result = finetune(folder, classes(), tmp_path / "f", **TINY)
+    texts = classes()["test"]["text"][:]
+    assert [row.label for row in predict(tmp_path / "f", texts)] == [predict(tmp_path / "f", t).label for t in texts] == [result.labels[p] for p in result.predictions]
+
+
+@pytest.mark.parametrize("epochs, ends", [(22, list(range(1, 23))), (2.5, [1, 2, 2.5]), (1, [1])])
+def test_validation_stands_at_the_ends_of_epochs(encoder, tmp_path, epochs, ends):
+    "22 parts of a run in floating point: 15 / 22 * 22 is below 15."
+    result = finetune(encoder, classes(), tmp_path / "f", **{**TINY, "epochs": epochs, "train_examples": 16, "batch_size": 4})
+    assert len(result.validation) == len(ends) and all(end <= row["epoch"] < end + 0.5 for row, end in zip(result.validation, ends))
+    assert len({row["step"] for row in result.validation}) == len(ends)
+
+
+def test_a_slow_tokenizer_is_refused_where_places_in_the_text_are_wanted(tmp_path):
+    tokenizer = ByT5Tokenizer()
+    model = T5ForConditionalGeneration(T5Config(vocab_size=384, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0))
+    model.save_pretrained(tmp_path / "m"), tokenizer.save_pretrained(tmp_path / "m")
+    for data, task in ((tags(), "tokens"), (questions(), "question-answering")):
+        with pytest.raises(ValueError, match=f"ByT5Tokenizer, which does not say where in a text its tokens stand, as a {task} task needs: give"):
+            finetune(tmp_path / "m", data, tmp_path / "f", **TINY)
+    assert not (tmp_path / "f").exists()
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"])

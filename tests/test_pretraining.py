@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -15,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import torch.nn.functional as F
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining, GPT2Config
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining, GPT2Config, masking_utils
 
 from lmnotes import pretraining
 from lmnotes.pretraining import (Batches, Blocks, Muon, MuonAdamW, PretrainingOptions, choose_tokens, damaged_files, fast_config, language_model_loss, learning_rate_factor, mask_block, pack,
@@ -417,6 +419,29 @@ def test_a_unigram_bias_counts_and_leaves_alone_what_has_none():
     before = copy.deepcopy(causal.state_dict())
     pretraining.unigram_bias(causal, np.zeros((2, 4), int))
     assert all(torch.equal(v, before[k]) for k, v in causal.state_dict().items())
+
+
+def test_evaluations_stand_evenly_and_each_once(corpus, tokenizer, tmp_path):
+    "22 parts of a run in floating point: 15 / 22 * 22 is below 15, and the fifteenth came twice."
+    result = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "p", steps=44, **TINY | {"evaluations": 21})
+    measured = [row["step"] for row in result.history if "validation_loss" in row]
+    assert measured[:21] == list(range(2, 44, 2)) or measured[:21] == list(range(3, 45, 2))
+
+
+def test_one_thread_trains_at_a_time(corpus, tokenizer, tmp_path):
+    error, plain = [], (F.dropout, F.scaled_dot_product_attention, masking_utils.find_packed_sequence_indices)
+
+    def other():
+        with pytest.raises(RuntimeError, match="another thread of this process trains a model: wait for its end, or train in a process of its own") as found:
+            pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "other", steps=2, **TINY)
+        error.append(found)
+    with pretraining._alone():
+        thread = threading.Thread(target=other)
+        thread.start(), thread.join()
+        assert len(error) == 1
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "p", steps=2, **TINY)                      # the thread that has the turn
+    pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "other", steps=2, **TINY)
+    assert (F.dropout, F.scaled_dot_product_attention, masking_utils.find_packed_sequence_indices) == plain
 
 
 def test_zero_projections_touch_the_blocks_only():

@@ -537,7 +537,15 @@ def _onednn_is_faster():
 
 # %% ../nbs/04_transformer.ipynb #08da3a05
 _SHORT = 128                                                             # tokens up to which the matrix of scores is small
-_LEAST = 1e-30                                                           # a sum of exponentials above which those that bf16 takes for zero do not count
+_LEAST = 1e-30                                                           # a sum of exponentials above which those that become zero do not count
+
+
+def _exponentials(query, key, scale, bias=None):
+    "Exponentials of the scores as they are, and the sum of each row; None in place of the sums where one of them is endless or almost nothing. Three dimensions."
+    weights = torch.baddbmm(query.new_empty(1, 1, 1) if bias is None else bias, query, key.mT, beta=int(bias is not None), alpha=scale).exp_()
+    sums = weights.sum(-1, keepdim=True)
+    least, most = sums.aminmax()
+    return weights, sums if least > _LEAST and most < math.inf else None
 
 
 class _ShortAttention(_ByOneDNN):
@@ -562,13 +570,8 @@ class _ShortAttention(_ByOneDNN):
         "Two products, and exponentials between them, whose sums divide the result."
         asked = query[:, :, :1] if query.stride(2) == 0 else query               # the same query at all places is computed once
         q, k, v = (t.flatten(0, 1) for t in (asked, key, value))
-        weights = torch.baddbmm(q.new_empty(1, 1, 1), q, k.mT, beta=0, alpha=scale).exp_()
-        sums = weights.sum(-1, keepdim=True)
-        least, most = sums.aminmax()
-        if least > _LEAST and most < math.inf:
-            found = (weights @ v).div_(sums)
-        else:
-            found = (q @ k.mT).mul_(scale).softmax(-1) @ v
+        weights, sums = _exponentials(q, k, scale)
+        found = (q @ k.mT).mul_(scale).softmax(-1) @ v if sums is None else (weights @ v).div_(sums)
         return found.unflatten(0, query.shape[:2]).expand(*query.shape[:3], -1)
 
 # %% ../nbs/04_transformer.ipynb #526d03d7
@@ -580,16 +583,52 @@ def _dropout_by_bits(input, p=0.5, training=True, inplace=False):
     dropped = round(p * _PARTS) if 0 <= p <= 1 else 0
     if not training or inplace or not 0 < dropped < _PARTS or type(input) is not torch.Tensor or input.device.type != "cpu" or not input.is_floating_point():
         return None
-    numbers = input.numel()
-    bits = torch.empty(-(-numbers // 4), dtype=torch.int64).random_(-2**63, None).view(torch.int16)[:numbers].view(input.shape)
-    return input * torch.ge(bits, dropped - _PARTS // 2, out=torch.empty_like(input, memory_format=torch.contiguous_format)).mul_(_PARTS / (_PARTS - dropped))
+    return input * _kept(input, dropped)
+
+
+def _kept(like, dropped):
+    "Zero for so many of 65,536 numbers, and for the others what makes up for them."
+    numbers = like.numel()
+    bits = torch.empty(-(-numbers // 4), dtype=torch.int64).random_(-2**63, None).view(torch.int16)[:numbers].view(like.shape)
+    return torch.ge(bits, dropped - _PARTS // 2, out=torch.empty_like(like, memory_format=torch.contiguous_format)).mul_(_PARTS / (_PARTS - dropped))
 
 
 def _attention_by_bits(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **more):
-    "The formula, whose dropout is the one above; None where nothing is dropped, or PyTorch is to do it."
+    "Attention whose dropout is the one above; None where nothing is dropped, or PyTorch is to do it."
     if not dropout_p or query.device.type != "cpu" or attn_mask is not None and (is_causal or attn_mask.dtype != torch.bool) or any(more.values()):
         return None
-    return attention(query, key, value, attn_mask, dropout_p, is_causal, scale)
+    dropped, factor = round(dropout_p * _PARTS) if 0 <= dropout_p <= 1 else 0, query.shape[-1] ** -0.5 if scale is None else scale
+    alike = all(type(t) is torch.Tensor and t.ndim == 4 and t.dtype == query.dtype and t.shape[:2] == query.shape[:2] and t.numel() for t in (query, key, value))
+    if not alike or not 0 < dropped < _PARTS or query.dtype not in (torch.float32, torch.bfloat16) or torch.is_autocast_enabled("cpu") and query.dtype != torch.get_autocast_dtype("cpu"):
+        return attention(query, key, value, attn_mask, dropout_p, is_causal, scale)
+    with torch.no_grad():
+        seen = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril() if is_causal else attn_mask
+        bias = None if seen is None else query.new_zeros(seen.shape).masked_fill_(~seen, torch.finfo(query.dtype).min)
+        bias = None if bias is None else bias.expand(*query.shape[:2], *(bias.shape[-2:] if bias.ndim > 1 else (1, -1))).flatten(0, 1)
+        weights, sums = _exponentials(query.flatten(0, 1), key.flatten(0, 1), factor, bias)
+        kept = None if sums is None else _kept(weights, dropped)
+    if sums is None:                                                     # a query that may attend to no key, or scores too large
+        return attention(query, key, value, attn_mask, dropout_p, is_causal, scale)
+    return _DroppedAttention.apply(query, key, value, weights.div_(sums), kept, factor)
+
+
+class _DroppedAttention(torch.autograd.Function):
+    "Means of the values by weights of which some are dropped; on the way back, the gradient of the formula."
+
+    @staticmethod
+    def forward(ctx, query, key, value, weights, kept, scale):
+        ctx.save_for_backward(query, key, value, weights, kept)
+        ctx.scale = scale
+        return ((weights * kept) @ value.flatten(0, 1)).unflatten(0, query.shape[:2])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        query, key, value, weights, kept = ctx.saved_tensors
+        q, k, v, g = (t.flatten(0, 1) for t in (query, key, value, gradient))
+        to_scores = torch._softmax_backward_data((g @ v.mT).mul_(kept), weights, -1, weights.dtype)
+        times = lambda a, b: torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=ctx.scale).unflatten(0, query.shape[:2])
+        return times(to_scores, k), times(to_scores.mT, q), ((weights * kept).mT @ g).unflatten(0, query.shape[:2]), None, None, None
 
 
 @contextmanager

@@ -540,8 +540,48 @@ def test_attention_with_dropout_is_the_formula_where_pytorch_would_take_it():
             return function(*given, **more)
     inside, formula = partial(seeded, transformer._attention_by_bits), partial(seeded, attention)
     mask = torch.ones(2, 1, 1, 6, dtype=torch.bool)
-    assert torch.equal(inside(q, k, v, mask, 0.3), formula(q, k, v, mask, 0.3)) and torch.equal(inside(q, k, v, dropout_p=0.3, is_causal=True), formula(q, k, v, None, 0.3, True))
+    assert torch.allclose(inside(q, k, v, mask, 0.3), formula(q, k, v, mask, 0.3), atol=1e-6) and torch.allclose(inside(q, k, v, dropout_p=0.3, is_causal=True), formula(q, k, v, None, 0.3, True), atol=1e-6)
     assert inside(q, k, v, mask) is None and inside(q, k, v, mask.float(), 0.3) is None and inside(q, k[:, :2], v[:, :2], None, 0.3, enable_gqa=True) is None
+
+
+MASKS = {"none": None, "padding": torch.arange(7) < torch.tensor([5, 7])[:, None, None, None], "documents": torch.rand(2, 1, 6, 7, generator=torch.Generator().manual_seed(1)) < 0.6,
+         "heads": torch.rand(2, 3, 6, 7, generator=torch.Generator().manual_seed(2)) < 0.7, "plain": torch.ones(6, 7, dtype=torch.bool).tril(1), "one row": torch.arange(7) < 6,
+         "nothing": torch.arange(7)[None, None, None] < torch.tensor([0, 7])[:, None, None, None]}
+
+
+@pytest.mark.parametrize("case", [*MASKS, "causal", "scale", "large", "three dimensions", "float64", "everything dropped", "other width"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_with_dropout_has_the_value_and_the_gradients_of_the_formula(case, dtype):
+    torch.manual_seed(5)
+    dtype = torch.float64 if case == "float64" else dtype
+    given = [torch.randn(2, n, 3, 8, dtype=dtype).transpose(1, 2) for n in (6, 7, 7)]
+    if case in ("causal", "scale", "large", "three dimensions"):
+        given[1], given[2] = given[1][:, :, :6], given[2][:, :, :6]
+    if case == "three dimensions":
+        given = [t[0] for t in given]
+    if case == "other width":
+        given[2] = torch.randn(2, 3, 7, 5, dtype=dtype)
+    share = 1 - 1e-6 if case == "everything dropped" else 0.3
+    more = {"attn_mask": MASKS.get(case), "is_causal": case == "causal", "scale": 0.7 if case == "scale" else 400.0 if case == "large" else None}
+
+    def side(attend, given, **changes):
+        torch.manual_seed(0)
+        ends = [t.detach().clone().requires_grad_() for t in given]
+        found = attend(*ends, dropout_p=share, **more | changes)
+        return [found, *torch.autograd.grad(found.float().square().sum(), ends)]
+    with transformer._fast_dropout(bert()):
+        ours, theirs = side(F.scaled_dot_product_attention, given), side(attention, given)
+        assert [t.dtype for t in ours] == [dtype] * 4 and [t.shape for t in ours] == [t.shape for t in theirs]
+        if dtype == torch.bfloat16 and case not in ("large", "nothing"):
+            theirs = side(attention, [t.float() for t in given])
+            assert all((a - b).abs().mean() < 0.02 * b.abs().mean() + 1e-6 for a, b in zip(ours, theirs))
+        else:
+            assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ours, theirs))
+        for needed in range(3):                                                          # a part of the gradients
+            ends = [t.detach().clone().requires_grad_(i == needed) for i, t in enumerate(given)]
+            torch.manual_seed(0)
+            F.scaled_dot_product_attention(*ends, dropout_p=share, **more).float().square().sum().backward()
+            assert torch.equal(ends[needed].grad, ours[1 + needed])
 
 
 @wide

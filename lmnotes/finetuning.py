@@ -21,7 +21,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from html import escape
 from itertools import groupby, takewhile
@@ -1015,6 +1015,45 @@ def uncorrected(step, betas=(0.9, 0.999)):
     return (1 - betas[0]**step) / math.sqrt(1 - betas[1]**step)
 
 # %% ../nbs/09_finetuning.ipynb #b8ef8b5c
+@contextmanager
+def _seen_rows(model, tokenizer, rows, options):
+    "While inside, of the word embeddings only the rows of tokens that the examples have are parameters, where that saves something; gives a context inside of which the model is whole."
+    part, plain = _plain_model(model).get_input_embeddings(), _plain_model(model)
+    users = sum(weight is getattr(part, "weight", None) for module in model.modules() for weight in module._parameters.values())
+    if type(part) is not torch.nn.Embedding or users != 1 or not part.weight.requires_grad or part.weight.device.type != "cpu" or part.max_norm or part.sparse or part.scale_grad_by_freq:
+        yield nullcontext
+        return
+    seen = torch.from_numpy(np.unique(np.concatenate([*(row["input_ids"] for row in rows), tokenizer.all_special_ids])))
+    if plain.config.is_encoder_decoder or options.compile or world_size() > 1 or "forward" in vars(part) or 4 * len(seen) > 3 * part.num_embeddings:
+        yield nullcontext
+        return
+    full, some, place = part.weight, torch.nn.Parameter(part.weight.detach()[seen]), torch.full((part.num_embeddings,), -1)
+    place[seen] = torch.arange(len(seen))
+    padding = None if part.padding_idx is None or place[part.padding_idx] < 0 else int(place[part.padding_idx])
+
+    def take():
+        some.data.copy_(full.detach()[seen])
+        part.weight, part.forward = some, lambda ids: F.embedding(place[ids], some, padding)
+
+    def give_back():
+        full.data[seen] = some.detach()
+        part.weight = full
+        del part.forward
+
+    @contextmanager
+    def whole():
+        give_back()
+        try:
+            yield
+        finally:
+            take()
+    take()
+    try:
+        yield whole
+    finally:
+        give_back()
+
+# %% ../nbs/09_finetuning.ipynb #2c77fada
 class _Batches(torch.utils.data.Dataset):
     "The batches of a plan, each as one element."
 
@@ -1036,9 +1075,15 @@ class _Batches(torch.utils.data.Dataset):
 class _Trainer(engine._Trainer):
     "The engine of pretraining, with batches of their own length, a loss by family and learning rates by layer."
 
+    whole = staticmethod(nullcontext)                                           # a context inside of which the model has all of its weights
+
     def __init__(self, task, weights, options, clock, **kwargs):
         super().__init__(options, False, clock, **kwargs)
         self.task, self.weights = task, weights
+
+    def _load_from_checkpoint(self, *args, **kwargs):
+        with self.whole():
+            super()._load_from_checkpoint(*args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         parts, _ = transformers.Trainer.get_batch_samples(self, epoch_iterator, num_batches, device)
@@ -1067,7 +1112,7 @@ class _Trainer(engine._Trainer):
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, slope)
         return self.lr_scheduler
 
-# %% ../nbs/09_finetuning.ipynb #2c77fada
+# %% ../nbs/09_finetuning.ipynb #deba801a
 def _draw(ax, history, metric=None, task=None):
     "Training loss over the epochs, and the validation score on an axis of its own."
     ax.plot([h["epoch"] for h in history], [h["loss"] for h in history], color="#0072B2", label="training loss")
@@ -1108,6 +1153,10 @@ class _Watch(engine._Watch):
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
         self.bar.set_description("fine-tuning")
+
+    def _save(self):
+        with self.trainer.whole():
+            return super()._save()
 
     def _evaluations_until(self, step, share):
         "Epochs that have ended by the end of a step, but for the last."
@@ -1715,7 +1764,7 @@ def _train(task, model, tokenizer, rows, splits, arguments, output_dir, options,
     examine, run["metric"], run["sign"] = _validation(task, model, tokenizer, held, options, run["scale"])
 
     def measure():
-        with torch.autocast(arguments.device.type, torch.bfloat16, enabled=run["bf16"]):
+        with trainer.whole(), torch.autocast(arguments.device.type, torch.bfloat16, enabled=run["bf16"]):
             return examine()
     if held is None:
         run["evaluated"] = 10**9                                                # nothing to validate on
@@ -1735,9 +1784,10 @@ def _train(task, model, tokenizer, rows, splits, arguments, output_dir, options,
         engine._put_weights(model, checkpoint)                                  # all was learned; what comes after was stopped
         trainer.state.global_step = saved["step"]
         return trainer, measure
-    with engine._interruptible(watch.interrupted):
+    with engine._interruptible(watch.interrupted), _seen_rows(model, tokenizer, rows, options) as trainer.whole:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         path = watch._save()
+    trainer.whole = nullcontext
     if engine._agree([float(watch.interrupted.is_set())], arguments.device)[0]:
         raise KeyboardInterrupt(f"stopped at the end of the training, saved in {path}: go on with resume=True (--resume)")
     return trainer, measure

@@ -1,4 +1,6 @@
 """Fine-tuning: features and predictions against the library's own, every family, resume, methods, bad input; tokenizer and models are made here."""
+import contextlib
+import copy
 import json
 import math
 import os
@@ -97,6 +99,13 @@ def encoder(tokenizer, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def wide(tokenizer, tmp_path_factory):
+    "A masked model with three hundred rows more than the tokenizer has tokens."
+    torch.manual_seed(0)
+    return save_folder(tmp_path_factory.mktemp("wide") / "m", BertForMaskedLM(BertConfig(vocab_size=len(tokenizer) + 300, **SIZES)), tokenizer)
+
+
+@pytest.fixture(scope="module")
 def decoder(bpe, tmp_path_factory):
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=len(bpe), n_embd=32, n_layer=2, n_head=2, n_positions=128, bos_token_id=None, eos_token_id=bpe.eos_token_id)
@@ -153,6 +162,54 @@ def test_logits_do_not_depend_on_the_batch(tokenizer):
 
 
 NEIGHBOURLY = {"xlnet": dict(d_model=32, n_layer=2, n_head=2, d_inner=64, initializer_range=0.3), "fnet": dict(hidden_size=32, num_hidden_layers=2, intermediate_size=64, initializer_range=0.3)}
+
+
+def embeddings_in(folder):
+    "The matrix of the word embeddings, and the other weights."
+    weights = load_file(Path(folder) / "model.safetensors")
+    return weights.pop("bert.embeddings.word_embeddings.weight"), weights
+
+
+@pytest.mark.parametrize("changes", [{"weight_decay": 0.0}, {}, {"layer_decay": 0.8, "weight_decay": 0.0}, {"accumulation": 2, "weight_decay": 0.0}])
+def test_only_the_rows_that_the_texts_have_are_learned(wide, tmp_path, monkeypatch, changes):
+    "Without decay the run is that of AdamW over all rows; with it the other rows stay as they are."
+    shapes, step = [], torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *rest: (shapes.append(max(p.shape[0] for group in self.param_groups for p in group["params"])), step(self, *rest))[1])
+    some = finetune(wide, classes(), tmp_path / "some", **TINY | changes)
+    monkeypatch.setattr(finetuning, "_seen_rows", lambda *_: contextlib.nullcontext(contextlib.nullcontext))
+    whole = finetune(wide, classes(), tmp_path / "whole", **TINY | changes)
+    (ours, others), (theirs, same), (given, _) = embeddings_in(tmp_path / "some"), embeddings_in(tmp_path / "whole"), embeddings_in(wide)
+    assert max(shapes[: len(shapes) // 2]) < 106 and min(shapes[len(shapes) // 2:]) == len(given) == 405
+    assert torch.equal(ours[-300:], given[-300:]) and (changes.get("weight_decay") == 0.0) == torch.equal(theirs[-300:], given[-300:])
+    learned = (ours != given).any(1)
+    assert 20 < learned.sum() < 105 and torch.allclose(ours[learned], theirs[learned], atol=1e-5) and all(torch.allclose(others[k], same[k], atol=1e-5) for k in others)
+    assert some.predictions == whole.predictions and [row["loss"] for row in some.history] == pytest.approx([row["loss"] for row in whole.history], abs=1e-4)
+
+
+def test_all_rows_are_learned_where_some_would_not_do(wide, encoder, tokenizer, bart, bpe):
+    rows, options = [{"input_ids": list(range(10))}], FinetuningOptions()
+
+    def taken(model, tokenizer=tokenizer, rows=rows, options=options):
+        weight = model.get_input_embeddings().weight
+        with finetuning._seen_rows(model, tokenizer, rows, options) as whole:
+            changed = model.get_input_embeddings().weight is not weight
+            with whole():
+                assert model.get_input_embeddings().weight is weight
+        assert model.get_input_embeddings().weight is weight and "forward" not in vars(model.get_input_embeddings())
+        return changed
+    classifier = lambda: AutoModelForSequenceClassification.from_pretrained(wide)
+    assert taken(classifier()) and taken(get_peft_model(classifier(), LoraConfig(r=2, target_modules=["query"]))) is False
+    assert not taken(classifier(), options=FinetuningOptions(compile=True)) and not taken(classifier(), rows=[{"input_ids": list(range(400))}])
+    assert not taken(BertForMaskedLM.from_pretrained(wide)) and not taken(BartForConditionalGeneration.from_pretrained(bart), bpe) and not taken(classifier().to("meta"))
+    frozen = classifier()
+    frozen.get_input_embeddings().requires_grad_(False)
+    assert not taken(frozen)
+    model, batch = classifier().eval(), torch.tensor([[2, 5, 9, 3]])
+    plain = copy.deepcopy(model)
+    with finetuning._seen_rows(model, tokenizer, rows, options) as whole:
+        inside = model(batch).logits
+        with whole():
+            assert torch.equal(model(torch.tensor([[2, 50, 300, 3]])).logits, plain(torch.tensor([[2, 50, 300, 3]])).logits) and torch.equal(model(batch).logits, inside)
 
 
 @pytest.mark.parametrize("kind", NEIGHBOURLY)
@@ -768,6 +825,16 @@ def test_families_resume_too(start, alone, decoder, encoder, family):
     assert last_checkpoint(start.place / f"{family}-killed") is not None and not (start.place / f"{family}-killed" / "config.json").exists()
     assert start(f"{family}-killed", {**changes, "resume": True}, **more) == 0, (start.place / "stderr").read_text()
     assert outcome(start.place / f"{family}-killed") == outcome(start.place / f"{family}-alone")
+
+
+def test_a_run_that_learns_some_rows_resumes_too(start, alone, wide):
+    assert start("wide-alone", {"best": True}, model=wide) == 0, (start.place / "stderr").read_text()
+    assert start("wide-killed", {"best": True}, kill_at=touch([line.replace("alone", "wide-killed") for line in alone[1]], r"os.rename .* wide-killed/checkpoints/step-00000010"), model=wide) == -signal.SIGKILL
+    learned = load_file(last_checkpoint(start.place / "wide-killed") / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    given = load_file(Path(wide) / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    assert learned.shape == given.shape and torch.equal(learned[-300:], given[-300:]) and not torch.equal(learned, given)
+    assert start("wide-killed", {"best": True, "resume": True}, model=wide) == 0, (start.place / "stderr").read_text()
+    assert outcome(start.place / "wide-killed") == outcome(start.place / "wide-alone")
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_a_whole_run_given_back(encoder, start, alone, tmp_path, caplog):

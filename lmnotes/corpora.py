@@ -174,7 +174,7 @@ def exact_duplicates(texts):
     return np.array(repeats, dtype=bool)
 
 # %% ../nbs/02_corpora.ipynb #f6894f60
-_RANKINGS, _BANDS, _SHINGLE, _PART = 64, 16, 3, 2**22           # so many characters at a time: memory does not grow with the corpus
+_RANKINGS, _BANDS, _SHINGLE, _PART = 64, 16, 3, 2**18           # so many characters at a time: memory does not grow with the corpus
 _RANDOM = np.random.default_rng(20).integers(1, 2**62, size=(_RANKINGS, 2), dtype=np.uint64)
 
 
@@ -184,7 +184,8 @@ def minhash(texts):
     Parameters
     ----------
     texts : iterable of str
-        Documents. Signs between words do not count; a text without a word is taken by its characters.
+        Documents. Signs between words do not count; a text without a word is taken by its characters. In scripts written without
+        spaces each character is a word.
 
     Returns
     -------
@@ -218,9 +219,22 @@ class _Codes(dict):
         return code
 
 
+_UNSPACED = ("\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece\u0edc-\u0edf"                            # Thai and Lao, without their digits
+             "\u1000-\u103f\u1050-\u108f\u109a-\u109d\ua9e0-\ua9ef\ua9fa-\ua9fe\uaa60-\uaa76\uaa7a-\uaa7f\u1780-\u17d3\u17d7\u17dc\u17dd"        # Burmese and Khmer
+             "\u3005-\u3007\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f\U0001aff0-\U0001b16f"                       # kana
+             "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff")                   # ideographs
+_ONE = re.compile(f"[{_UNSPACED}]")
+_WORD, _WORD_OR_ONE = re.compile(r"\w+"), re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+
+
+def _words(text):
+    "Words of a text; each character of a script written without spaces is one."
+    return (_WORD if text.isascii() or not _ONE.search(text) else _WORD_OR_ONE).findall(text.lower())
+
+
 def _signatures(texts, codes):
     "MinHash signatures of a part of the texts."
-    words = [re.findall(r"\w+", text.lower()) or list("".join(text.split())) or [""] for text in texts]
+    words = [_words(text) or list("".join(text.split())) or [""] for text in texts]
     lengths = np.array([len(document) for document in words])
     codes = np.fromiter(map(codes.__getitem__, itertools.chain.from_iterable(words)), np.uint64, lengths.sum())
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)

@@ -832,10 +832,16 @@ def calibration_error(probabilities, references, bins=15, labels=None):
 def _quantiles(values, confidence):
     "The middle part of values, nan ones left out; of each entry where they are dicts."
     if isinstance(values[0], dict):
-        return {name: _quantiles([value[name] for value in values], confidence) for name in values[0]}
+        return {name: _quantiles(row, confidence) for name, row in _entries(values).items()}
     values = np.asarray(values, float)
     values = values[~np.isnan(values)]
     return tuple(np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()) if len(values) else (math.nan, math.nan)
+
+
+def _entries(values):
+    "What dicts hold under each name that one of them has; 0, or a dict without entries, where it lacks the name."
+    names = {name: {} if isinstance(entry, dict) else 0.0 for value in values for name, entry in value.items()}
+    return {name: [value.get(name, nothing) for value in values] for name, nothing in names.items()}
 
 
 def _draws(size, confidence, samples, seed):
@@ -882,7 +888,8 @@ def bootstrap_interval(metric, predictions, references, *, confidence=0.95, samp
     Returns
     -------
     tuple of float, or dict
-        (low, high); a dict of them where the metric gives a dict. Samples on which the metric is undefined are left out.
+        (low, high); a dict of them where the metric gives a dict. Samples on which the metric is undefined are left
+        out; an entry that the dict of a sample lacks counts as 0.
 
     Raises
     ------
@@ -1251,7 +1258,8 @@ def paired_bootstrap(metric, predictions_a, predictions_b, references, *, confid
     Returns
     -------
     Difference, or dict of str to Difference
-        A dict where the metric gives one (Koehn 2004; the p-value centres the samples, as sacrebleu's).
+        A dict where the metric gives one (Koehn 2004; the p-value centres the samples, as sacrebleu's); what one side lacks, such as
+        a label that the other model alone predicts, counts as 0.
 
     Raises
     ------
@@ -1269,7 +1277,8 @@ def paired_bootstrap(metric, predictions_a, predictions_b, references, *, confid
 def _differences(a, b, drawn, confidence):
     "Difference of two values, or of each entry of two dicts, with what the samples gave."
     if isinstance(a, dict):
-        return {name: _differences(a[name], b[name], [(x[name], y[name]) for x, y in drawn], confidence) for name in a}
+        entries = _entries([a, b, *(value for pair in drawn for value in pair)])
+        return {name: _differences(*row[:2], list(zip(row[2::2], row[3::2])), confidence) for name, row in entries.items()}
     differences = np.array([x - y for x, y in drawn])
     differences = differences[~np.isnan(differences)]
     further = (np.abs(differences - differences.mean()) >= abs(a - b)).sum() if len(differences) else 0

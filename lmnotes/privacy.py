@@ -52,7 +52,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from .checkpoints import save
 from .corpora import check_output_dir, write_aside
 from .generation import only_said
-from .perplexity import _beginning, perplexity
+from .perplexity import _beginning, _opened, perplexity
 from .pretraining import resolve_device
 from .transformer import evaluating, model_config, position_limit
 
@@ -414,7 +414,8 @@ def extract(model, tokenizer, canaries, *, samples=100, temperature=1.0, seed=0)
     Raises
     ------
     ValueError
-        If a canary is longer than the model's positions, its secret has characters outside its alphabet, or the model is not a causal one.
+        If a canary is longer than the model's positions, its secret has characters outside its alphabet, no token stands before its
+        secret, or the model is not a causal one.
     """
     _check_canaries(model, tokenizer, canaries)
     with evaluating(model):
@@ -425,6 +426,8 @@ def _extract(model, tokenizer, canary, samples, temperature, seed):
     "Greedy and sampled continuations of one canary."
     start = _beginning(tokenizer)
     given = start + tokenizer(canary.before.rstrip(), add_special_tokens=False)["input_ids"]
+    if not given:
+        raise ValueError(f"canaries: the tokenizer gives no token for {canary.before!r}, which stands before the secret of {canary.text!r}, and has none that begins a text: put words before the secret")
     longest = max(1, len(tokenizer(canary.text, add_special_tokens=False)["input_ids"]) + 1 - len(given))
     common, ids = dict(max_new_tokens=longest, pad_token_id=tokenizer.pad_token_id or 0, eos_token_id=model.generation_config.eos_token_id), torch.tensor([given], device=model.device)
 
@@ -513,7 +516,7 @@ def membership_inference(model, tokenizer, members, non_members, reference=None,
     Raises
     ------
     ValueError
-        If one side is empty, a text is empty, or a text stands on both sides.
+        If one side is empty, a text is empty or has no token to score, or a text stands on both sides.
     """
     texts = [*members, *non_members]
     if not len(members) or not len(non_members):
@@ -524,14 +527,26 @@ def membership_inference(model, tokenizer, members, non_members, reference=None,
         raise ValueError(f"{len(both)} texts are members and non_members, for example {min(both)[:40]!r}: leave them out of the others")
     if isinstance(reference, str) and reference != "zlib":
         raise ValueError(f"reference {reference!r} is not known: give a model, 'zlib', or nothing")
-    measure = lambda m: perplexity(m, texts, tokenizer, device=device, progress=False)
+    models = [_opened(m, tokenizer, device, "auto", None) for m in ([model] if reference is None or isinstance(reference, str) else [model, reference])]
+    for _, cut, _, task in models:
+        _check_scored("members", members, cut, task), _check_scored("non_members", non_members, cut, task)
+    measure = lambda m, cut, *_: perplexity(m, texts, cut, device=device, progress=False)
     per_token = lambda r: np.array(r.log_likelihoods) / np.array(r.tokens)
-    own = measure(model)
+    own = measure(*models[0])
     if isinstance(reference, str):                             # of the whole text, by its compressed bytes
         scores = np.array(own.log_likelihoods) / [len(zlib.compress(t.encode("utf-8", "replace"))) for t in texts]
     else:
-        scores = per_token(own) - (per_token(measure(reference)) if reference is not None else 0)
+        scores = per_token(own) - (per_token(measure(*models[1])) if reference is not None else 0)
     return MembershipResult("loss" if reference is None else reference if isinstance(reference, str) else "reference", scores, len(members))
+
+
+def _check_scored(name, texts, tokenizer, task):
+    "Refuse texts without a token to score, which `perplexity` leaves out: the scores would belong to other texts."
+    headless = task == "causal" and not _beginning(tokenizer)                  # the first token has nothing before it
+    rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    if bare := [text for text, row in zip(texts, rows) if len(row) <= headless]:
+        shown = ", ".join(repr(text[:40]) for text in bare[:5]) + (f" and {len(bare) - 5:,} more" if len(bare) > 5 else "")
+        raise ValueError(f"{name}: the tokenizer gives {'a single token, which is not scored, or none' if headless else 'no token'} for {shown}: leave such texts out")
 
 # %% ../nbs/13_privacy.ipynb #62374e06
 KINDS = ("url", "secret", "email", "iban", "identity", "card", "ip", "phone", "name")      # where two overlap, the earlier one wins
@@ -557,7 +572,7 @@ class Finding:
     text: str
 
 # %% ../nbs/13_privacy.ipynb #e054e698
-_EMAIL = re.compile(r"(?<![A-Za-z0-9À-ɏ._%+'@-])(?<!//)[-']*([A-Za-z0-9À-ɏ_%+][A-Za-z0-9À-ɏ._%+'-]*@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,24})(?![A-Za-z0-9@-])")
+_EMAIL = re.compile(r"(?<![A-Za-z0-9À-ɏ._%+'@-])(?<!//)[-']*([A-Za-z0-9À-ɏ_%+][A-Za-z0-9À-ɏ._%+'-]*@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,24})(?![A-Za-z0-9@]|-[A-Za-z0-9@])")
 _IP = re.compile(r"(?<![A-Za-z0-9_.:])(?:(?:\d{1,3}\.){3}\d{1,3}(?![\d-]|\.\d|[A-Za-z])|[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![A-Za-z0-9_:]))")
 _URL = re.compile(r"(?ai)\b[a-z][a-z0-9+.-]{1,15}://(?:[^\s/:@'\"<>]+:[^\s/@'\"<>]+@[^\s'\"<>）)，。；、]+"
                   r"|[^\s'\"<>?#]+\?[^\s'\"<>]*?\b(?:access_token|token|api_?key|key|sig|signature|password|secret)=[^\s&'\"<>）)，。；、]{8,}[^\s'\"<>）)，。；、]*)")
@@ -579,7 +594,7 @@ def _addresses(text, **_):
                 yield found.span()
 
 
-_VERSION = re.compile(r"(?i)(?:\bv|version|release|build|section|revision|§|[=<>~^]=?)\s*[:=]?\s*$")
+_VERSION = re.compile(r"(?i)(?:(?<![A-Za-z0-9])v(?:er)?\.?|version_*|release|build|section|revision|§|==|!=|[<>~^]=?)\s*[:=]?\s*$")
 
 
 def _urls(text, **_):

@@ -336,6 +336,24 @@ def test_paired_bootstrap_finds_what_is_there():
     assert set(paired_bootstrap(precision_recall_f1, good, bad, truth, samples=20)) == {"precision", "recall", "f1"}
 
 
+def test_a_label_that_one_model_alone_predicts_has_a_difference():
+    a, b, truth = ["a", "c", "a", "b"], ["a", "b", "b", "b"], ["a", "b", "a", "b"]
+    found = paired_bootstrap(precision_recall_f1, a, b, truth, average=None, samples=200)
+    named = paired_bootstrap(precision_recall_f1, a, b, truth, average=None, labels=["a", "b", "c"], samples=200)          # what the measure itself gives for a label that is never there
+    assert found == named and set(found) == {"a", "b", "c"} and all(d.difference == d.low == d.high == 0 for d in found["c"].values())
+    back = paired_bootstrap(precision_recall_f1, b, a, truth, average=None, samples=200)
+    assert {(label, name): d.difference for label, row in back.items() for name, d in row.items()} == {(label, name): -d.difference for label, row in found.items() for name, d in row.items()}
+    by_type = paired_bootstrap(span_f1, [["B-X"]], [["B-Y"]], [["B-Y"]], average=None, samples=20)
+    assert set(by_type) == {"X", "Y"} and by_type["Y"]["f1"].difference == -1 and by_type["X"]["f1"].difference == 0
+
+
+def test_a_metric_of_ones_own_may_leave_labels_out_of_a_sample():
+    a, b, truth = ["a", "c", "a", "b"], ["a", "b", "b", "b"], ["a", "b", "a", "b"]
+    own = lambda p, r: precision_recall_f1(p, r, average=None)                     # knows the labels of its sample only
+    assert paired_bootstrap(own, a, b, truth, samples=100) == paired_bootstrap(precision_recall_f1, a, b, truth, average=None, samples=100)
+    assert bootstrap_interval(own, a, truth, samples=100) == bootstrap_interval(precision_recall_f1, a, truth, average=None, samples=100)
+
+
 def test_paired_bootstrap_is_rarely_wrong_when_there_is_nothing():
     generator = np.random.default_rng(2)
     significant = 0

@@ -153,6 +153,43 @@ def test_membership_refuses(tokenizer, members, others, reference, says):
         membership_inference(tiny(tokenizer), tokenizer, members, others, reference)
 
 
+@pytest.mark.parametrize("reference", [None, "zlib", "model"])
+def test_membership_refuses_texts_of_which_the_tokenizer_keeps_nothing(reference):
+    from transformers import BertConfig, BertForMaskedLM
+    from lmnotes.tokenization import train_tokenizer
+    pieces = train_tokenizer(["hello world the code of door"] * 20, kind="wordpiece", vocab_size=41, progress=False)
+    bert = BertForMaskedLM(BertConfig(vocab_size=len(pieces), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16))
+    reference = bert if reference == "model" else reference
+    with pytest.raises(ValueError, match=r"^members: the tokenizer gives no token for '\\u200b\\u200b': leave"):
+        membership_inference(bert, pieces, ["hello world", "\u200b\u200b", "the code"], ["code of door", "hello door"], reference)
+    with pytest.raises(ValueError, match=r"^non_members: the tokenizer gives no token for '\\u200b', '\\u200c': leave"):
+        membership_inference(bert, pieces, ["hello world"], ["\u200b", "code of door", "\u200c"], reference)
+    assert membership_inference(bert, pieces, ["hello", "the code"], ["code of door"], reference).labels.tolist() == [1, 1, 0]
+
+
+@pytest.fixture
+def headless():
+    "A tokenizer of letters with no token that begins a text, and a model of its size."
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    letters = Tokenizer(models.WordLevel({letter: i for i, letter in enumerate("_abcd0123456789")}, unk_token="_"))
+    letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    letters = PreTrainedTokenizerFast(tokenizer_object=letters, pad_token="_")
+    return tiny(letters, bos_token_id=None, eos_token_id=None).eval(), letters
+
+
+def test_membership_refuses_single_tokens_that_nothing_stands_before(headless):
+    with pytest.raises(ValueError, match="^members: the tokenizer gives a single token, which is not scored, or none for 'a', 'b': leave"):
+        membership_inference(*headless, ["ab", "a", "b", "cd"], ["ba", "dc"])
+    assert len(membership_inference(*headless, ["ab", "cd"], ["ba"]).scores) == 3
+
+
+def test_extraction_needs_a_token_to_begin_with(headless):
+    with pytest.raises(ValueError, match="canaries: the tokenizer gives no token for '', .*'42'.* put words before the secret"):
+        extract(*headless, [Canary("", "42")], samples=0)
+    assert extract(*headless, [Canary("a", "42")], samples=0)[0].samples == 0
+
+
 # ---- personal data
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -167,6 +204,9 @@ def test_precision_and_recall(seed):
 
 @pytest.mark.parametrize("text, kinds", [
     ("write to jürgen.o'neil@büro.example.de", []), ("zhang@example.com是我的邮箱", ["email"]), ("我的邮箱是zhang@example.com。", ["email"]), ("@property a@b", []), ("x@2x.png", []),
+    ("Failed login src=93.184.216.34 user=bob", ["ip"]), ("REMOTE_ADDR=93.184.216.34", ["ip"]), ("/x?ip=93.184.216.34&x", ["ip"]), ("driver = 93.184.216.34", ["ip"]), ("host:=93.184.216.34", ["ip"]),
+    *((f"{before}93.184.216.34", []) for before in ("version=", "version = ", "VERSION=", "app_version=", "__version__ = ", "release=", "ver=", "ver. ", "v=", "v ", "?v=", "a==", "a == ", "a===", "a>=", "a<=", "a~=", "a!=", "a~", "a^", "a<", "a>", "a > ")),
+    ("bob@example.com-- Bob", ["email"]), ("bob@example.com - Bob", ["email"]), ("bob@example.com-", ["email"]), ("bob@example.com-pany", []), ("bob@example.com-2", []), ("bob@example.com-@", []),
     ("server 93.184.216.34:80", ["ip"]), ("2606:4700:4700::1111", ["ip"]), ("std::vector a::b 12:30:45", []), ("numpy 1.2.3.4.5, v8.8.8.8, ==8.8.8.8, 192.168.0.1, 999.1.1.1", []),
     ("ftp://a:b@h/x", ["url"]), ("https://h/x?token=abcdefgh123", ["url"]), ("https://h/x?page=12", []),
     ("-----BEGIN PRIVATE KEY-----\nabc\ndef\n-----END PRIVATE KEY-----", ["secret"]), ("password: correct4horse", ["secret"]), ("password = os.environ['PASSWORD1']", []), ("tokens = tokenizer1.encode(text)", []), ("密码是abc12345678", ["secret"]),

@@ -139,6 +139,34 @@ def test_signatures_do_not_depend_on_the_parts_in_which_a_corpus_is_read(monkeyp
     assert np.array_equal(corpora.minhash(texts), whole) and np.array_equal(np.concatenate([corpora.minhash([t]) for t in texts]), whole)
 
 
+@pytest.mark.parametrize("first, last", [(0x4e00, 0x5200), (0x20000, 0x20400), (0x3041, 0x3097), (0x30a1, 0x30fb), (0x0e01, 0x0e2f), (0x0e94, 0x0ea3), (0x1000, 0x102b), (0x1780, 0x17a3)])
+def test_near_copies_are_found_in_scripts_without_spaces(first, last):
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        letters = draw.integers(first, last, 1500)
+        letters[20::37] = ord("，")
+        copy = letters.copy()
+        copy[draw.choice(1500, 8, replace=False)] = draw.integers(first, last, 8)
+        other = draw.integers(first, last, 1500)
+        assert corpora.near_duplicates(["".join(map(chr, text)) for text in (letters, copy, other)]).tolist() == [False, True, False]
+
+
+def test_words_are_as_before_in_scripts_with_spaces():
+    import re
+    import unicodedata
+    alone = re.compile("CJK (UNIFIED|COMPATIBILITY) IDEOGRAPH|IDEOGRAPHIC (ITERATION|CLOSING|NUMBER)|(HALFWIDTH |COMBINING )?(HIRAGANA|KATAKANA)|HENTAIGANA|THAI|LAO|MYANMAR|KHMER")
+    for number in range(0x110000):
+        letter = chr(number)
+        if letter.lower() != letter or not letter.isalnum() and not unicodedata.category(letter).startswith("M"):
+            continue
+        run = f"a {letter}{letter}b"
+        if alone.match(unicodedata.name(letter, "")) and unicodedata.category(letter) not in ("Nd", "No", "So"):
+            assert corpora._words(run) == ["a", letter, letter, "b"], hex(number)
+        else:
+            assert corpora._words(run) == re.findall(r"\w+", run), hex(number)
+    assert corpora._words("用GPT-2训练，共1500字。 Naïve café") == ["用", "gpt", "2", "训", "练", "共", "1500", "字", "naïve", "café"]
+
+
 def test_near_duplicates_of_a_held_out_text_leave_training():
     text = " ".join(f"word{i}" for i in range(60))
     corpus = load_corpus(DatasetDict(train=Dataset.from_dict({"text": [text + " end", "something else that stays here"]}), validation=Dataset.from_dict({"text": [text]})))

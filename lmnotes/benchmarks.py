@@ -37,7 +37,7 @@ from .finetuning import FinetuningOptions, finetune, predict_logits, predicted_l
 from .metrics import _number_of, accuracy, matthews_correlation, mcnemar, paired_bootstrap, pearson, precision_recall_f1, spearman
 from .perplexity import _before_head, _beginning, _by_tiles, _check_class, _check_whole, _digest, _fingerprint, _log_probs, _logits_at, _own_or_given, _plain, _specials, perplexity
 from .pretraining import _REFUSALS, _first_position, _no_search_for_documents, _window, damaged_files, resolve_device, write_aside, write_checksums
-from .tasks import _json_rows
+from .tasks import _json_rows, _missing
 from .transformer import evaluating, fused_gelu, position_limit
 
 logger = logging.getLogger(__name__)
@@ -65,53 +65,105 @@ def load_pairs(data):
     FileNotFoundError
         If there is no such data.
     ValueError
-        If a column is missing, a sentence is empty, or there is no pair.
+        If a column is missing, a sentence is empty or no text, some pairs have a paradigm and others none, or there is no pair.
     """
     if isinstance(data, (list, tuple)) and data and not all(isinstance(pair, dict) for pair in data):
         wrong = next((i for i, pair in enumerate(data) if not isinstance(pair, (list, tuple)) or len(pair) != 2), None)
         if wrong is not None:
             raise ValueError(f"pairs: element {wrong} is {data[wrong]!r}, and not a good and a bad sentence")
         data = [{"sentence_good": good, "sentence_bad": bad} for good, bad in data]
-    rows = _rows(data, "pairs")
-    rows = rows.rename_columns({c: f"sentence_{c}" for c in ("good", "bad") if {"good", "bad"} <= set(rows.column_names)})
-    missing = [c for c in ("sentence_good", "sentence_bad") if c not in rows.column_names]
+    columns, where = _rows(data, "pairs")
+    pairs = {"paradigm": _filled_in(columns, _PARADIGM), "good": _filled_in(columns, ("sentence_good", "good")), "bad": _filled_in(columns, ("sentence_bad", "bad"))}
+    missing = [f"sentence_{c}" for c in ("good", "bad") if pairs[c] is None]
     if missing:
-        raise ValueError(f"pairs: column {missing[0]!r} is not there, the columns are {', '.join(rows.column_names)}")
-    name = next((c for c in _PARADIGM if c in rows.column_names), None)
-    pairs = {"paradigm": [str(v) for v in rows[name][:]] if name else ["all"] * len(rows), "good": rows["sentence_good"][:], "bad": rows["sentence_bad"][:]}
-    other = next((i for i in range(len(rows)) for c in ("good", "bad") if not isinstance(pairs[c][i] or "", str)), None)
-    if other is not None:
-        raise ValueError(f"pairs: pair {other} of paradigm {pairs['paradigm'][other]!r} holds {pairs['good'][other]!r} and {pairs['bad'][other]!r}, not two sentences")
-    empty = next((i for i in range(len(rows)) if not (pairs["good"][i] or "").strip() or not (pairs["bad"][i] or "").strip()), None)
-    if empty is not None:
-        raise ValueError(f"pairs: pair {empty} of paradigm {pairs['paradigm'][empty]!r} has an empty sentence: write one, or leave the pair out")
+        raise ValueError(f"pairs: column {missing[0]!r} is not there, the columns are {', '.join(columns)}")
+    pairs["paradigm"] = _named(pairs["paradigm"] or [None] * len(pairs["good"]), where)
+    _check_sentences(pairs, where)
     return Dataset.from_dict(pairs)
 
 
+def _filled_in(columns, names):
+    "The first value that is there in each row, of the columns of some names; None where there is no such column."
+    found = [columns[name][:] for name in names if name in columns]
+    return [next((v for v in values if not _missing(v)), None) for values in zip(*found)] if found else None
+
+
+def _named(paradigms, where):
+    "The paradigms as text, `all` where no pair has one; refuse a pair without one among others."
+    names = ["" if v is None else str(v) for v in paradigms]
+    if not any(map(str.strip, names)):
+        return ["all"] * len(names)
+    bare = next((i for i, name in enumerate(names) if not name.strip()), None)
+    if bare is not None:
+        raise ValueError(f"pairs: pair {bare}{where(bare)} has no paradigm and others have one: fill in its {' or '.join(_PARADIGM[:2])}, or leave the column out everywhere")
+    return names
+
+
+def _check_sentences(pairs, where):
+    "Refuse a pair that is not two sentences."
+    for i, (paradigm, good, bad) in enumerate(zip(pairs["paradigm"], pairs["good"], pairs["bad"])):
+        if not all(isinstance(sentence or "", str) for sentence in (good, bad)):
+            raise ValueError(f"pairs: pair {i} of paradigm {paradigm!r}{where(i)} holds {good!r} and {bad!r}, not two sentences: write texts, in quotation marks, or leave the pair out")
+        if not (good or "").strip() or not (bad or "").strip():
+            raise ValueError(f"pairs: pair {i} of paradigm {paradigm!r}{where(i)} has an empty sentence: write one, or leave the pair out")
+
+
 def _rows(data, name, held_out=False):
-    "Rows of a list, a data set, a file, a folder or the hub; several splits or configurations one after another, or of the splits only the one that is held out."
+    """Columns by name of a list, a data set, a file, a folder or the hub, and a function that says where a row stands.
+
+    Several splits or configurations come one after another, or of the splits only the one that is held out; what a row lacks is None.
+    """
     if isinstance(data, DatasetDict):
         data = [row for split in _parts_of(data, held_out) for row in data[split]]
-    if isinstance(data, Dataset) or (isinstance(data, (list, tuple)) and len(data)):
-        return data if isinstance(data, Dataset) else Dataset.from_list(list(data))
+    if isinstance(data, Dataset):
+        return {column: data.with_format(None)[column] for column in data.column_names}, _nowhere
+    if isinstance(data, (list, tuple)) and len(data):
+        return _columns(data), _nowhere
     if not isinstance(data, (str, os.PathLike)):
         raise ValueError(f"{name}: there is nothing in {data!r}" if hasattr(data, "__len__") else f"{name}: a {type(data).__name__} is no list, data set, path or hub name")
+    if not str(data).strip():
+        raise ValueError(f"{name} {data!r} is an empty name: give a file, a folder or a hub name")
     path = Path(data).expanduser()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in _READERS) if path.is_dir() else None
     if files is None:
-        return _from_hub(str(data), name, held_out)
+        return _columns(_from_hub(str(data), name, held_out)), _nowhere
     files = [path for path in files if path.name in _parts_of([path.name for path in files], held_out)]
-    rows = [row for file in files for row in _READERS.get(file.suffix, _unreadable)(file)]
-    if not rows:
+    places = [(file, number, row) for file in files for number, row in _numbered(file)]
+    if not places:
         raise ValueError(f"{name}: {str(data)!r} has no row in a file that ends in {', '.join(_READERS)}")
-    return Dataset.from_list(rows)
+    return _columns([row for *_, row in places]), lambda i: f" ({str(places[i][0])!r}, row {places[i][1]})"
+
+
+def _nowhere(i):
+    "Where a row stands that is in no file."
+    return ""
+
+
+def _columns(rows):
+    "Columns of rows, in the order in which their names come up; None where a row lacks one."
+    return {column: [row.get(column) for row in rows] for column in dict.fromkeys(column for row in rows for column in row)}
+
+
+def _numbered(file):
+    "Rows of a file with their numbers, from 1; each must have columns."
+    rows = _READERS.get(file.suffix, _unreadable)(file)
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise ValueError(f"{str(file)!r}, row {number}, is {str(row)[:60]!r} and has no columns: write it as {{\"column\": value, ...}}, or take it out")
+    return list(enumerate(rows, 1))
 
 
 def _read_csv(file):
-    "Rows of a CSV file with a header."
+    "Rows of a CSV file with a header; refuse a row with more fields than that has."
     _check_encoding(file, "utf-8", "save it as UTF-8")
+    rows = []
     with open(file, encoding="utf-8-sig", newline="") as lines:
-        return list(csv.DictReader(lines))
+        reader = csv.DictReader(lines)
+        for row in reader:
+            if None in row:
+                raise ValueError(f"{str(file)!r}, line {reader.line_num}, has {len(row) - 1 + len(row[None])} fields and the header {len(reader.fieldnames)}: put a text with commas in quotation marks")
+            rows.append(row)
+    return rows
 
 
 def _unreadable(file):
@@ -138,7 +190,7 @@ def _from_hub(data, name, held_out):
         raise FileNotFoundError(f"{name}: {data!r} is no file or folder here and cannot be had from the hub: check the path, the name or the network") from error
     if not splits:
         raise ValueError(f"{name}: {data!r} has the configurations {', '.join(configs)}: choose one, {data}:{configs[0]}")
-    return Dataset.from_list([row for found in splits for split in _parts_of(list(found), held_out) for row in found[split]])
+    return [row for found in splits for split in _parts_of(list(found), held_out) for row in found[split]]
 
 # %% ../nbs/10_benchmarks.ipynb #23cc5537
 _AGREEMENT = re.compile(r"\b([Tt]he|[Tt]hese|[Tt]hose|[Tt]his|[Tt]hat) ([a-z]{3,}) (is|are)\b[^.\n]*\.")
@@ -610,7 +662,7 @@ def cloze(model, texts, tokenizer=None, *, bos=None, text_column="text", max_tex
     model : str, path or PreTrainedModel
         A folder, a hub name, or a model in hand (then with its tokenizer).
     texts : str, path, Dataset or list of str
-        Passages whose last word is asked for: a list, a file or folder (JSONL, Parquet, CSV), a hub name (of several configurations one, as
+        Passages whose last word is asked for: a list of them, a file, several or a folder (JSONL, Parquet, CSV), a hub name (of several configurations one, as
         `EleutherAI/lambada_openai:en`), a data set. Of several splits the test split is taken, else validation.
     tokenizer : PreTrainedTokenizerFast, optional
         The model's tokenizer; by default that of the folder.
@@ -662,16 +714,25 @@ def cloze(model, texts, tokenizer=None, *, bos=None, text_column="text", max_tex
 
 
 def _passages(texts, text_column):
-    "Passages from a list of texts, or the column of rows."
+    "Passages from a list of texts or of files, or the column of rows."
     if isinstance(texts, (list, tuple)) and texts and not all(isinstance(t, dict) for t in texts):
+        if files := [t for t in texts if isinstance(t, (str, os.PathLike)) and os.path.isfile(t)]:
+            other = next((t for t in texts if t not in files), None)
+            if other is not None:
+                raise ValueError(f"texts: {str(files[0])!r} is a file and {str(other)[:60]!r} is none: check the name, or give passages only")
+            return [passage for file in files for passage in _passages(file, text_column)]
         wrong = next((i for i, t in enumerate(texts) if not isinstance(t, str)), None)
         if wrong is not None:
             raise TypeError(f"texts: element {wrong} is {type(texts[wrong]).__name__}, not text")
         return list(texts)
-    rows = _rows(texts, "texts", held_out=True)
-    if text_column not in rows.column_names:
-        raise ValueError(f"texts: column {text_column!r} is not there, the columns are {', '.join(rows.column_names)}")
-    return [text or "" for text in rows[text_column]]
+    columns, where = _rows(texts, "texts", held_out=True)
+    if text_column not in columns:
+        raise ValueError(f"texts: column {text_column!r} is not there, the columns are {', '.join(columns)}")
+    passages = ["" if _missing(text) else text for text in columns[text_column][:]]
+    wrong = next((i for i, text in enumerate(passages) if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise TypeError(f"texts: passage {wrong}{where(wrong)} holds {passages[wrong]!r} in the column {text_column!r}, not text: write text, in quotation marks, or leave the row out")
+    return passages
 
 
 def _cloze_rows(model, tokenizer, split, bos):

@@ -6,7 +6,7 @@
 __all__ = ['COMMANDS', 'described', 'readable', 'Option', 'options_of', 'Command', 'resolve', 'command_options', 'call', 'plain',
            'show', 'build_command', 'versions', 'application', 'is_users', 'message', 'execute', 'Filling', 'fill_mask',
            'Generation', 'generate', 'make_corpus', 'make_tokenizer', 'open_tokenizer', 'check_pretraining',
-           'check_tokenizer', 'verify_folder', 'predict_rows', 'chat', 'main']
+           'check_tokenizer', 'verify_folder', 'check_cloze', 'predict_rows', 'chat', 'main']
 
 # %% ../nbs/20_cli.ipynb #48ad828e
 import contextlib
@@ -252,6 +252,8 @@ class Command:
         Names of optional parameters that are given by position.
     loaders : dict
         Parameter → function that makes its value of what was typed; its other parameters become options, too.
+    loaded : tuple
+        Names of options that only the loaders take, though the function or `rest` has them, too.
     check : str, callable or None
         Called before the loaders with a dict of what was typed, and of the function's own defaults: refuses what cannot be before anything long is read.
     rest : str, callable or None
@@ -267,6 +269,7 @@ class Command:
     examples: tuple = ()
     arguments: tuple = ()
     loaders: dict = dataclasses.field(default_factory=dict)
+    loaded: tuple = ()
     check: object = None
     rest: object = None
     hidden: tuple = ()
@@ -315,7 +318,7 @@ def command_options(command):
     for name in command.loaders:
         own[name] = dataclasses.replace(own[name], types=(str,))
     found = {**(options_of(resolve(command.rest)) if command.rest else {}), **own}
-    found = {name: found[name] for name in dict.fromkeys([*own, *found])}
+    found = {name: found[name] for name in dict.fromkeys([*own, *found]) if name not in command.loaded}
     for loader in command.loaders.values():
         for option in list(options_of(resolve(loader)).values())[1:]:
             found.setdefault(option.name, option)
@@ -343,6 +346,7 @@ def call(command, values):
     function, values = resolve(command.target), dict(values)
     own = options_of(function)
     names = set(own) | (set(options_of(resolve(command.rest))) if command.rest else set())
+    _check_seed(values.get("seed"))
     if command.check:
         resolve(command.check)({**{name: option.default for name, option in own.items()}, **values})
     for name, loader in command.loaders.items():
@@ -350,7 +354,13 @@ def call(command, values):
             load = resolve(loader)
             more = list(options_of(load))[1:]
             values[name] = load(values[name], **{key: values[key] for key in more if key in values})
-    return function(**{name: value for name, value in values.items() if name in names})
+    return function(**{name: value for name, value in values.items() if name in names and name not in command.loaded})
+
+
+def _check_seed(seed):
+    "Refuse a seed that NumPy or PyTorch does not take, in the words of the chapter on pretraining."
+    if isinstance(seed, int) and not 0 <= seed < 2**32:
+        raise ValueError(f"seed {seed!r} must be a whole number from 0 to 2**32 - 1")
 
 # %% ../nbs/20_cli.ipynb #0fb7d131
 def plain(value):
@@ -834,13 +844,14 @@ def generate(model, prompt, max_new_tokens=50, temperature=1.0, top_k=None, top_
     Raises
     ------
     ValueError
-        If the model is not a causal one, the prompt does not fit into it, or a sampling parameter is out of range.
+        If the model is not a causal one, the prompt does not fit into it, or a sampling parameter or the seed is out of range.
     """
     import torch
 
     from lmnotes.generation import check_sampling, only_said
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be 1 or more")
+    _check_seed(seed)
     check_sampling(temperature, top_k, top_p)
     network, tokenizer = _open(model, "causal", device)
     separator = getattr(network.config, "prompt_separator", None) or ""
@@ -930,14 +941,21 @@ def make_corpus(output_dir=None, overwrite=False, **options):
     overwrite : bool
         Replace what the folder holds.
     **options
-        Parameters of `load_corpus`.
+        Parameters of `load_corpus`, but for `streaming`.
 
     Returns
     -------
     CorpusReport
         Documents, characters and splits.
+
+    Raises
+    ------
+    ValueError
+        If the corpus is to be a stream, which can be neither counted nor saved, or cannot be loaded.
     """
     from lmnotes.corpora import check_output_dir, corpus_report, load_corpus, write_aside
+    if options.get("streaming"):
+        raise ValueError("streaming=True: a stream can be neither counted nor saved; leave streaming out")
     if output_dir is not None:
         check_output_dir(output_dir, overwrite)
     corpus = load_corpus(**options)
@@ -973,7 +991,8 @@ def make_tokenizer(corpus, output_dir="runs/tokenizer", overwrite=False, **optio
     with write_aside(output_dir, overwrite) as folder:
         tokenizer.save_pretrained(folder)
     held = corpus.get("validation", corpus["train"])
-    return tokenizer_report(tokenizer, (row["text"] for row, _ in zip(held, range(2000)) if row["text"].strip()))
+    column = options.get("text_column", "text")
+    return tokenizer_report(tokenizer, (row[column] for row, _ in zip(held, range(2000)) if row[column].strip()))
 
 
 def open_tokenizer(tokenizer):
@@ -1061,10 +1080,10 @@ COMMANDS = {
     "demo": Command("lmnotes.demo:demo", "Run the whole path once and write a report.",
                     ("lmnotes demo", "lmnotes demo --minutes 3 --output-dir runs/longer")),
     "corpus": Command("lmnotes.cli:make_corpus", "Load a corpus, report on it, save it.",
-                      ("lmnotes corpus", "lmnotes corpus book.txt --output-dir runs/corpus"), arguments=("source",), rest="lmnotes.corpora:load_corpus"),
+                      ("lmnotes corpus", "lmnotes corpus book.txt --output-dir runs/corpus"), arguments=("source",), rest="lmnotes.corpora:load_corpus", hidden=("streaming",)),
     "tokenizer": Command("lmnotes.cli:make_tokenizer", "Train a tokenizer and save it.",
                          ("lmnotes tokenizer docstrings --vocab-size 8192", "lmnotes tokenizer book.txt --kind bpe --output-dir runs/bpe"),
-                         loaders=_CORPUS, check="lmnotes.cli:check_tokenizer", rest="lmnotes.tokenization:train_tokenizer"),
+                         loaders=_CORPUS, loaded=("text_column",), check="lmnotes.cli:check_tokenizer", rest="lmnotes.tokenization:train_tokenizer"),
     "pretrain": Command("lmnotes.pretraining:pretrain", "Pretrain a language model from a corpus and a tokenizer.",
                         ("lmnotes pretrain docstrings runs/tokenizer --minutes 2", "lmnotes pretrain book.txt runs/bpe --model gpt-mini --output-dir runs/gpt"),
                         loaders={"tokenizer": "lmnotes.cli:open_tokenizer", **_CORPUS}, check="lmnotes.cli:check_pretraining", rest="lmnotes.pretraining:PretrainingOptions", hidden=("options",)),
@@ -1122,10 +1141,30 @@ COMMANDS["score"] = Command("lmnotes.metrics:score_files", "Score predictions ag
                             ("lmnotes score classification predicted.txt true.txt", "lmnotes score translation output.txt references.jsonl --json"))
 
 # %% ../nbs/20_cli.ipynb #cd36914b
+def check_cloze(values):
+    """Refuse several passages, or files of which one is not there, before a model is opened.
+
+    Parameters
+    ----------
+    values : dict
+        Parameters of `cloze` by name.
+
+    Raises
+    ------
+    FileNotFoundError
+        If of several texts one is no file.
+    """
+    texts = values["texts"]
+    missing = [text for text in texts if not os.path.isfile(text)] if isinstance(texts, list) else []
+    if missing:
+        raise FileNotFoundError(f"texts {missing[0]!r} is no file: name files, and write passages into one, each as {{\"text\": ...}} in a line of JSON")
+
+
 COMMANDS |= {
     "minimal-pairs": Command("lmnotes.benchmarks:minimal_pairs", "Score a language model on minimal pairs such as BLiMP's.",
                              ("lmnotes minimal-pairs runs/pretrained nyu-mll/blimp", "lmnotes minimal-pairs runs/gpt pairs.jsonl --max-pairs 100")),
-    "cloze": Command("lmnotes.benchmarks:cloze", "Ask a causal model for the last word of passages, as LAMBADA does.", ("lmnotes cloze runs/gpt passages.jsonl --max-texts 500",)),
+    "cloze": Command("lmnotes.benchmarks:cloze", "Ask a causal model for the last word of passages, as LAMBADA does.", ("lmnotes cloze runs/gpt passages.jsonl --max-texts 500",),
+                     check="lmnotes.cli:check_cloze"),
     "glue": Command("lmnotes.benchmarks:glue", "Fine-tune a model on tasks of GLUE, score it, write the submission files.",
                     ("lmnotes glue runs/pretrained --data-dir glue_data --tasks rte --tasks cola", "lmnotes glue runs/pretrained --output-dir runs/all --learning-rate 5e-5 --epochs 3"),
                     rest="lmnotes.finetuning:FinetuningOptions", hidden=("options", "regression")),

@@ -178,11 +178,11 @@ def recognise(splits, *, text_column=None, label_column=None):
     Raises
     ------
     ValueError
-        If a column is not there, or the columns fit no family.
+        If a column is not there, the columns fit no family, or labels are numbers that are written as texts.
     """
     split = _plain(splits if isinstance(splits, Dataset) else splits.get("train", next(iter(splits.values()))))
     family, _, labels = _roles(split, None, text_column, label_column)
-    return "regression" if family == "classification" and _has_fractions(split.features[labels[0]], _values(split, labels[0])) else family
+    return "regression" if family == "classification" and _is_scale(split, labels[0]) else family
 
 
 def _loaded_family(splits):
@@ -209,9 +209,35 @@ def _plain(split):
     return split
 
 
+_NO_NUMBER = ("nan", "na", "n/a", "null", "none")          # how tables write that there is none
+
+
 def _has_fractions(feature, values):
     "Whether labels are numbers of which some are no whole ones."
-    return str(getattr(feature, "dtype", "")).startswith("float") and any(v is not None and math.isfinite(v) and v != math.floor(v) for v in values)
+    return str(getattr(feature, "dtype", "")).startswith("float") and any(v is not None and _is_fraction(v) for v in values)
+
+
+def _is_fraction(value):
+    "Whether a number is finite and no whole one."
+    return math.isfinite(value) and value != math.floor(value)
+
+
+def _is_scale(split, column):
+    "Whether labels are numbers with fractions; refuse those that are written as texts, which could be names or numbers."
+    feature, values = split.features[column], _values(split, column)
+    if getattr(feature, "dtype", "") == "string" and not isinstance(feature, ClassLabel):
+        _check_written(column, [v.strip() for v in values if v and v.strip()])
+    return _has_fractions(feature, values)
+
+
+def _check_written(column, texts):
+    "Refuse labels of which each is written as a number or stands for a missing one, if some numbers have fractions."
+    lacking = Counter(t for t in texts if t.lower().lstrip("+-") in _NO_NUMBER)
+    numbers = [t for t in texts if t not in lacking]
+    if numbers and all(map(_is_number, numbers)) and any(map(_is_fraction, map(float, numbers))):
+        none = f", and {_number_of(sum(lacking.values()), 'text')} without one ({', '.join(sorted(lacking))})" if lacking else ""
+        mend = "empty those fields, which leaves their rows out" if lacking else "say task='regression'"
+        raise ValueError(f"label_column {column!r} holds {_number_of(len(numbers), 'number')} as text, some with fractions{none}: {mend}, or say task='classification' if each is the name of a class")
 
 # %% ../nbs/08a_tasks.ipynb #b47f788c
 def _filled(text):
@@ -619,9 +645,11 @@ def _read_source(data, cache_dir, label_column=None):
 
 
 def _check_readable(data, *kinds):
-    "Refuse what is no data."
+    "Refuse what is no data, or an empty name, which as a path would be the folder where one is."
     if not isinstance(data, kinds):
         raise TypeError(f"data {type(data).__name__} cannot be read: give a name, a path, a dict of splits, or a Dataset")
+    if isinstance(data, str) and not data.strip():
+        raise ValueError(f"data {data!r} is an empty name: give a path or a name; '.' is the folder where you are")
 
 
 def _read_folder(path, config, cache_dir, label_column=None):
@@ -767,7 +795,7 @@ def load_task(data="docstrings/package", task=None, *, text_column=None, label_c
     TypeError
         If `data` is nothing that can be read.
     ValueError
-        If a column is not there, two splits share a usual name, there are fewer than two labels, a held-out label stands nowhere in training, tokens and tags differ in length,
+        If `data` is an empty name, a column is not there, labels are numbers that are written as texts and no task is said, two splits share a usual name, there are fewer than two labels, a held-out label stands nowhere in training, tokens and tags differ in length,
         or a label of a regression is no number.
     """
     family = {"translation": "generation", "summarization": "generation"}.get(task, task) or {True: "regression", False: "classification", None: None}[regression]
@@ -776,7 +804,7 @@ def load_task(data="docstrings/package", task=None, *, text_column=None, label_c
     family, texts, labels = _roles(splits["train"], family, text_column, label_column)
     label = labels[0] if labels else None
     feature = splits["train"].features.get(label)
-    if family == "classification" and task is None and regression is None and _has_fractions(feature, _values(splits["train"], label)):
+    if family == "classification" and task is None and regression is None and _is_scale(splits["train"], label):
         family = "regression"
     rows = _with_test(_read_rows(splits, family, texts, label), family, seed)
     _count_known(rows, family)

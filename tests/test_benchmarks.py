@@ -899,3 +899,60 @@ def test_wrong_arguments_are_named(bpe, tmp_path):
         with pytest.raises(error, match=says):
             call()
     assert not (tmp_path / "tasks").exists()
+
+
+def test_paradigms_are_found_in_whichever_row_names_them(tmp_path):
+    rows = [{"good": "a b", "bad": "b a"}, {"good": "c d", "bad": "d c", "UID": "x"}]
+    for first in (rows[0], {**rows[0], "UID": None}, {**rows[0], "UID": float("nan")}, {**rows[0], "UID": " "}):
+        with pytest.raises(ValueError, match="pair 0 has no paradigm and others have one: fill in its paradigm or UID, or leave"):
+            load_pairs([first, rows[1]])
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match=r"pair 0 \(.*pairs\.jsonl', row 1\) has no paradigm"):
+        load_pairs(tmp_path / "pairs.jsonl")
+    assert load_pairs([{**row, "UID": uid} for row, uid in zip(rows, (3, "x"))])["paradigm"][:] == ["3", "x"]
+    assert load_pairs([{"sentence_good": "a b", "sentence_bad": "b a", "paradigm": "y"}, rows[1]]).to_list() == [{"paradigm": "y", "good": "a b", "bad": "b a"}, {"paradigm": "x", "good": "c d", "bad": "d c"}]
+    assert load_pairs([{**row, "UID": None} for row in rows])["paradigm"][:] == ["all"] * 2
+
+
+@pytest.mark.parametrize("name, content, words", [
+    ("a.csv", "good,bad\na b,b a\nc d,d c,e\n", r"a\.csv', line 3, has 3 fields and the header 2: put a text with commas in quotation marks"),
+    ("b.jsonl", '{"good": "a b", "bad": "b a"}\n{"good": "a b", "bad": 5}\n', r"pair 1 of paradigm 'all' \(.*b\.jsonl', row 2\) holds 'a b' and 5, not two sentences: write texts"),
+    ("c.jsonl", '{"good": "a b", "bad": "b a"}\n[1, 2]\n', r"c\.jsonl', row 2, is '\[1, 2\]' and has no columns: write it as"),
+    ("d.json", '[{"good": "a b", "bad": "b a"}, "c d"]', r"d\.json', row 2, is 'c d' and has no columns"),
+])
+def test_mistakes_in_files_are_named_by_file_and_row(name, content, words, bpe, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=words):
+        load_pairs(tmp_path / name)
+    if name[0] != "b":
+        with pytest.raises(ValueError, match=words):
+            cloze(gpt(len(bpe)), tmp_path / name, bpe, text_column="good", device="cpu", progress=False)
+
+
+def test_several_files_of_passages_are_read(bpe, tmp_path, monkeypatch, capsys):
+    "Their names were scored as passages, with accuracy 0."
+    from lmnotes.cli import COMMANDS, execute
+    monkeypatch.chdir(tmp_path)
+    save_folder(tmp_path / "gpt", gpt(len(bpe)), bpe)
+    for name, passages in (("my file.jsonl", PASSAGES[:2]), ("b c.jsonl", PASSAGES[3:])):
+        Path(name).write_text("\n".join(json.dumps({"text": p}) for p in passages))
+    model, wanted = gpt(len(bpe)), PASSAGES[:2] + PASSAGES[3:]
+    words = lambda texts: cloze(model, texts, bpe, device="cpu", progress=False).words
+    assert words(["my file.jsonl", Path("b c.jsonl")]) == words(wanted) == ("mat", "moon", "cats")
+    with pytest.raises(ValueError, match="'b c.jsonl' is a file and 'b d.jsonl' is none: check the name, or give passages only"):
+        words(["b d.jsonl", "b c.jsonl"])
+    assert execute(COMMANDS, ["cloze", "gpt", "my file.jsonl", "b c.jsonl", "--device", "cpu"]) == 0 and "3 passages" in capsys.readouterr().out
+    assert execute(COMMANDS, ["cloze", "gpt", "b d.jsonl", "c d.jsonl"]) == 2 and "texts 'b d.jsonl' is no file" in capsys.readouterr().err
+    Path("five.jsonl").write_text('{"text": "a b"}\n{"text": 5}\n')
+    with pytest.raises(TypeError, match=r"passage 1 \('five\.jsonl', row 2\) holds 5 in the column 'text', not text"):
+        words("five.jsonl")
+
+
+def test_an_empty_name_is_not_the_folder_where_one_is(bpe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("pairs.jsonl").write_text('{"good": "a b", "bad": "b a", "text": "a b"}')
+    for name in ("", " "):
+        with pytest.raises(ValueError, match=f"pairs '{name}' is an empty name: give a file, a folder or a hub name"):
+            load_pairs(name)
+        with pytest.raises(ValueError, match=f"texts '{name}' is an empty name"):
+            cloze(gpt(len(bpe)), name, bpe)

@@ -715,3 +715,49 @@ def unread(source: str):
 def test_a_home_folder_behind_an_equals_sign_is_opened(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert execute(TABLE, ["train", "words.txt", "--output-dir=~/runs/x"]) == 0 and SEEN["call"]["output_dir"] == str(tmp_path / "runs" / "x")
+
+
+def test_a_column_is_named_once(tmp_path, monkeypatch, capsys):
+    "Loading calls the column `text`; training must not look for the name that the file had."
+    monkeypatch.chdir(tmp_path)
+    Path("body.csv").write_text("body,label\n" + "".join(f"the cat number {i} sat on the mat,1\n" for i in range(40)), encoding="utf-8")
+    assert execute(cli.COMMANDS, ["tokenizer", "body.csv", "--text-column", "body", "--vocab-size", "60", "--output-dir", "t"]) == 0, capsys.readouterr().err
+    assert Path("t", "tokenizer.json").is_file()
+    assert execute(cli.COMMANDS, ["tokenizer", "--help"]) == 0 and "by default text" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_tokenizer_is_made_from_the_column_that_is_named(tmp_path):
+    from datasets import Dataset
+    report = cli.make_tokenizer({"train": Dataset.from_dict({"body": ["the cat sat on the mat"] * 9})}, tmp_path / "t", vocab_size=60, text_column="body", progress=False)
+    assert report.unknown_tokens == 0
+
+
+def test_what_only_the_loader_takes_is_not_handed_on(call):
+    command = dataclasses.replace(TABLE["train"], loaded=("seed",))
+    assert command_options(command)["seed"].help == options_of(load_words)["seed"].help
+    cli.call(command, {"words": "w.txt", "seed": 3})
+    assert SEEN["loaded"][2] == 3 and SEEN["call"]["seed"] == 1             # its own default
+
+
+def test_a_corpus_that_is_counted_is_no_stream(tmp_path, capsys):
+    assert "streaming" not in command_options(cli.COMMANDS["corpus"]) and "streaming" in command_options(cli.COMMANDS["tokenizer"])
+    with pytest.raises(ValueError, match="streaming=True: .*leave streaming out"):
+        cli.make_corpus(tmp_path / "c", source=tmp_path / "nowhere.txt", streaming=True)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**23])
+@pytest.mark.parametrize("name", [name for name, command in cli.COMMANDS.items() if "seed" in command_options(command)])
+def test_a_seed_that_cannot_be_is_refused_first_in_the_same_words(name, seed):
+    from lmnotes.pretraining import _check_seed
+    with pytest.raises(ValueError) as said:
+        _check_seed(seed)
+    values = {option.name: "x" for option in command_options(cli.COMMANDS[name]).values() if option.required}
+    with pytest.raises(ValueError) as found:
+        cli.call(cli.COMMANDS[name], {**values, "seed": seed})
+    assert str(found.value) == str(said.value)
+
+
+def test_generate_looks_at_the_seed_before_the_model():
+    for seed in (-1, 10**23):
+        with pytest.raises(ValueError, match=rf"seed {seed} must be a whole number from 0 to 2\*\*32 - 1"):
+            cli.generate("runs/nowhere", "the", seed=seed)

@@ -563,3 +563,29 @@ def test_a_long_text_in_place_of_data_is_cut():
         with pytest.raises(ValueError, match="is a text of .* characters: give a path or name, or a Dataset") as error:
             load_task(text)
         assert len(str(error.value)) < 300
+
+
+def test_numbers_with_fractions_that_are_written_as_text_are_no_names(tmp_path):
+    "One field `nan` made 93 classes of a scale."
+    def file(name, lacking):
+        (tmp_path / name).write_text("text,label\n" + "".join(f"{text},{lacking if i % 12 == 5 else i / 8 + 0.01}\n" for i, text in enumerate(TEXTS)))
+        return tmp_path / name
+    for lacking in ("nan", "NaN", "-nan", "NA", "n/a", "None"):
+        with pytest.raises(ValueError, match=rf"label_column 'label' holds 37 numbers as text, some with fractions, and 3 texts without one \({lacking}\): empty those fields.* or say task='classification'"):
+            load_task(file("a.csv", lacking), cache_dir=tmp_path / "cache")
+    assert load_task(file("b.csv", ""), cache_dir=tmp_path / "cache")["train"].features["label"].dtype == "float64"           # the remedy
+    assert "nan" in load_task(file("a.csv", "nan"), "classification", cache_dir=tmp_path / "cache")["train"].features["label"].names
+    data = both({"text": TEXTS, "label": [f"{i % 4 + 0.5}" for i in range(40)]})
+    for call in (load_task, recognise):
+        with pytest.raises(ValueError, match="holds 40 numbers as text, some with fractions: say task='regression', or say task='classification'"):
+            call(data)
+    assert load_task(data, "regression")["train"].features["label"].dtype == "float64"
+    assert load_task(data, regression=False)["train"].features["label"].names == ["0.5", "1.5", "2.5", "3.5"]
+    for real in (["1", "nan"], ["v1.5", "2.5"], ["1.0", "2.0"], ["nan", "none"], ["0.5", "high"]):
+        assert load_task(both({"text": TEXTS, "label": real * 20}))["train"].features["label"].names == sorted(real)
+
+
+@pytest.mark.parametrize("data", ["", " ", {"train": ""}])
+def test_an_empty_name_is_not_the_folder_where_one_is(data):
+    with pytest.raises(ValueError, match="data '.?' is an empty name: give a path or a name"):
+        load_task(data)

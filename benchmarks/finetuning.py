@@ -14,6 +14,7 @@ Writes benchmarks/results/finetuning.json and .md.
 import argparse
 import contextlib
 import datetime
+import functools
 import importlib.metadata
 import json
 import math
@@ -144,25 +145,34 @@ def speed(model, folder, args, narrow, add):
 
 
 def ways(model, folder, args, narrow, add):
-    "Seconds of training with each way that is faster on a CPU left out, in turns."
-    from lmnotes import pretraining
-    from lmnotes.finetuning import finetune
+    "Seconds of training with each way that is faster on a CPU left out, and of the recipe in bf16 with dynamic padding, in turns."
+    from lmnotes import finetuning, pretraining, transformer
     from lmnotes.tasks import load_task
     splits = load_task(str(SHARED / "wnut17"), train_examples=64 if args.quick else args.train_examples or 1280, test_examples=64)
-    left_out = {"all ways": (), "PyTorch's dropout": ("_fast_dropout",), "memory given back": ("_memory_kept",), "fp32 between the parts": ("_bf16_between",),
-                "none of them": ("_fast_dropout", "_memory_kept", "_bf16_between")}
-    best = {}
+    choices, nothing = {"epochs": 2, "batch_size": 32, "learning_rate": 3e-4}, lambda *_: contextlib.nullcontext(contextlib.nullcontext)
+    formula = lambda query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_: transformer.attention(query, key, value, attn_mask, dropout_p, is_causal, scale) if dropout_p else None
+    left_out = {"PyTorch's dropout": (pretraining, "_fast_dropout", nothing), "memory given back": (pretraining, "_memory_kept", nothing), "fp32 between the parts": (pretraining, "_bf16_between", nothing),
+                "all rows of the embeddings": (finetuning, "_seen_rows", nothing), "attention step by step": (transformer, "_attention_by_bits", formula)}
+    sides = {"all ways": [], **{side: [change] for side, change in left_out.items()}, "none of them": list(left_out.values())}
+
+    def ours(changes):
+        with contextlib.ExitStack() as stack:
+            for place, name, other in changes:
+                stack.callback(setattr, place, name, getattr(place, name))
+                setattr(place, name, other)
+            taken = stack.enter_context(timed_training())
+            finetuning.finetune(model, splits, Path(folder) / "ways", samples=0, overwrite=True, max_length=128, precision="bf16" if narrow else "fp32", **choices)
+        return taken["seconds"]
+    runs = {side: functools.partial(ours, changes) for side, changes in sides.items()}
+    if narrow:
+        runs["recipe, bf16, dynamic padding"] = lambda: recipe(model, "tokens", splits, choices, bf16=True)["seconds"]
+    turns = {side: [] for side in runs}
     for _ in range(1 if args.quick else 3):
-        for side, names in left_out.items():
-            with contextlib.ExitStack() as stack:
-                for name in names:
-                    stack.callback(setattr, pretraining, name, getattr(pretraining, name))
-                    setattr(pretraining, name, lambda *given: contextlib.nullcontext())
-                taken = stack.enter_context(timed_training())
-                finetune(model, splits, Path(folder) / "ways", samples=0, overwrite=True, max_length=128, epochs=2, batch_size=32, learning_rate=3e-4, precision="bf16" if narrow else "fp32")
-            best[side] = min(best.get(side, math.inf), taken["seconds"])
-    for side, seconds in best.items():
-        add({"part": "ways", "data": "wnut17", "side": side, "seconds": seconds, "share_of_all_ways": seconds / best["all ways"], "precision": "bf16" if narrow else "fp32", "train_examples": len(splits["train"])})
+        for side, run in runs.items():
+            turns[side].append(run())
+    for side, seconds in turns.items():
+        add({"part": "ways", "data": "wnut17", "side": side, "seconds": min(seconds), "share_of_all_ways": min(seconds) / min(turns["all ways"]), "turns": [round(s / own, 2) for s, own in zip(seconds, turns["all ways"])],
+                         "precision": "bf16" if narrow else "fp32", "train_examples": len(splits["train"])})
 
 
 def predict(model, folder, args, add):

@@ -507,13 +507,14 @@ def convert(model, output_dir, dtype=None, max_shard_size=None, overwrite=False)
     Raises
     ------
     ValueError
-        If the type is not known, or cannot hold a weight.
+        If the type is not known, or cannot hold a weight, or if `output_dir` is the model's own folder or holds it.
     FileExistsError
         If the folder holds something and `overwrite` is not set.
     """
     if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known: {', '.join(_DTYPES)}")
     check_output_dir(output_dir, overwrite)
+    _check_other_folder(model, output_dir)
     opened, tokenizer = load(model, device="cpu")
     before = str(opened.dtype).removeprefix("torch.")
     if dtype is not None:
@@ -522,6 +523,13 @@ def convert(model, output_dir, dtype=None, max_shard_size=None, overwrite=False)
     facts = info(model).facts if Path(model).is_dir() else {"parent": str(model)}
     save(opened, tokenizer, output_dir, {**facts, "converted": {"from": before, "to": str(opened.dtype).removeprefix("torch.")}}, overwrite, max_shard_size)
     return info(output_dir)
+
+
+def _check_other_folder(model, output_dir):
+    "Refuse an output folder that is the model's own, however it is named, or that holds it: the model would be lost."
+    model, output_dir = Path(model), Path(output_dir)
+    if model.is_dir() and output_dir.is_dir() and any(output_dir.samefile(folder) for folder in (model, *model.resolve().parents)):
+        raise ValueError(f"output_dir {str(output_dir)!r} is the folder of the model {str(model)!r}, or holds it, and the model would be lost: choose another folder")
 
 
 def _check_range(model, dtype):
@@ -596,12 +604,14 @@ def export(model, output_dir, overwrite=False):
     ModuleNotFoundError
         If the packages of the extra `onnx` are not installed.
     ValueError
-        If the model writes texts for texts: that is a loop of an encoder and a decoder, no one computation.
+        If the model writes texts for texts: that is a loop of an encoder and a decoder, no one computation; or if `output_dir` is
+        the model's own folder or holds it.
     RuntimeError
         If the exported logits differ by more than 1e-4 of the largest of them, or of 1.
     """
     runtime = _onnx_runtime()
     check_output_dir(output_dir, overwrite)
+    _check_other_folder(model, output_dir)
     opened, tokenizer = load(model, device="cpu", dtype="float32")
     family, segments = task_of(opened.config), "token_type_ids" in tokenizer.model_input_names and getattr(opened.config, "type_vocab_size", 1) > 1
     if family == "seq2seq":

@@ -481,3 +481,17 @@ def test_the_card_of_a_fine_tuned_model_says_what_its_scores_are_of():
     assert ModelCard(text).data.eval_results[0].dataset_name == "test split"
     assert "The losses are of a held-out part" in model_card(MAKE["bert"](), {"made_by": "lmnotes.pretraining", "loss_after": 1.0})
     assert "losses" not in model_card(MAKE["bert"](), {})
+
+
+@pytest.mark.parametrize("make", [convert, export])
+def test_a_model_is_never_replaced_by_what_is_made_of_it(make, bert, tokenizer, tmp_path, monkeypatch):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, package, type(sys)(package))
+    folder = save(bert, tokenizer, tmp_path / "run" / "model")
+    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
+    (folder.parent / "result.json").write_text('{"task": "rte"}')              # as `glue` leaves its models
+    monkeypatch.chdir(folder.parent)
+    for model, place in ((folder, folder), (folder, "model"), (folder, tmp_path / "link"), (tmp_path / "link", folder), ("model", tmp_path / "run")):
+        with pytest.raises(ValueError, match="output_dir .* is the folder of the model .*, or holds it, .*choose another folder"):
+            make(model, place, overwrite=True)
+    assert verify(folder) == [] and sorted(p.name for p in tmp_path.iterdir()) == ["link", "run"]

@@ -924,17 +924,27 @@ def _readable(file):
 
 
 def _writable(output, file, overwrite):
-    "The path of an output that may be written."
+    "The path of an output that may be written; of a link, what it points to."
     output = Path(output).expanduser()
     if output.is_dir():
         raise IsADirectoryError(f"output {str(output)!r} is a folder: name a file, such as {str(output / 'predictions.jsonl')!r}")
+    place = Path(os.path.realpath(output)) if output.is_symlink() else output
+    if output.exists() and not output.is_file() or place.is_symlink():        # a device, a pipe, a link to itself
+        raise ValueError(f"output {str(output)!r} is no ordinary file, and a file would take its place: name a file, or leave output out for standard output")
+    output = place
     for path in (output, *_parts(output)):
         if path.exists() and path.samefile(file):
             raise ValueError(f"output {str(output)!r} would overwrite {str(file)!r}, which is the file to read: name another")
+    _check_free(output, overwrite)
+    _check_parts(*_parts(output))
+    with _alone(output, begun=True):                         # refused before the model is read
+        return output
+
+
+def _check_free(output, overwrite):
+    "Refuse an output that is there, if it may not be replaced."
     if output.exists() and not overwrite:
         raise FileExistsError(f"output {str(output)!r} holds earlier predictions: name another file, or allow overwrite=True (--overwrite)")
-    _check_parts(*_parts(output))
-    return output
 
 
 def _parts(output):
@@ -994,24 +1004,46 @@ def _weights_digest(model):
 
 # %% ../nbs/11_applications.ipynb #73d6d491
 def _to_file(opened, file, output, run, options, text_column, overwrite, progress):
-    "Write the lines beside the output, under a name with `.part`; move them into place at the end."
+    "Write the lines beside the output, under a name with `.part`; move them into place at the end. One process at a time."
     part, note = _parts(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    done, errors = _take_up(part, note, run, overwrite)
-    resumed, rows = done, done
-    if not part.exists():                                    # a note stands before its part, and is whole where there is a part
-        note.write_text(json.dumps(run, indent=1), encoding="utf-8")
+    with _alone(output):
+        _check_free(output, overwrite)                       # another process may have ended since it was looked at
+        done, errors = _take_up(part, note, run, overwrite)
+        rows = done
+        try:
+            if not part.exists():                            # a note stands before its part, and is whole where there is a part
+                note.write_text(json.dumps(run, indent=1), encoding="utf-8")
+            with open(part, "a", encoding="utf-8", newline="\n") as out:
+                for lines in _output_lines(opened, _Lines(file), options, text_column, done, progress):
+                    out.write("\n".join([*lines, ""]))
+                    out.flush()
+                    rows, errors = rows + len(lines), errors + _errors(lines)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{part} holds {_number_of(rows, 'row')}; the same command goes on from there") from None
+        except OSError as error:
+            if error.filename or not error.strerror:
+                raise
+            raise OSError(error.errno, f"{error.strerror}: {str(part)!r} holds {_number_of(rows, 'row')}; the same command goes on from there once it can be written") from error
+        os.replace(part, output)
+        note.unlink()
+    return FileReport(str(output), rows, len(errors), tuple(errors[:5]), done)
+
+
+def _alone(output, begun=False):
+    "While inside, no other process writes the output: a hidden file beside it is locked, which the system frees when the process dies, however it does. With `begun`, only where there is such a file."
+    from contextlib import ExitStack
+
+    from lmnotes.pretraining import _lock_path, _locked
+    held = ExitStack()
+    if begun and not _lock_path(output).exists():
+        return held
     try:
-        with open(part, "a", encoding="utf-8", newline="\n") as out:
-            for lines in _output_lines(opened, _Lines(file), options, text_column, done, progress):
-                out.write("\n".join([*lines, ""]))
-                out.flush()
-                rows, errors = rows + len(lines), errors + _errors(lines)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{part} holds {_number_of(rows, 'row')}; the same command goes on from there") from None
-    os.replace(part, output)
-    note.unlink()
-    return FileReport(str(output), rows, len(errors), tuple(errors[:5]), resumed)
+        held.enter_context(_locked(output)).note()
+    except BlockingIOError as error:
+        holder = str(error).partition("(process ")[2].partition(")")[0]
+        raise BlockingIOError(f"output {str(output)!r} is being written by another process ({holder}): wait for its end, stop it, or name another file") from error
+    return held
 
 
 def _take_up(part, note, run, overwrite):

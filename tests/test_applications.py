@@ -1002,3 +1002,66 @@ def test_command_chat(answerer, tmp_path, capsys, monkeypatch):
     assert out == [f"{t.answer}  ({t.confidence:.2f})" for t in expected]
     assert cli.execute(cli.COMMANDS, ["chat", str(tmp_path / "model"), str(tmp_path / "b.txt")]) == 2
     assert "b.txt" in capsys.readouterr().err
+
+
+def test_an_output_has_one_writer(classifier, tmp_path, small_chunks, monkeypatch):
+    "A second process is refused; a lock that a killed one left is none."
+    file, out = tmp_path / "a.txt", tmp_path / "out.jsonl"
+    file.write_text("\n".join(sentences(30)) + "\n")
+    assert predict_file(classifier, file, tmp_path / "alone.jsonl", progress=False).rows == 30
+    (tmp_path / ".out.jsonl.lock").write_text("123")
+    own, refused = app._as_row, []
+
+    def interrupted(number, prediction):
+        if number == 20:                                     # by the first, while it writes
+            with pytest.raises(BlockingIOError, match=rf"output .*out.jsonl' is being written by another process \({os.getpid()}\): wait for its end, stop it, or name another file"):
+                predict_file("runs/nowhere", file, out, overwrite=True, progress=False)
+            with pytest.raises(BlockingIOError, match="another process"):
+                app._to_file(app._opened(classifier), file, out, {}, PredictionOptions(), None, True, False)
+            refused.append(number)
+        return own(number, prediction)
+    monkeypatch.setattr(app, "_as_row", interrupted)
+    assert predict_file(classifier, file, out, progress=False).rows == 30 and refused == [20]
+    assert out.read_bytes() == (tmp_path / "alone.jsonl").read_bytes() and sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "alone.jsonl", "out.jsonl"]
+    with pytest.raises(FileExistsError, match="holds earlier predictions"):      # another process has ended while this one opened its model
+        app._to_file(app._opened(classifier), file, out, {}, PredictionOptions(), None, False, False)
+
+
+def test_what_is_no_file_is_not_replaced_and_links_are_followed(classifier, tmp_path):
+    (tmp_path / "a.txt").write_text("soup\n")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop"), (tmp_path / "null").symlink_to("/dev/null"), (tmp_path / "to-pipe").symlink_to("pipe")
+    for name in ("pipe", "loop", "null", "to-pipe"):
+        with pytest.raises(ValueError, match=f"output .*{name}' is no ordinary file.*name a file"):
+            predict_file(classifier, tmp_path / "a.txt", tmp_path / name, overwrite=True, progress=False)
+    with pytest.raises(ValueError, match="output '/dev/null' is no ordinary file"):
+        predict_file(classifier, tmp_path / "a.txt", "/dev/null", overwrite=True, progress=False)
+    assert (tmp_path / "pipe").is_fifo() and os.readlink(tmp_path / "null") == "/dev/null"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "old.jsonl").write_text("old")
+    for name, overwrite in (("old", True), ("new", False)):
+        link, target = tmp_path / f"{name}.jsonl", tmp_path / "other" / f"{name}.jsonl"
+        link.symlink_to(f"other/{name}.jsonl")
+        assert predict_file(classifier, tmp_path / "a.txt", link, overwrite=overwrite, progress=False).rows == 1
+        assert link.is_symlink() and read(target)[0]["row"] == 1
+        with pytest.raises(FileExistsError, match="earlier predictions"):
+            predict_file(classifier, tmp_path / "a.txt", link, progress=False)
+    assert sorted(p.name for p in (tmp_path / "other").iterdir()) == ["new.jsonl", "old.jsonl"]
+
+
+def test_a_full_disk_is_named(classifier, tmp_path, small_chunks, monkeypatch):
+    file, out, own = tmp_path / "a.txt", tmp_path / "out.jsonl", app._errors
+    file.write_text("\n".join(sentences(30)) + "\n")
+
+    def full(lines):
+        if app._errors.calls:
+            raise OSError(28, "No space left on device")
+        app._errors.calls += 1
+        return own(lines)
+    full.calls = 0
+    monkeypatch.setattr(app, "_errors", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*out.jsonl.part' holds \d+ rows; the same command goes on from there") as error:
+        predict_file(classifier, file, out, progress=False)
+    assert error.value.errno == 28
+    monkeypatch.setattr(app, "_errors", own)
+    assert predict_file(classifier, file, out, progress=False).rows == 30 and len(read(out)) == 30

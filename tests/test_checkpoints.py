@@ -490,8 +490,8 @@ def test_a_model_is_never_replaced_by_what_is_made_of_it(make, bert, tokenizer, 
     folder = save(bert, tokenizer, tmp_path / "run" / "model")
     (tmp_path / "link").symlink_to(folder, target_is_directory=True)
     (folder.parent / "result.json").write_text('{"task": "rte"}')              # as `glue` leaves its models
-    monkeypatch.chdir(folder.parent)
-    for model, place in ((folder, folder), (folder, "model"), (folder, tmp_path / "link"), (tmp_path / "link", folder), ("model", tmp_path / "run")):
+    monkeypatch.chdir(tmp_path)
+    for model, place in ((folder, folder), (folder, "run/model"), (folder, tmp_path / "link"), (tmp_path / "link", folder), ("run/model", tmp_path / "run")):
         with pytest.raises(ValueError, match="output_dir .* is the folder of the model .*, or holds it, .*choose another folder"):
             make(model, place, overwrite=True)
     assert verify(folder) == [] and sorted(p.name for p in tmp_path.iterdir()) == ["link", "run"]

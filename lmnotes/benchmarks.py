@@ -1065,11 +1065,19 @@ def _predicted(model, tokenizer, task, split, length):
 
 
 def _write_submission(folder, task, name, split, predictions):
-    "A TSV file that the benchmark's site takes: index and prediction, in the order of the test set."
+    "A TSV file that the benchmark's site takes: index and prediction, in the order of the test set. The site wants all rows: one that is missing gets the most frequent answer, of STS-B the mean, and a warning."
     facts = GLUE[task]
-    index = split["idx"] if sorted(split["idx"]) == list(range(len(split))) else range(len(split))
-    shown = [facts.labels[p] if facts.named else p if facts.labels else f"{min(5.0, max(0.0, p)):.3f}" for p in predictions]
-    lines = ["index\tprediction", *(f"{i}\t{p}" for i, p in sorted(zip(index, shown)))]
+    answers = dict(zip(split["idx"], predictions))
+    if len(answers) < len(split) or max(answers) >= 2 * len(split):
+        logger.warning("%s.tsv: the test rows' ids are no places from 0, so the answers are numbered in the order of the rows", name)
+        answers = dict(enumerate(predictions))
+    if missing := sorted(set(range(max(answers))) - set(answers)):
+        usual = max(set(predictions), key=predictions.count) if facts.labels else float(np.mean(predictions))
+        shown = f"{', '.join(map(str, missing[:5]))}{' …' if missing[5:] else ''}"
+        logger.warning("%s.tsv: the test file has no row %s: answered by the %s, since the site takes whole files only; get the file again", name, shown, "most frequent label" if facts.labels else "mean")
+        answers |= dict.fromkeys(missing, usual)
+    written = lambda p: facts.labels[p] if facts.named else p if facts.labels else f"{min(5.0, max(0.0, p)):.3f}"
+    lines = ["index\tprediction", *(f"{i}\t{written(p)}" for i, p in sorted(answers.items()))]
     (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -1189,7 +1197,8 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
     tasks : list of str, optional
         Names of tasks, `ax` only with `mnli`; by default all that `data_dir` has, or all of the hub.
     output_dir : str or path
-        Folder of the run: one folder for each finished task, `results.json`, `results.md`, `submission/`.
+        Folder of the run: one folder for each finished task, `results.json`, `results.md`, `submission/`. A row that is missing in a
+        test file is answered there by the most frequent label, with a warning.
     data_dir : str or path, optional
         Local folder of the data, as `glue_data` takes it; by default the hub.
     wnli_majority : bool
@@ -1198,7 +1207,8 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
         Choices of fine-tuning, the same for every task. (Devlin et al. 2019: 3 epochs, batches of 32, a learning rate
         of 2e-5 to 5e-5 chosen on the validation set; small models want more.)
     **changes
-        Fields of `FinetuningOptions` in place of those of `options`; `overwrite` begins anew.
+        Fields of `FinetuningOptions` in place of those of `options`; `overwrite` begins anew: an earlier run in the folder stays as it
+        is until the first task of the new one is finished, and is then replaced, other tasks and all.
 
     Returns
     -------
@@ -1210,35 +1220,58 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
     TypeError
         If `model` is no path and no name.
     ValueError
-        If a task is not known, or its data cannot be used.
+        If a task is not known, or its data cannot be used; if a file of the model or of the run is damaged, or the folder holds the model.
     FileNotFoundError
         If model or data are not there.
     FileExistsError
         If the folder holds another run, and `overwrite` is not set.
+    OSError
+        If the folder cannot be written; finished tasks stay.
     """
+    from lmnotes.checkpoints import _check_other_folder
     options = replace(options or FinetuningOptions(), **changes).check()
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"model {type(model).__name__} must be the path of a folder or a hub name")
     tasks, output_dir = _chosen(tasks, data_dir), Path(output_dir)
+    _check_model(model)
+    _check_other_folder(model, output_dir)
     data = {task: glue_data(task, data_dir) for task in tasks}
     for task in data:
         _check_task(task, data[task])
     resolve_device(options.device)
-    _check_model(model)
-    _claim(output_dir, _identity(model, options, data_dir, wnli_majority), options.overwrite)
-    _check_same_rows(output_dir, data)
+    identity = _identity(model, options, data_dir, wnli_majority)
+    begun = _claim(output_dir, identity, options.overwrite)
+    if begun:
+        _check_same_rows(output_dir, data)
     shorter, learned = replace(options, overwrite=False), [t for t in tasks if t != "ax"]
     bar = tqdm(learned, desc="glue", unit="task")
     for task in bar:
         bar.set_postfix_str(GLUE[task].title)
         needs_ax = task == "mnli" and "ax" in data and not (output_dir / "mnli" / "AX.tsv").is_file()
-        if (output_dir / task).is_dir() and not damaged_files(output_dir / task) and not needs_ax:
+        if begun and (output_dir / task).is_dir() and not damaged_files(output_dir / task) and not needs_ax:
             logger.info("%s: finished before", task)
             continue
-        with write_aside(output_dir / task, overwrite=True) as folder:
-            _run_task(task, data, model, folder, shorter, wnli_majority)
-            write_checksums(folder)
-    return _summary(model, output_dir, shorter)
+        with _named_disk(output_dir), nullcontext(output_dir) if begun else write_aside(output_dir, overwrite=True) as run:
+            begun = begun or _claim(run, identity, False)                  # the first task of a run that replaces another
+            with write_aside(run / task, overwrite=True) as folder:
+                _run_task(task, data, model, folder, shorter, wnli_majority)
+                write_checksums(folder)
+    with _named_disk(output_dir):
+        return _summary(model, output_dir, shorter)
+
+
+class _named_disk:
+    "While inside, an error of writing that names no file (a full disk, say) names the folder of the run."
+
+    def __init__(self, output_dir):
+        self.output_dir = output_dir
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, _):
+        if isinstance(error, OSError) and error.strerror and not error.filename:
+            raise OSError(error.errno, f"{error.strerror}: output_dir {str(self.output_dir)!r} cannot be written; finished tasks stay, and the same call goes on from there") from error
 
 
 def _chosen(tasks, data_dir):
@@ -1268,7 +1301,9 @@ def _check_task(task, data):
 
 
 def _check_model(model):
-    "Refuse a model whose configuration cannot be read, before the run has a folder."
+    "Refuse a model that is not whole, cannot be had, or whose configuration cannot be read, before anything long is read or changed."
+    from lmnotes.checkpoints import model_tokenizer
+    model_tokenizer(model)
     try:
         AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
@@ -1302,19 +1337,23 @@ def _identity(model, options, data_dir, wnli_majority):
 
 
 def _claim(output_dir, identity, overwrite):
-    "Make the folder of a run, or go on with it if it is this one."
+    "Make the folder of a run, or go on with it if it is this one; with `overwrite` false where something stands there, which is replaced later."
     file = output_dir / "glue.json"
     if file.is_file() and not overwrite:
-        earlier = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            earlier = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{str(file)!r}, the note of the run there, is damaged ({error}): choose another folder, or overwrite=True (--overwrite)") from error
         other = [k for k in identity if earlier.get(k) != identity[k]]
         if other:
             raise FileExistsError(f"output_dir {str(output_dir)!r} holds another run ({other[0]} was {earlier.get(other[0])!r} and is {identity[other[0]]!r}): choose another folder, or overwrite=True")
-        return
+        return True
     check_output_dir(output_dir, overwrite)
-    if output_dir.is_dir() and overwrite:
-        shutil.rmtree(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    if output_dir.is_dir() and any(output_dir.iterdir()):
+        return False
+    output_dir.resolve().mkdir(parents=True, exist_ok=True)
     _write_whole(file, json.dumps(identity, indent=1))
+    return True
 
 
 def _summary(model, output_dir, options):

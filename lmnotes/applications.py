@@ -17,6 +17,7 @@ import os
 import re
 import sys
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from itertools import chain
@@ -31,7 +32,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import load, task_of
 from .finetuning import _batches_for, _between, _blank, _encoded, _question_room, _questions_in_windows, _reads_last_place, _too_long, _words_in_windows, answer_places, collate, predict_answers, predict_logits, predict_tags, predicted_labels
-from .generation import _generated, _separator, _times_before, check_decoding, end_of_text, generation_features, generation_loss
+from .generation import _check_many, _generated, _separator, _times_before, check_decoding, end_of_text, generation_features, generation_loss
 from .metrics import _number_of, chrf, token_f1
 from .metrics import spans as spans_of
 from .tasks import _as_text, _label_name, _list_in
@@ -65,10 +66,23 @@ def _opened(model, device="auto"):
     found = task_of(network)
     if found not in _FAMILIES:
         raise ValueError(f"model {name!r} is a {kind}, which fills gaps and answers nothing: fine-tune it first, or ask it with `lmnotes fill-mask`")
-    if tokenizer.pad_token_id is None:                       # GPT-2's tokenizer has none: its end of text will do, since padding is masked
-        tokenizer.pad_token = tokenizer.eos_token
-    network.config.pad_token_id = tokenizer.pad_token_id if network.config.pad_token_id is None else network.config.pad_token_id
     return _Opened(network, tokenizer, _FAMILIES[found])
+
+
+@contextmanager
+def _padded(opened):
+    "While inside, a tokenizer without a padding token, as GPT-2's, pads with its end of text, which will do, since padding is masked; the model knows it. Both are left as they were."
+    (model, tokenizer, _), known, number = opened, opened.tokenizer.pad_token_id, opened.model.config.pad_token_id
+    try:
+        if known is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        if number is None:
+            model.config.pad_token_id = tokenizer.pad_token_id
+        yield
+    finally:
+        model.config.pad_token_id = number
+        if known is None:
+            tokenizer.pad_token = None
 
 
 def _longest(opened, at_most=10**9):
@@ -390,7 +404,7 @@ class PredictionOptions:
 def _text(value, name="text"):
     "A text, refused where it is none, or empty."
     if not isinstance(value, str):
-        raise ValueError(f"the {name} is {type(value).__name__}, not a text")
+        raise ValueError(f"the {name} is {type(value).__name__}, not a text{': many inputs are a list' if isinstance(value, list) else ''}")
     if not value.strip():
         raise ValueError(f"the {name} is empty: give one with words, or leave it out")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
@@ -557,6 +571,12 @@ def _settled(options, opened):
     usual = 4096 if opened.family == "generation" else 1024 if opened.model.device.type == "cpu" else 16384
     return options if options.batch_tokens else replace(options, batch_tokens=usual)
 
+
+def _answers(opened, records, options):
+    "Predictions for records, by the family."
+    with _padded(opened):
+        return _ANSWERS[opened.family](opened, records, _settled(options, opened))
+
 # %% ../nbs/11_applications.ipynb #ec13966d
 def predict(model, inputs, context=None, options=None, **changes):
     """Ask a fine-tuned model about new text: labels, numbers, tagged words, answers, or what it writes, as its configuration says.
@@ -583,7 +603,7 @@ def predict(model, inputs, context=None, options=None, **changes):
     Raises
     ------
     TypeError
-        If `model` is no folder, hub name or pair.
+        If `model` is no folder, hub name or pair, or `inputs` is a table.
     FileNotFoundError
         If there is no such model.
     ValueError
@@ -591,6 +611,8 @@ def predict(model, inputs, context=None, options=None, **changes):
     """
     options = replace(options or PredictionOptions(), **changes).check()
     alone = isinstance(inputs, (str, tuple, dict))
+    if not alone:
+        _check_many(inputs, "inputs")
     items = [inputs] if alone else list(inputs)
     opened = _opened(model, options.device)
     records = []
@@ -599,7 +621,7 @@ def predict(model, inputs, context=None, options=None, **changes):
             records.append(_record(item, opened.family, options, context))
         except ValueError as error:
             raise ValueError(str(error) if alone else f"input {number}: {error}") from None
-    found = _ANSWERS[opened.family](opened, records, _settled(options, opened)) if records else []
+    found = _answers(opened, records, options) if records else []
     return found[0] if alone else found
 
 # %% ../nbs/11_applications.ipynb #f72ad7ed
@@ -753,7 +775,7 @@ def _file_record(row, columns, family, options):
 def _survived(opened, records, options):
     "Predictions for records; where one of them brings the whole to fall, each by itself, and the error for the guilty."
     try:
-        return _ANSWERS[opened.family](opened, records, _settled(options, opened))
+        return _answers(opened, records, options)
     except (ValueError, TypeError, IndexError, RuntimeError, MemoryError) as error:
         if len(records) == 1:
             return [error]
@@ -1335,7 +1357,7 @@ def explain(model, text, method="occlusion", label=None, word=None, context=None
     if word is not None and opened.family != "tokens":
         raise ValueError(f"word is for a model that tags words, and this one is for {opened.family}: leave word out")
     record = _record(text, opened.family, options, context)
-    with evaluating(opened.model):
+    with evaluating(opened.model), _padded(opened):
         aim = _AIMS[opened.family](opened, record, label, word, options)
         parts, value = (_occlusion if method == "occlusion" else _gradient)(opened, aim, options)
     return Explanation(aim.text, aim.name, float(value), tuple((aim.text[a:b], a, b, float(v)) for (a, b), v in zip(aim.spans, parts)), method)
@@ -1354,7 +1376,7 @@ def _explained(model, logits, label):
     return at, names[at]
 
 # %% ../nbs/11_applications.ipynb #26b01d4a
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mistakes:
     """The predictions that missed most.
 

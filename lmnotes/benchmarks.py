@@ -15,8 +15,8 @@ import json
 import logging
 import os
 import re
-import shutil
 import zipfile
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -34,8 +34,9 @@ from transformers import AutoConfig, PreTrainedModel
 from .checkpoints import info, load, task_of
 from .corpora import _check_encoding, _write_whole, check_output_dir
 from .finetuning import FinetuningOptions, finetune, predict_logits, predicted_labels
+from .generation import _check_many
 from .metrics import _number_of, accuracy, matthews_correlation, mcnemar, paired_bootstrap, pearson, precision_recall_f1, spearman
-from .perplexity import _before_head, _beginning, _by_tiles, _check_class, _check_whole, _digest, _fingerprint, _log_probs, _logits_at, _own_or_given, _plain, _specials, perplexity
+from .perplexity import _before_head, _beginning, _by_tiles, _check_class, _check_interval, _check_whole, _column, _digest, _fingerprint, _log_probs, _logits_at, _own_or_given, _plain, _specials, perplexity
 from .pretraining import _REFUSALS, _first_position, _no_search_for_documents, _window, damaged_files, resolve_device, write_aside, write_checksums
 from .tasks import _json_rows, _missing
 from .transformer import evaluating, fused_gelu, position_limit
@@ -52,7 +53,7 @@ def load_pairs(data):
     Parameters
     ----------
     data : str, path, Dataset or list
-        A folder or file (JSONL, Parquet, CSV) or hub name (`nyu-mll/blimp`, all its paradigms, or one as `nyu-mll/blimp:wh_island`), a data set, a list of (good, bad), or a list of dicts;
+        A folder or file (JSONL, Parquet, CSV) or hub name (`nyu-mll/blimp`, all its paradigms, or one as `nyu-mll/blimp:wh_island`), a data set or table, a list or array of (good, bad), or a list of dicts;
         the columns are `sentence_good`, `sentence_bad` (or `good`, `bad`) and, if there is one, `UID` or `paradigm`.
 
     Returns
@@ -67,6 +68,7 @@ def load_pairs(data):
     ValueError
         If a column is missing, a sentence is empty or no text, some pairs have a paradigm and others none, or there is no pair.
     """
+    data = _in_hand(data)
     if isinstance(data, (list, tuple)) and data and not all(isinstance(pair, dict) for pair in data):
         wrong = next((i for i, pair in enumerate(data) if not isinstance(pair, (list, tuple)) or len(pair) != 2), None)
         if wrong is not None:
@@ -120,7 +122,8 @@ def _rows(data, name, held_out=False):
     if isinstance(data, (list, tuple)) and len(data):
         return _columns(data), _nowhere
     if not isinstance(data, (str, os.PathLike)):
-        raise ValueError(f"{name}: there is nothing in {data!r}" if hasattr(data, "__len__") else f"{name}: a {type(data).__name__} is no list, data set, path or hub name")
+        empty = hasattr(data, "__len__") and not len(data)
+        raise ValueError(f"{name}: there is nothing in {data!r}" if empty else f"{name}: a {type(data).__name__} is no list, data set, path or hub name")
     if not str(data).strip():
         raise ValueError(f"{name} {data!r} is an empty name: give a file, a folder or a hub name")
     path = Path(data).expanduser()
@@ -132,6 +135,17 @@ def _rows(data, name, held_out=False):
     if not places:
         raise ValueError(f"{name}: {str(data)!r} has no row in a file that ends in {', '.join(_READERS)}")
     return _columns([row for *_, row in places]), lambda i: f" ({str(places[i][0])!r}, row {places[i][1]})"
+
+
+def _in_hand(data):
+    "A table as its rows, and an array or a column as a list; anything else as it is."
+    if hasattr(data, "columns") and len(data):
+        names = list(getattr(data, "column_names", None) or data.columns)
+        return [dict(zip(names, row)) for row in zip(*(_column(data, name) for name in names))]
+    if isinstance(data, (str, bytes, Dataset)):
+        return data
+    plain = next((getattr(data, name) for name in ("tolist", "to_pylist", "to_list") if hasattr(data, name)), None)
+    return plain() if plain else list(data) if isinstance(data, Sequence) else data
 
 
 def _nowhere(i):
@@ -223,11 +237,12 @@ def agreement_pairs(texts, count=None, seed=0):
     Raises
     ------
     TypeError
-        If `count` is no whole number.
+        If `count` is no whole number, or `texts` is one text or a table.
     ValueError
         If `count` is below 1, or the texts have no sentence of this form.
     """
     _check_count(count)
+    _check_many(texts)
     found = {}
     for text in texts:
         for match in _AGREEMENT.finditer(text):
@@ -407,6 +422,7 @@ class MinimalPairsResult:
 
     def interval(self, paradigm=None, confidence=0.95, samples=1000, seed=0):
         "Bootstrap interval of the accuracy, or of one paradigm's, over the pairs within paradigms: (low, high)."
+        _check_interval(confidence, samples)
         if paradigm is not None and paradigm not in self.paradigms:
             raise ValueError(f"paradigm {paradigm!r} is not there: choose of {', '.join(self.by_paradigm)}")
         names, draw, means = np.array(self.paradigms), np.random.default_rng(seed), []
@@ -638,6 +654,7 @@ class ClozeResult:
 
     def interval(self, confidence=0.95, samples=1000, seed=0):
         "Bootstrap interval of the accuracy over passages: (low, high)."
+        _check_interval(confidence, samples)
         right = np.array(self.right, float)
         means = right[np.random.default_rng(seed).integers(0, len(right), (samples, len(right)))].mean(1)
         low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -663,7 +680,7 @@ def cloze(model, texts, tokenizer=None, *, bos=None, text_column="text", max_tex
         A folder, a hub name, or a model in hand (then with its tokenizer).
     texts : str, path, Dataset or list of str
         Passages whose last word is asked for: a list of them, a file, several or a folder (JSONL, Parquet, CSV), a hub name (of several configurations one, as
-        `EleutherAI/lambada_openai:en`), a data set. Of several splits the test split is taken, else validation.
+        `EleutherAI/lambada_openai:en`), a data set or table, a column of one. Of several splits the test split is taken, else validation.
     tokenizer : PreTrainedTokenizerFast, optional
         The model's tokenizer; by default that of the folder.
     bos : bool, optional
@@ -715,6 +732,7 @@ def cloze(model, texts, tokenizer=None, *, bos=None, text_column="text", max_tex
 
 def _passages(texts, text_column):
     "Passages from a list of texts or of files, or the column of rows."
+    texts = _in_hand(texts)
     if isinstance(texts, (list, tuple)) and texts and not all(isinstance(t, dict) for t in texts):
         if files := [t for t in texts if isinstance(t, (str, os.PathLike)) and os.path.isfile(t)]:
             other = next((t for t in texts if t not in files), None)
@@ -772,11 +790,12 @@ def cloze_passages(texts, count=200, seed=0):
     Raises
     ------
     TypeError
-        If `count` is no whole number.
+        If `count` is no whole number, or `texts` is one text or a table.
     ValueError
         If `count` is below 1.
     """
     _check_count(count)
+    _check_many(texts)
     found = {}
     for text in texts:
         for match in re.finditer(r"\b([a-z]{4,})\.(?=\s|$)", text):

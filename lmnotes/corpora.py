@@ -604,13 +604,18 @@ def _format_of(path):
     return _FORMATS.get(Path(re.sub(r"\.gz$", "", str(path), flags=re.IGNORECASE)).suffix.lower())
 
 
+def _decoder_of(encoding):
+    "Python's decoder for an encoding of texts, or a `ValueError` that names what is none."
+    try:
+        " ".encode(encoding)                                     # base64 and its kin have a decoder, too, and are for bytes
+        return codecs.getincrementaldecoder(encoding)
+    except (LookupError, ValueError):
+        raise ValueError(f"encoding {encoding!r} is not known to Python: use for example 'utf-8', 'latin-1' or 'gb18030'") from None
+
+
 def _check_encoding(path, encoding, remedy=None):
     "Raise a `ValueError` that names the file and the byte where it stops to be `encoding`; the remedy, where no encoding can be chosen."
-    try:
-        decoder, seen = codecs.getincrementaldecoder(encoding)(), 0
-    except LookupError:
-        raise ValueError(f"encoding {encoding!r} is not known to Python: use for example 'utf-8', 'latin-1' or 'gb18030'") from None
-    begin = b""
+    decoder, seen, begin = _decoder_of(encoding)(), 0, b""
     with (gzip.open if str(path).lower().endswith(".gz") else open)(path, "rb") as file:
         try:
             while True:
@@ -624,6 +629,9 @@ def _check_encoding(path, encoding, remedy=None):
         except UnicodeDecodeError as error:
             hint = "its first bytes are the mark of encoding='utf-16' (--encoding utf-16)" if begin in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "name its encoding, for example encoding='latin-1' (--encoding latin-1)"
             raise ValueError(f"{path} is not {encoding}: byte {seen + error.start} cannot be read; {remedy or hint}") from None
+        except UnicodeError as error:                            # UTF-16 without the mark that tells the order of its bytes
+            hint = "name its encoding, for example encoding='utf-8', or 'utf-16-le' for UTF-16 without a mark (--encoding utf-8)"
+            raise ValueError(f"{path} is not {encoding} ({error}): {remedy or hint}") from None
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{path} is damaged or no gzip file ({error}): copy it again, or name it without .gz if it was never packed") from None
 
@@ -668,6 +676,7 @@ def _read_group(files, kind, text_column, encoding, streaming, cache_dir):
     marked = encoding if kind == "parquet" or codecs.lookup(encoding).name != "utf-8" else "utf-8-sig"      # leaves out the mark that some editors put first
     extra = {"text": {"encoding": marked, "sample_by": "paragraph"}, "csv": {"encoding": encoding}, "json": {"encoding": encoding}}.get(kind, {})
     try:
+        extra |= _csv_gaps(files[0], text_column or "text", encoding, cache_dir) if kind == "csv" else {}
         rows = load_dataset(kind, data_files=[glob.escape(f) for f in files], split="train", streaming=streaming, cache_dir=cache_dir, **extra)
         if streaming:
             next(iter(rows), None)                               # what cannot be read is told now
@@ -676,6 +685,16 @@ def _read_group(files, kind, text_column, encoding, streaming, cache_dir):
     if kind == "text" and (streaming or _has_gaps(rows)):               # the library cuts at lines that are quite empty only
         rows = rows.map(_paragraphs, batched=True, features=datasets.Features({"text": datasets.Value("string")}))
     return _with_text(rows, text_column if kind != "text" else None).select_columns(["text"])
+
+
+_NOTHING = ["", *"#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")]      # as pandas has it
+
+
+def _csv_gaps(file, text_column, encoding, cache_dir):
+    "Options by which a text is missing where its cell is empty only, and other columns where pandas says so: `null` and `None` are texts."
+    first = load_dataset("csv", data_files=glob.escape(file), split="train", streaming=True, cache_dir=cache_dir, encoding=encoding, nrows=1)
+    columns = next(iter(first), {})
+    return {"keep_default_na": False, "na_values": {column: [""] if column == text_column else _NOTHING for column in columns}}
 
 
 _GAP = re.compile(r"\n\s*\n|\A\s*\n|\n\s+\Z")
@@ -850,7 +869,9 @@ def _read(source, text_column, config, encoding, streaming, cache_dir):
     if not isinstance(source, (str, os.PathLike, list, tuple)):
         remedy = "of a table make a data set, Dataset.from_pandas(table)" if hasattr(source, "columns") else "give a name, a path, a list of paths, a Dataset, or {'train': [texts]}"
         raise TypeError(f"source {type(source).__name__} cannot be read: {remedy}")
-    for i, part in enumerate(source if isinstance(source, (list, tuple)) else ()):
+    for i, part in enumerate(source if isinstance(source, (list, tuple)) else [source]):
+        if isinstance(part, str) and not part.strip():               # the working folder, to Python
+            raise ValueError(f"source {source!r} is empty: name a file, a folder ('.' for this one) or a data set, or 'docstrings' (a shell variable that is not set gives an empty name)")
         if not isinstance(part, (str, os.PathLike)):
             raise TypeError(f"source: item {i} of the list is of type {type(part).__name__}, no path: of texts in hand make {{'train': [texts]}}, of rows Dataset.from_list(rows)")
     source = os.path.expanduser(source) if isinstance(source, (str, os.PathLike)) else source

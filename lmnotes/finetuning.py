@@ -38,7 +38,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from . import pretraining as engine
 from .checkpoints import model_card, model_tokenizer, new_layer_expected
 from .corpora import check_output_dir, write_aside
-from .generation import check_decoding, generate_texts, generation_features, generation_loss, open_generator
+from .generation import _texts, check_decoding, generate_texts, generation_features, generation_loss, open_generator
 from .metrics import _number_of, score
 from .pretraining import damaged_files, last_checkpoint, resolve_device, use_bf16, world_size, write_checksums
 from .tasks import _groups_and_strata, _loaded_family, class_weights, load_task, stratified_split
@@ -236,11 +236,13 @@ def predict_logits(model, tokenizer, texts, max_length=128, batch_tokens=None, p
 
     Raises
     ------
+    TypeError
+        If `texts` or `pairs` is no list of texts.
     ValueError
         If the model is no sequence classifier, or texts and pairs are not equally many.
     """
     _check_family(model, "SequenceClassification")
-    texts, pairs = list(texts), None if pairs is None else list(pairs)
+    texts, pairs = _texts(texts, "texts"), None if pairs is None else _texts(pairs, "pairs")
     if pairs is not None and len(pairs) != len(texts):
         raise ValueError(f"{_number_of(len(texts), 'text')} and {_number_of(len(pairs), 'pair')}: give a second text for each")
     logits = np.zeros((len(texts), model.config.num_labels), dtype=np.float32)
@@ -533,11 +535,13 @@ def predict_answers(model, tokenizer, questions, contexts, max_length=384, strid
 
     Raises
     ------
+    TypeError
+        If `questions` or `contexts` is no list of texts.
     ValueError
         If the model answers no questions, or questions and contexts are not equally many.
     """
     _check_family(model, "QuestionAnswering")
-    questions, contexts = list(questions), list(contexts)
+    questions, contexts = _texts(questions, "questions"), _texts(contexts, "contexts")
     if len(questions) != len(contexts):
         raise ValueError(f"{_number_of(len(questions), 'question')} and {_number_of(len(contexts), 'context')}: give a context for each question")
     if not questions:
@@ -953,8 +957,12 @@ def choose_parameters(model, method="full", last_layers=2, lora_rank=8):
     Raises
     ------
     ValueError
-        If nothing would learn.
+        If the method is not known, `last_layers` or `lora_rank` is no whole number above 0, or nothing would learn.
     """
+    if method not in _KNOWN["method"]:
+        raise ValueError(f"method {method!r} is not known: {', '.join(_KNOWN['method'])}")
+    for name, value in (("last_layers", last_layers), ("lora_rank", lora_rank)):
+        engine._check_each((name, value, isinstance(value, (int, np.integer)) and value > 0, "a whole number above 0"))
     if method == "full":
         return None
     heads, stacks = _head_names(model), _stacks(model)

@@ -11,6 +11,7 @@ __all__ = ['logger', 'IGNORED', 'SEPARATOR', 'Features', 'end_of_text', 'complet
 # %% ../nbs/08b_generation.ipynb #9d1a64af
 import logging
 import math
+import re
 import sys
 import zlib
 from collections import Counter
@@ -92,14 +93,23 @@ def end_of_text(tokenizer):
     raise ValueError("the tokenizer has no token that ends a text, so that a model could not learn to stop: give it one, tokenizer.eos_token = '…', from its vocabulary")
 
 
-def _texts(texts, name, empty=True):
-    "The texts as a list, each of which is text, and has some where it must."
+def _check_many(texts, name="texts"):
+    "Refuse one text, columns and tables, of which Python would walk through the letters or the names of the columns."
     if isinstance(texts, str):
         raise TypeError(f"{name} is one text: give a list of texts, [{texts[:20]!r}]")
+    if isinstance(texts, (bytes, dict)) or hasattr(texts, "columns"):
+        raise TypeError(f"{name} is {type(texts).__name__}: give a list of texts, such as list(table['text'])")
+
+
+def _texts(texts, name, empty=True):
+    "The texts as a list, each of which is text, and has some where it must."
+    _check_many(texts, name)
     texts = list(texts)
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"{name}[{i}] is {type(text).__name__}, not text")
+        if not text.isascii() and re.search("[\ud800-\udfff]", text):
+            raise ValueError(f"{name}[{i}] holds half of a pair of surrogates, which is no character: mend it, for example with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')")
         if not empty and not text.strip():
             raise ValueError(f"{name}[{i}] is empty: there is nothing to learn from it; leave the example out")
     return texts
@@ -438,7 +448,7 @@ def _samplers(numbers, start, temperature, top_k, top_p):
     if temperature == 0:
         return LogitsProcessorList()
     chain = [TemperatureLogitsWarper(float(temperature))] if temperature != 1 else []
-    chain += [TopKLogitsWarper(top_k)] if top_k else []
+    chain += [TopKLogitsWarper(int(top_k))] if top_k else []
     chain += [TopPLogitsWarper(float(top_p))] if top_p is not None and top_p < 1 else []
     return LogitsProcessorList([*chain, _Draw(numbers, start)])
 
@@ -489,7 +499,7 @@ def generate_texts(model, tokenizer, sources, *, max_source_length=None, max_new
     TypeError
         If `sources` is no list of texts.
     ValueError
-        If the model writes no text, leaves no room for `max_new_tokens`, or a parameter is out of range.
+        If the model writes no text, leaves no room for `max_new_tokens`, a source holds half a character, or a parameter is out of range.
     """
     return _generated(model, tokenizer, sources, max_source_length, max_new_tokens, num_beams, temperature, top_k, top_p, length_penalty, no_repeat_ngram_size, batch_tokens, seed, progress)[0]
 
@@ -575,8 +585,8 @@ def check_sampling(temperature, top_k=None, top_p=None):
     """
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature {temperature} must be 0 (the likeliest token each time) or a positive number")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k {top_k} must be 1 or more; leave it out to sample from all tokens")
+    if top_k is not None and (not isinstance(top_k, (int, np.integer)) or top_k < 1):
+        raise ValueError(f"top_k {top_k!r} must be 1 or more{'' if isinstance(top_k, (int, np.integer)) else ', and whole'}; leave it out to sample from all tokens")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p {top_p} must lie in (0, 1]; leave it out to sample from all tokens")
 

@@ -1079,6 +1079,9 @@ def score(task_type, predictions, references, *, labels=None, probabilities=None
     other = [name for name, value in given.items() if value is not None and name not in takes]
     if other:
         raise ValueError(f"{other[0]} is not for task_type {task_type!r}: leave it out")
+    _check_whole("samples", samples)
+    if samples < 0:
+        raise ValueError(f"samples {samples} must be 0 (no intervals) or more")
     rows = make(predictions, references, **{name: given[name] for name in takes})
     everything = lambda chosen: {key: value for name, measure, _ in rows for key, value in _named(name, measure(chosen)).items()}
     drawn = [everything(chosen) for chosen in _draws(len(references), confidence, samples, seed)] if samples else []
@@ -1118,7 +1121,9 @@ def _read_examples(name, path, task_type):
             examples.append(read(line))
         except ValueError:
             raise ValueError(f"{name} {str(path)!r}, line {number} is {line[:60]!r}, no {'JSON value' if as_json else 'number'}: correct the line") from None
-    return [str(label) for label in examples] if task_type == "classification" else examples
+        if task_type == "classification" and isinstance(examples[-1], (list, dict, type(None))):
+            raise ValueError(f"{name} {str(path)!r}, line {number} is {line[:60]!r}, no label: give one text or number, true or false (a list of labels is for multi-label)")
+    return [label if isinstance(label, str) else json.dumps(label) for label in examples] if task_type == "classification" else examples
 
 # %% ../nbs/08_metrics.ipynb #62145917
 def score_files(task_type, predictions, references, *, labels=None, positive=None, confidence=0.95, samples=1000, seed=0):
@@ -1129,7 +1134,7 @@ def score_files(task_type, predictions, references, *, labels=None, positive=Non
     task_type : {"classification", "multi-label", "regression", "tokens", "question-answering", "translation", "summarization", "generation"}
         Kind of task.
     predictions : str or path
-        Text file with one prediction a line (labels of a set separated by commas, tags by white space), or `.jsonl` with one JSON value a line.
+        Text file with one prediction a line (labels of a set separated by commas, tags by white space), or `.jsonl` with one JSON value a line; as labels of a classification, `true` and numbers count as they are written.
     references : str or path
         File of references, in the same order; in a `.jsonl` file also a list of right answers.
     labels : list of str, optional

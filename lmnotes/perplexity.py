@@ -605,11 +605,16 @@ class PerplexityResult:
         return f"{len(self.tokens):,} documents, {sum(self.tokens):,} tokens, {sum(self.words):,} words, {sum(self.bytes):,} bytes, {sum(self.characters):,} characters, {self.skipped} skipped; log-likelihood {self.log_likelihood:,.2f} nats"
 
 
-def _bootstrap(sums, sizes, confidence, samples, seed, of=lambda x: x):
-    "Percentile interval of sum over size when documents are drawn again with replacement."
+def _check_interval(confidence, samples):
+    "Refuse a confidence or a number of samples of which there is no interval."
     _check_whole("samples", samples, 1)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence!r} must lie between 0 and 1, as 0.95 does")
+
+
+def _bootstrap(sums, sizes, confidence, samples, seed, of=lambda x: x):
+    "Percentile interval of sum over size when documents are drawn again with replacement."
+    _check_interval(confidence, samples)
     if len(sizes) < 2:
         return float("nan"), float("nan")
     draw, values = np.random.default_rng(seed), np.empty(samples)
@@ -644,6 +649,8 @@ def _as_texts(texts, text_column=None, name="texts", aligned=False):
     if isinstance(texts, (list, tuple)):
         if text_column and texts and isinstance(texts[0], str):
             raise ValueError(f"text_column {text_column!r} is for rows with columns, and {name} are plain texts: leave it out")
+        if texts and all(isinstance(text, str) and os.path.isfile(text) for text in texts):
+            raise ValueError(f"{name}: {texts[0]!r}{' and all others are names' if len(texts) > 1 else ' is the name'} of files, whose letters would be scored: read one file at a time, {name}={texts[0]!r}, or give the texts")
         if not any([t.strip() for t in _checked(texts, name, text_column)]) and name != "sources":
             raise ValueError(f"{name}: nothing to score, {len(texts)} text{'s' * (len(texts) != 1)} given, none with text")
     return _checked(texts, name, text_column), split
@@ -1041,7 +1048,7 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
     TypeError
         If a text, the model, the tokenizer or an option is of another type.
     ValueError
-        If there is nothing to score, or model, tokenizer, window and stride do not fit.
+        If there is nothing to score, a list holds nothing but names of files, or model, tokenizer, window and stride do not fit.
     FileNotFoundError
         If there is no such model or file.
     FloatingPointError

@@ -30,7 +30,7 @@ from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -50,7 +50,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from .checkpoints import save
-from .corpora import check_output_dir, write_aside
+from .corpora import _decoder_of, check_output_dir, write_aside
 from .generation import only_said
 from .perplexity import _beginning, _opened, perplexity
 from .pretraining import resolve_device
@@ -590,11 +590,23 @@ def _addresses(text, **_):
     "IP addresses of the public network."
     for found in _IP.finditer(text):
         with suppress(ValueError):
-            if ipaddress.ip_address(found[0]).is_global and not _VERSION.search(text[max(0, found.start() - 14):found.start()]):
+            if ipaddress.ip_address(found[0]).is_global and not _is_version(text, *found.span()):
                 yield found.span()
 
 
-_VERSION = re.compile(r"(?i)(?:(?<![A-Za-z0-9])v(?:er)?\.?|version_*|release|build|section|revision|§|==|!=|[<>~^]=?)\s*[:=]?\s*$")
+_VERSION = re.compile(r"(?i)(?:(?<![A-Za-z0-9])v(?:er)?\.?|version_*|release|build|section|revision|§|==|!=|[<>]=|[~^]=?|[a-z0-9_)\],|][ \t]*[<>]|[\"'(\[][<>])\s*[:=]?\s*$")
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>\s*$")
+_CLOSED = re.compile(r"(?::\d+|/\d+)?>(?![\d=])")
+
+
+def _is_version(text, start, end):
+    "Whether numbers are a version, by the words and signs before them; a tag says so by its end, as `<version>` does."
+    before = text[max(0, start - 2000):start]
+    if tag := _TAG.search(before, max(0, before.rfind("<"))):
+        before = tag[0].rstrip("\"'/> \t\r\n")
+    elif before.endswith("<") and _CLOSED.match(text, end):          # <93.184.216.34>
+        before = before[:-1]
+    return bool(_VERSION.search(before[-14:]))
 
 
 def _urls(text, **_):
@@ -1242,12 +1254,42 @@ def _write_json(target, row):
         line = json.dumps(row)
     target.write(line + "\n")
 
+# %% ../nbs/13_privacy.ipynb #c5f0a132
+def _delimiter(source):
+    "The sign between the cells of a CSV: of several in its header, the one that gives all of the first rows as many cells."
+    _rewind(source)
+    header = re.sub(r'"[^"]*"?', "", next(filter(str.strip, source), ""))
+    there = [sign for sign in ",;\t" if sign in header]
+    fitting = [sign for sign in there if len(there) == 1 or _is_even(source, sign)]
+    if there and len(fitting) != 1:
+        raise ValueError(f"{source.name} has {' and '.join(map(repr, there))} in its header, and its rows do not tell which of them separates the cells: put the cells that hold another into quotes")
+    return fitting[0] if there else ","
 
-def _csv_rows(source):
-    "Rows of a CSV; a cell may be of any length."
-    rows, limit = csv.reader(source), csv.field_size_limit(2**31 - 1)
+
+def _is_even(source, delimiter):
+    "Whether the first rows of a CSV all have as many cells."
+    _rewind(source)
+    return len({len(row) for row, _ in islice(_csv_rows(source, delimiter), 100) if row}) == 1
+
+
+def _rewind(source):
+    "Go to the beginning of a text, behind the mark that a spreadsheet puts before UTF-8; give the mark."
+    source.seek(0)
+    if source.read(1) == "\ufeff":
+        return "\ufeff"
+    source.seek(0)
+    return ""
+
+
+def _csv_rows(source, delimiter=","):
+    "Rows of a CSV, each with the lines that it is written in; a cell may be of any length."
+    lines = []
+    kept = (lines.append(line) or line for line in source)
+    rows, limit = csv.reader(kept, delimiter=delimiter), csv.field_size_limit(2**31 - 1)
     try:
-        yield from rows
+        for row in rows:
+            yield row, "".join(lines)
+            lines.clear()
     except csv.Error as error:
         raise ValueError(f"{source.name}, line {rows.line_num}, is no CSV ({error}): mend or leave out the line") from None
     finally:
@@ -1255,19 +1297,36 @@ def _csv_rows(source):
 
 
 def _scrub_csv(source, target, clean, column=None):
-    if source.read(1) == "\ufeff":                             # the mark that a spreadsheet puts before UTF-8
-        target.write("\ufeff")
-    else:
-        source.seek(0)
-    rows, writer = _csv_rows(source), csv.writer(target, lineterminator="\n")
-    header = next(rows, [])
+    delimiter = _delimiter(source)
+    target.write(_rewind(source))
+    rows = _csv_rows(source, delimiter)
+    header, lines = next(rows, ([], ""))
     if column is not None and column not in header:
         raise ValueError(f"text_column {column!r} is not in {source.name}: there are {', '.join(header)}")
-    writer.writerow([clean(cell) for cell in header] if column is None else header)       # a file without a header begins with data
-    for row in rows:
-        writer.writerow([clean(cell) if column in (None, name) else cell for name, cell in zip_longest(header[:len(row)], row)])
+    _write_csv(target, header, [clean(cell) for cell in header] if column is None else header, lines, delimiter)       # a file without a header begins with data
+    for row, lines in rows:
+        _write_csv(target, row, [clean(cell) if column in (None, name) else cell for name, cell in zip_longest(header[:len(row)], row)], lines, delimiter)
 
 
+def _write_csv(target, row, new, lines, delimiter):
+    "Write a row of a CSV as it was, but for the cells that changed."
+    if new == row:
+        target.write(lines)
+        return
+    body = lines.rstrip("\r\n")
+    written = re.findall(rf'(?:^|{delimiter})((?:"[^"]*(?:""[^"]*)*"(?!"))?[^{delimiter}]*)', body)
+    quoted = [len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in written]
+    if [cell[1:-1].replace('""', '"') if q else cell for cell, q in zip(written, quoted)] == row:
+        target.write(delimiter.join(cell if a == b else _csv_cell(b, q, delimiter) for cell, q, a, b in zip(written, quoted, row, new)) + lines[len(body):])
+    else:                                            # quotes in an unusual place
+        csv.writer(target, delimiter=delimiter, lineterminator=lines[len(body):] or "\n").writerow(new)
+
+
+def _csv_cell(text, quoted, delimiter):
+    "A cell of a CSV as it is written, in quotes if it was so before or needs them."
+    return '"' + text.replace('"', '""') + '"' if quoted or text[:1] == '"' or re.search(rf"[{delimiter}\r\n]", text) else text
+
+# %% ../nbs/13_privacy.ipynb #c5f0a134
 def _holds_text(kind):
     "Whether an Arrow type has strings in it, at any depth."
     from pyarrow import BaseExtensionType, types
@@ -1296,6 +1355,8 @@ _SCRUBBERS = {".txt": _scrub_text, ".md": _scrub_text, ".jsonl": _scrub_jsonl, "
 
 def _files(source):
     "Pairs (file, its path in the copy); refuses what cannot be cleaned."
+    if not str(source).strip():                      # the working folder, to Python
+        raise ValueError(f"source {source!r} is empty: name a file or folder, '.' for this one (a shell variable that is not set gives an empty name)")
     source = Path(source).expanduser()
     if not source.exists():
         raise FileNotFoundError(f"no file or folder {str(source)!r}: check the path (a corpus by name is saved first: lmnotes corpus NAME --output-dir FOLDER)")
@@ -1329,7 +1390,7 @@ def _scrub_file(path, target, clean, column, encoding):
     try:
         with opened(path, "rt", encoding=encoding, newline="") as source, opened(target, "wt", encoding=encoding, newline="") as file:
             work(source, file, clean, column=column)
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:                    # without a mark, UTF-16 is no UnicodeDecodeError
         raise ValueError(f"{path} is not {encoding}: name its encoding, for example encoding='gb18030' (--encoding gb18030)") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is damaged or no gzip file ({error}): copy it again, or take .gz from the name of a plain file") from error
@@ -1341,7 +1402,7 @@ def scrub_corpus(source, output_dir="runs/scrubbed", *, kinds=KINDS, regions=REG
     Parameters
     ----------
     source : str or path
-        A file, or a folder of files: .txt, .md, .jsonl, .csv (also with .gz), .parquet.
+        A file, or a folder of files: .txt, .md, .jsonl, .csv (cells separated by commas, semicolons or tabs; all also with .gz), .parquet.
     output_dir : str or path
         Folder for the copy, under the same names, and for `result.json` with the counts.
     kinds : sequence of str
@@ -1371,11 +1432,12 @@ def scrub_corpus(source, output_dir="runs/scrubbed", *, kinds=KINDS, regions=REG
     FileNotFoundError
         If there is no such file or folder.
     ValueError
-        If a file has another format or encoding, or a kind is not known.
+        If a file has another format or encoding, what separates the cells of a CSV cannot be told, or a kind or an encoding is not known.
     """
     _check_kinds(kinds, regions)
     if key is not None and not pseudonyms:
         raise ValueError("key is given and pseudonyms are not asked for: set pseudonyms=True (--pseudonyms), or leave the key out")
+    _decoder_of(encoding)                            # raises where Python knows none
     files, clean = _files(source), _Scrubber(kinds, regions, pseudonyms, key, model)
     with write_aside(output_dir, overwrite) as folder:
         for path, name in files:

@@ -178,15 +178,22 @@ def recognise(splits, *, text_column=None, label_column=None):
     Raises
     ------
     ValueError
-        If a column is not there, the columns fit no family, or labels are numbers that are written as texts.
+        If `splits` is neither, a column is not there, the columns fit no family, or labels are numbers that are written as texts.
     """
-    split = _plain(splits if isinstance(splits, Dataset) else splits.get("train", next(iter(splits.values()))))
+    split = splits.get("train", next(iter(splits.values()), None)) if isinstance(splits, dict) else splits
+    if not isinstance(split, Dataset):
+        kind = "empty" if split is None else type(split).__name__ if split is splits else f"a dict of {type(split).__name__}"
+        raise ValueError(f"splits is {kind}: give a Dataset, or a dict of them, as load_task(...) makes it of files")
+    split = _plain(split)
     family, _, labels = _roles(split, None, text_column, label_column)
     return "regression" if family == "classification" and _is_scale(split, labels[0]) else family
 
 
 def _loaded_family(splits):
     "Family of what `load_task` gave: numbers to predict are a regression, also where those that were chosen are all whole."
+    missing = next((name for name in ("train", "test") if name not in splits), None)
+    if missing:
+        raise ValueError(f"splits has no split {missing}, it has {', '.join(splits) or 'none'}: give what load_task(...) returns, which has both")
     family, features = recognise(splits), splits["train"].features
     return "regression" if family == "classification" and not isinstance(features["label"], ClassLabel) else family
 
@@ -470,8 +477,8 @@ def stratified_split(groups, strata, fraction=0.1, seed=0):
     ----------
     groups : list of str, length examples
         Examples with the same group stay on one side (case and white space aside).
-    strata : list, length examples
-        A label for each example; that of a group is its first one's.
+    strata : list, array or tensor, length examples
+        A label for each example; that of a group is its first one's. NaN and None are one stratum.
     fraction : float
         Share to hold out, between 0 and 1. A stratum of one group stays in training.
     seed : int
@@ -485,11 +492,14 @@ def stratified_split(groups, strata, fraction=0.1, seed=0):
     Raises
     ------
     ValueError
-        If `fraction` is not between 0 and 1.
+        If `fraction` is not between 0 and 1, or groups and strata are not equally many.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction {fraction} must lie between 0 and 1, as 0.1")
     keys, first = [" ".join(group.lower().split()) for group in groups], {}
+    strata = [_plain_label(stratum) for stratum in strata]
+    if len(keys) != len(strata):
+        raise ValueError(f"groups are {len(keys)} and strata {len(strata)}: give one for each example, in the same order")
     for key, stratum in zip(keys, strata):
         first.setdefault(key, stratum)
     members = defaultdict(list)
@@ -499,6 +509,12 @@ def stratified_split(groups, strata, fraction=0.1, seed=0):
     count = lambda keys: min(len(keys) - 1, max(1, round(fraction * len(keys))))
     held = {key for keys in members.values() for key in sorted(keys, key=rank)[:count(keys)]}
     return np.array([key in held for key in keys], dtype=bool)
+
+
+def _plain_label(value):
+    "A label of NumPy or PyTorch as a plain one, equal to others of its value; None where there is none."
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return None if _missing(value) else value
 
 # %% ../nbs/08a_tasks.ipynb #c65d684a
 def _groups_and_strata(columns, family):
@@ -798,6 +814,8 @@ def load_task(data="docstrings/package", task=None, *, text_column=None, label_c
         If `data` is an empty name, a column is not there, labels are numbers that are written as texts and no task is said, two splits share a usual name, there are fewer than two labels, a held-out label stands nowhere in training, tokens and tags differ in length,
         or a label of a regression is no number.
     """
+    if regression not in (True, False, None):
+        raise ValueError(f"regression {regression!r} must be True, False or None (by the labels)")
     family = {"translation": "generation", "summarization": "generation"}.get(task, task) or {True: "regression", False: "classification", None: None}[regression]
     _check_choices(task, family, regression, train_examples, test_examples)
     splits = _with_usual_names(_embedded(data, cache_dir) if _is_embedded(data) else _read_source(data, cache_dir, label_column))
@@ -1029,6 +1047,11 @@ def heuristic_predictions(splits):
         Label ids (the most frequent of training); numbers (the mean); lists of label ids (those that more than half of the texts have, else the
         most frequent); lists of tag ids (the most frequent of each word, `O` or the most frequent of all for new words); answers (the sentence
         that shares most words with the question, divided by its own number of words and four); texts (the first sentence of the source; of an empty source, an empty text).
+
+    Raises
+    ------
+    ValueError
+        If there is no split train or test.
     """
     family, train, test = _loaded_family(splits), splits["train"], splits["test"]
     if family == "regression":
@@ -1077,6 +1100,11 @@ def heuristic_score(splits, task=None):
     -------
     Score
         Metrics of the family, without intervals.
+
+    Raises
+    ------
+    ValueError
+        If there is no split train or test.
     """
     family, test, predictions = _loaded_family(splits), splits["test"], heuristic_predictions(splits)
     if family == "tokens":

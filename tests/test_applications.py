@@ -10,7 +10,9 @@ import time
 from dataclasses import FrozenInstanceError
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
+import pandas as pd
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -1065,3 +1067,35 @@ def test_a_full_disk_is_named(classifier, tmp_path, small_chunks, monkeypatch):
     assert error.value.errno == 28
     monkeypatch.setattr(app, "_errors", own)
     assert predict_file(classifier, file, out, progress=False).rows == 30 and len(read(out)) == 30
+
+
+def test_the_callers_model_and_tokenizer_stay_as_they_are():
+    "Without a padding token, of texts of several lengths; also where an error is raised."
+    torch.manual_seed(0)
+    tokenizer = byte_level()
+    model = GPT2ForSequenceClassification(GPT2Config(vocab_size=257, n_positions=64, n_embd=16, n_layer=1, n_head=2, num_labels=3, initializer_range=0.5)).eval()
+    state = lambda: (tokenizer.pad_token, tokenizer.pad_token_id, dict(tokenizer.special_tokens_map), len(tokenizer), model.config.to_dict())
+    before = state()
+    single = [predict((model, tokenizer), text) for text in ("the soup is cold", "bread")]
+    together = predict((model, tokenizer), ["the soup is cold", "bread"])
+    assert [p.label for p in together] == [p.label for p in single] and state() == before
+    assert together[1].confidence == pytest.approx(single[1].confidence, abs=1e-5)
+    assert explain((model, tokenizer), "the soup is cold").tokens and state() == before
+    with pytest.raises(ValueError, match="empty"):
+        predict((model, tokenizer), ["bread", ""])
+    assert state() == before
+
+
+@pytest.mark.parametrize("wrong, kind", [(pd.DataFrame({"text": ["bad soup"]}), "DataFrame"), (b"bad soup", "bytes"), (datasets.Dataset.from_dict({"text": ["bad soup"]}).with_format("arrow")[:], "Table")])
+def test_names_of_columns_are_no_inputs(classifier, wrong, kind):
+    with pytest.raises(TypeError, match=f"inputs is .*{kind}.*give a list of texts"):
+        predict(classifier, wrong)
+    if kind == "DataFrame":
+        assert predict(classifier, wrong["text"]) == predict(classifier, ["bad soup"])
+    with pytest.raises(ValueError, match="the text is list, not a text: many inputs are a list"):
+        predict(classifier, {"text": ["bad soup", "good bread"]})
+
+
+def test_mistakes_can_be_compared(classifier):
+    one, two = (worst_errors(predict(classifier, ["bad soup", "good bread"]), ["praise", "praise"]) for _ in range(2))
+    assert one == one and one != two and len({one, two}) == 2 and np.array_equal(one.confusion, two.confusion)

@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -956,3 +957,33 @@ def test_an_empty_name_is_not_the_folder_where_one_is(bpe, tmp_path, monkeypatch
             load_pairs(name)
         with pytest.raises(ValueError, match=f"texts '{name}' is an empty name"):
             cloze(gpt(len(bpe)), name, bpe)
+
+
+@pytest.mark.parametrize("choices, says", [(dict(confidence=-0.9), "confidence -0.9"), (dict(confidence=95), "confidence 95"), (dict(confidence=float("nan")), "confidence nan"),
+                                           (dict(samples=0), "samples 0"), (dict(samples=2.5), "samples 2.5")])
+def test_intervals_refuse_what_cannot_be(bpe, choices, says):
+    for found in (quiet(gpt(len(bpe)), PAIRS, bpe), cloze(gpt(len(bpe)), TEXTS, bpe, device="cpu", progress=False)):
+        with pytest.raises((ValueError, TypeError), match=says):
+            found.interval(**choices)
+
+
+@pytest.mark.parametrize("wrong", ["The values are sorted.", b"x", {"text": TEXTS}, pd.DataFrame({"text": TEXTS})])
+@pytest.mark.parametrize("make", [agreement_pairs, cloze_passages])
+def test_letters_and_names_of_columns_are_no_texts(make, wrong):
+    with pytest.raises(TypeError, match="texts is .*give a list of texts"):
+        make(wrong)
+
+
+@pytest.mark.parametrize("form", [lambda d: Dataset.from_dict(d), lambda d: pd.DataFrame(d), lambda d: Dataset.from_dict(d).with_format("arrow")[:]])
+def test_tables_columns_and_arrays_are_read_as_lists_are(bpe, form):
+    ask = lambda texts: cloze(gpt(len(bpe)), texts, bpe, device="cpu", progress=False).log_likelihoods
+    table, expected = form({"text": TEXTS}), ask(TEXTS)
+    assert ask(table) == ask(table["text"]) == ask(np.array(TEXTS)) == expected
+    rows = [("the cat sat", "the cat sit"), ("a dog", "an dog")]
+    made = form({"good": [good for good, _ in rows], "bad": [bad for _, bad in rows]})
+    assert load_pairs(made)[:] == load_pairs(np.array(rows))[:] == load_pairs(rows)[:]
+    for nothing in ([], np.array([]), pd.DataFrame()):
+        with pytest.raises(ValueError, match="there is nothing in"):
+            load_pairs(nothing)
+    with pytest.raises(ValueError, match="a dict is no list, data set, path or hub name"):
+        load_pairs({"good": ["a b"], "bad": ["b a"]})

@@ -761,3 +761,14 @@ def test_generate_looks_at_the_seed_before_the_model():
     for seed in (-1, 10**23):
         with pytest.raises(ValueError, match=rf"seed {seed} must be a whole number from 0 to 2\*\*32 - 1"):
             cli.generate("runs/nowhere", "the", seed=seed)
+
+
+@pytest.mark.parametrize("command, says", [
+    ("corpus ''", "source '' is empty: name a file, a folder"), ("corpus scrub ''", "source '' is empty: name a file or folder"), ("corpus de.txt --encoding utf-16", "de.txt is not utf-16 (UTF-16 stream"),
+    ("corpus scrub de.txt --encoding nope", "encoding 'nope' is not known to Python"), ("corpus scrub de.txt --encoding utf-16", "de.txt is not utf-16: name its encoding"),
+    ("score classification de.txt de.txt --samples -1", "samples -1 must be 0 (no intervals) or more")])
+def test_what_the_user_can_mend_is_named(tmp_path, monkeypatch, capsys, command, says):
+    (tmp_path / "de.txt").write_text("Grüße\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert execute(cli.COMMANDS, shlex.split(command)) == 2
+    assert f"error: {says}" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -1124,3 +1125,24 @@ def test_a_complete_run_is_not_given_back_for_another_test_split(tmp_path):
     for change in (dict(seed=-1), dict(learning_rate=float("inf"))):
         with pytest.raises(ValueError, match=next(iter(change))):
             run(test, overwrite=True, **change)
+
+
+@pytest.mark.parametrize("choices, says", [
+    (dict(method="last", last_layers=0), "last_layers 0 "), (dict(method="last", last_layers=-1), "last_layers -1 "), (dict(method="last", last_layers=1.5), "last_layers 1.5 "),
+    (dict(method="lora", lora_rank=0), "lora_rank 0 "), (dict(method="lorra"), "method 'lorra' is not known: full, frozen, last, lora")])
+def test_what_chooses_no_part_of_a_model_is_refused(choices, says):
+    model = BertForSequenceClassification(BertConfig(vocab_size=50, **SIZES))
+    with pytest.raises(ValueError, match=says):
+        choose_parameters(model, **choices)
+    assert all(p.requires_grad for p in model.parameters())                     # left as it was
+    assert choose_parameters(model, "last", last_layers=np.int64(1)) is None and not all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("wrong", ["the cat", {"text": ["the cat"]}, pd.DataFrame({"text": ["the cat"]})])
+def test_letters_and_names_of_columns_are_no_texts(tokenizer, wrong):
+    torch.manual_seed(0)
+    classifier, reader = (kind(BertConfig(vocab_size=len(tokenizer), **SIZES)) for kind in (BertForSequenceClassification, BertForQuestionAnswering))
+    for call, name in ((lambda: predict_logits(classifier, tokenizer, wrong), "texts"), (lambda: predict_logits(classifier, tokenizer, ["the cat"], pairs=wrong), "pairs"),
+                       (lambda: predict_answers(reader, tokenizer, wrong, ["the cat"]), "questions"), (lambda: predict_answers(reader, tokenizer, ["the cat"], wrong), "contexts")):
+        with pytest.raises(TypeError, match=f"{name} is .*give a list of texts"):
+            call()

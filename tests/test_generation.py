@@ -4,8 +4,10 @@ import logging
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, DistilBertConfig, GenerationConfig, RobertaConfig
@@ -430,3 +432,26 @@ def test_a_pretrained_model_goes_on_with_a_story(shared_models):
     together = write(model, tokenizer, ["Once upon a time", "The dog", "Lily saw a"], max_new_tokens=12)
     assert together == [write(model, tokenizer, [s], max_new_tokens=12)[0] for s in ("Once upon a time", "The dog", "Lily saw a")]
     assert "there was" in together[0]
+
+
+@pytest.mark.parametrize("sources", ["the cat", b"the cat", {"text": ["the cat"]}, pd.DataFrame({"text": ["the cat"]}), Dataset.from_dict({"text": ["the cat"]}).with_format("arrow")[:]])
+def test_letters_and_names_of_columns_are_no_sources(tokenizers, sources):
+    with pytest.raises(TypeError, match=f"sources is .*{type(sources).__name__ if not isinstance(sources, str) else 'one text'}.*give a list of texts"):
+        write(causal(tokenizers["bpe"]), tokenizers["bpe"], sources)
+    with pytest.raises(TypeError, match="targets is"):
+        completion_features(tokenizers["bpe"], ["the cat"], sources)
+
+
+def test_half_a_character_is_refused_in_words(tokenizers):
+    with pytest.raises(ValueError, match=r"sources\[1\] holds half of a pair of surrogates.*mend it"):
+        write(causal(tokenizers["bpe"]), tokenizers["bpe"], ["the cat", "a\ud83d"])
+
+
+def test_numbers_of_numpy_choose_as_plain_ones(tokenizers):
+    model, tokenizer = causal(tokenizers["bpe"]), tokenizers["bpe"]
+    numbers = dict(max_new_tokens=4, max_source_length=8, temperature=0.8, top_k=5, top_p=0.9, seed=3, batch_tokens=64)
+    plain = write(model, tokenizer, SOURCES, **numbers)
+    assert write(model, tokenizer, SOURCES, **{name: np.int64(v) if isinstance(v, int) else np.float64(v) for name, v in numbers.items()}) == plain
+    for top_k in (2.5, "5"):
+        with pytest.raises(ValueError, match=f"top_k {top_k!r} must be 1 or more, and whole"):
+            write(model, tokenizer, SOURCES, temperature=1.0, top_k=top_k)

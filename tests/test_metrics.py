@@ -618,3 +618,19 @@ def test_tags_of_two_kinds_are_refused():
 def test_wrong_arguments_are_named(call, error, says):
     with pytest.raises(error, match=says):
         call()
+
+
+def test_json_labels_are_as_they_are_written(tmp_path):
+    written = ["true", "false", "1", "1.5", "-3", "0"]
+    p, r = as_file(tmp_path, "p.jsonl", written), as_file(tmp_path, "r.txt", written)
+    assert score_files("classification", p, r, samples=0)["accuracy"] == score_files("classification", r, p, samples=0)["accuracy"] == 1
+    assert score_files("classification", p, as_file(tmp_path, "q.jsonl", map(json.dumps, written)), samples=0)["accuracy"] == 1
+    for value in ("null", '["a"]', '{"label": "a"}'):
+        with pytest.raises(ValueError, match=r"references '.*x\.jsonl', line 2 is '.*', no label: give one text or number"):
+            score_files("classification", p, as_file(tmp_path, "x.jsonl", ["1", value]), samples=0)
+
+
+def test_no_intervals_is_a_choice_and_fewer_samples_are_none():
+    with pytest.raises(ValueError, match=r"^samples -1 must be 0 \(no intervals\) or more$"):
+        score("classification", ["a"], ["a"], samples=-1)
+    assert score("classification", ["a"], ["a"], samples=0).intervals == {}

@@ -1331,3 +1331,15 @@ def test_wrong_questions_to_a_result_are_named(bpe):
             ask()
     with pytest.raises(TypeError, match="b is NoneType: give a result"):
         compare(found, None)
+
+
+def test_names_of_files_are_not_scored_as_texts(bpe, tmp_path):
+    "A list of names is refused; a text beside a name, and names of files that are not there, are texts."
+    names = [str(tmp_path / name) for name in ("a.txt", "b.txt")]
+    assert quiet(gpt(len(bpe)), names, bpe).tokens
+    for name in names:
+        Path(name).write_text(TEXTS[0])
+    for texts in (names, tuple(names), names[:1]):
+        with pytest.raises(ValueError, match=r"texts: .*a\.txt.* names? of .*read one file at a time.*or give the texts"):
+            quiet(gpt(len(bpe)), texts, bpe)
+    assert len(quiet(gpt(len(bpe)), [names[0], "the cat"], bpe).tokens) == 2

@@ -2,12 +2,15 @@
 import csv
 import gzip
 import importlib.metadata
+import io
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lmnotes import cli, privacy
 from lmnotes.privacy import (Canary, Finding, exposure, extract, find_personal_data, letter_entropy, membership_inference, per_sample_gradients,
@@ -622,7 +625,7 @@ def test_a_copy_can_be_scrubbed_again_and_a_spreadsheet_named_by_its_column(tmp_
     (tmp_path / "in" / "x.csv").write_bytes("\ufeff\"text\",n\r\nmail a@example.org,1\r\n".encode())
     scrub_corpus(tmp_path / "in", tmp_path / "once", kinds=("phone",), text_column="text")
     assert scrub_corpus(tmp_path / "once", tmp_path / "twice", text_column="text").counts == {"email": 1}
-    assert (tmp_path / "twice" / "x.csv").read_bytes() == "\ufefftext,n\nmail [EMAIL],1\n".encode()
+    assert (tmp_path / "twice" / "x.csv").read_bytes() == "\ufeff\"text\",n\r\nmail [EMAIL],1\r\n".encode()
     (tmp_path / "in" / "result.json").write_text('{"mine": 1}')
     with pytest.raises(ValueError, match="result.json"):
         scrub_corpus(tmp_path / "in", tmp_path / "other")
@@ -631,3 +634,65 @@ def test_a_copy_can_be_scrubbed_again_and_a_spreadsheet_named_by_its_column(tmp_
 def test_findings_of_another_kind_are_named():
     with pytest.raises(ValueError, match="'person'"):
         score_findings([[]], [[Finding("person", 0, 1, "a")]])
+
+
+@pytest.mark.parametrize("before, after", [
+    ('name;text\n"Müller";"Hallo, schreib an a.b@example.com"\n', 'name;text\n"Müller";"Hallo, schreib an [EMAIL]"\n'),
+    ('text\tnote\r\n"x, ""y""; a@example.org"\t 1 \r\nplain\t5" pipe b@example.org', 'text\tnote\r\n"x, ""y""; [EMAIL]"\t 1 \r\nplain\t5" pipe [EMAIL]'),
+    ('text,note (a; b)\n"a\nb",a@example.org\n\n,""\n', 'text,note (a; b)\n"a\nb",[EMAIL]\n\n,""\n'),
+    ('\ufeff"a;b";"c, d"\r\nx;"see, a@example.org"\r\n', '\ufeff"a;b";"c, d"\r\nx;"see, [EMAIL]"\r\n'),
+    ('text\none, two; three\n"a@example.org, b"\n', 'text\none, two; three\n"[EMAIL], b"\n'),
+    ('a,b\n"x"y,a@example.org\r\n', 'a,b\nxy,[EMAIL]\r\n'), ("", ""), ("a;b\n", "a;b\n"),
+])
+def test_csv_stays_as_it_is_written(tmp_path, before, after):
+    for name in ("a.csv", "b.csv.gz"):
+        (tmp_path / name).write_bytes((gzip.compress if name.endswith("gz") else bytes)(before.encode()))
+        scrub_corpus(tmp_path / name, tmp_path / "out", overwrite=True)
+        found = (tmp_path / "out" / name).read_bytes()
+        assert (gzip.decompress if name.endswith("gz") else bytes)(found).decode() == after
+
+
+def test_csv_by_column_and_sign(tmp_path):
+    (tmp_path / "a.csv").write_text("text;note\na@example.org;b@example.org\n", encoding="utf-16")
+    scrub_corpus(tmp_path / "a.csv", tmp_path / "out", text_column="note", encoding="utf-16")
+    assert (tmp_path / "out" / "a.csv").read_text(encoding="utf-16") == "text;note\na@example.org;[EMAIL]\n"
+    (tmp_path / "b.csv").write_text("a;b,c\n1;2,3\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"b\.csv has ',' and ';' in its header, .*put the cells .* into quotes"):
+        scrub_corpus(tmp_path / "b.csv", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(["", "x", 'q"q', "a, b; c\td", "two\nlines", "a@example.org", 'say "a@example.org", then', " y "]), min_size=2, max_size=2), max_size=5),
+       st.sampled_from(",;\t"), st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]), st.sampled_from(["\n", "\r\n"]))
+def test_csv_of_any_form(rows, sign, quoting, end):
+    source, target, want = (io.StringIO(newline="") for _ in range(3))
+    csv.writer(source, delimiter=sign, quoting=quoting, lineterminator=end).writerows([["one", "two"], *rows])
+    csv.writer(want, delimiter=sign, quoting=quoting, lineterminator=end).writerows([["one", "two"], *([cell.replace("a@example.org", "[EMAIL]") for cell in row] for row in rows)])
+    privacy._scrub_csv(source, target, privacy._Scrubber(("email",), ("US",), False, None, None))
+    assert target.getvalue() == want.getvalue()
+
+
+def test_encodings_and_sources_of_scrubbing_are_refused_first(tmp_path):
+    (tmp_path / "de.txt").write_text("Grüße an a@example.org\n", encoding="utf-8")
+    for encoding in ("nope", "base64", ""):
+        with pytest.raises(ValueError, match=f"^encoding '{encoding}' is not known to Python: use for example 'utf-8'"):
+            scrub_corpus(tmp_path / "de.txt", tmp_path / "out", encoding=encoding)
+    with pytest.raises(ValueError, match=r"de\.txt is not utf-16: name its encoding"):
+        scrub_corpus(tmp_path / "de.txt", tmp_path / "out", encoding="utf-16")
+    for source in ("", "  "):
+        with pytest.raises(ValueError, match=f"^source '{source}' is empty: name a file or folder"):
+            scrub_corpus(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["<td>{}</td>", '<td class="a">\n  {}</td>', "-> {}", "=> {}", "> {}", "mx <{}>", "mx <{}:25> ready", "<{}> 250 OK", "<b><i>{}", "<br/>{}", "<!-- host -->{}"])
+def test_addresses_in_tags_brackets_and_behind_arrows_are_found(text):
+    for address in ("93.184.216.34", "2606:4700:4700::1111")[:2 - (":25" in text)]:
+        assert [f.text for f in find_personal_data(text.format(address))] == [address]
+
+
+@pytest.mark.parametrize("text", ["numpy<2.0.0.1", "numpy <2.0.0.1", "numpy >1.0.0.1,<2.0.0.1", "numpy>1.0.0.1<2.0.0.1", "numpy<2.0.0.1>1.0.0.1", "numpy[all] > 8.0.0.1", "Requires-Dist: numpy (>8.0.0.1)", 'numpy = ">8.0.0.1"',
+                                  "numpy  >= 8.0.0.1", "numpy >1.0.0.1 <2.0.0.1", "<version>8.0.0.1</version>", "<numpy.version>8.0.0.1<", '<td class="version">8.0.0.1</td>'])
+def test_signs_of_requirements_say_version(text):
+    assert find_personal_data(text) == []

@@ -906,3 +906,36 @@ def test_lists_and_streams_in_hand():
 @given(st.text("ab\n \t\u3000\x0b\x1c\x85\xa0", max_size=9))
 def test_arrow_finds_the_lines_of_white_space_that_python_finds(text):
     assert corpora._has_gaps(Dataset.from_dict({"text": [text]})) == bool(corpora._GAP.search(text))
+
+
+def test_only_an_empty_cell_of_a_csv_is_no_text(tmp_path):
+    rows = ["null", "NA", "None", "nan", "N/A", "ok"]
+    (tmp_path / "a.csv").write_text("n,text,m\n" + "".join(f"{'NA' if i == 2 else i},{row},{'' if i else 1.5}\n" for i, row in enumerate([*rows, ""])), encoding="utf-8")
+    for streaming in (False, True):
+        assert _splits(tmp_path / "a.csv", tmp_path / "cache", streaming) == {"train": rows}
+    with pytest.raises(ValueError, match="text_column 'm' holds float64, not text"):
+        load_corpus(tmp_path / "a.csv", text_column="m", cache_dir=tmp_path / "cache")
+    (tmp_path / "b.csv").write_text("text,n\n" + "".join(f"text {i},{'' if i > 12000 else 'NA' if i > 11000 else i}\n" for i in range(13000)), encoding="utf-8")     # the library reads 10,000 rows at a time
+    assert len(_splits(tmp_path / "b.csv", tmp_path / "cache", False)["train"]) == 13000
+    (tmp_path / "c.csv").write_text("text,n\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="empty"):
+        load_corpus(tmp_path / "c.csv", cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("source", ["", "  ", ["a.txt", ""]])
+def test_an_empty_name_is_not_the_working_folder(tmp_path, monkeypatch, source):
+    (tmp_path / "a.txt").write_text("one\n\ntwo", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="^source .* is empty: name a file, a folder"):
+        load_corpus(source)
+    assert _splits(".", tmp_path / "cache", False) == {"train": ["one", "two"]}
+
+
+def test_encodings_that_cannot_be_are_named(tmp_path):
+    (tmp_path / "de.txt").write_text("Grüße\n", encoding="utf-8")
+    for encoding, what in (("utf-16", r" \(UTF-16 stream does not start with BOM\): "), ("utf-32", ": byte 0 cannot be read; ")):
+        with pytest.raises(ValueError, match=rf"de\.txt is not {encoding}{what}name its encoding, .*--encoding"):
+            load_corpus(tmp_path / "de.txt", encoding=encoding, cache_dir=tmp_path)
+    for encoding in ("nope", "base64", ""):
+        with pytest.raises(ValueError, match=f"^encoding '{encoding}' is not known to Python"):
+            load_corpus(tmp_path / "de.txt", encoding=encoding, cache_dir=tmp_path)

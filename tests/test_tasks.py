@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Translation, Value
 
 from lmnotes import tasks
@@ -589,3 +590,24 @@ def test_numbers_with_fractions_that_are_written_as_text_are_no_names(tmp_path):
 def test_an_empty_name_is_not_the_folder_where_one_is(data):
     with pytest.raises(ValueError, match="data '.?' is an empty name: give a path or a name"):
         load_task(data)
+
+
+@pytest.mark.parametrize("strata", [["x"] * 8, torch.tensor([1] * 8), list(torch.tensor([1] * 8)), np.array([np.nan] * 8), [float("nan") for _ in range(8)], [None, float("nan")] * 4])
+def test_strata_of_any_kind_are_those_of_a_list(strata):
+    assert tasks.stratified_split(list("abcdefgh"), strata, 0.5).tolist() == tasks.stratified_split(list("abcdefgh"), [0] * 8, 0.5).tolist()
+    with pytest.raises(ValueError, match="8 .*7.*one for each"):
+        tasks.stratified_split(list("abcdefgh"), strata[1:], 0.5)
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda: recognise({}), "splits is empty"),
+    (lambda: recognise("x.csv"), "splits is str.*load_task"),
+    (lambda: recognise({"train": [{"text": "a", "label": 0}]}), "splits.*list"),
+    (lambda: heuristic_predictions(DatasetDict({"train": ROWS["train"]})), "no split test.*load_task"),
+    (lambda: heuristic_score(DatasetDict({"test": ROWS["train"]})), "no split train.*load_task"),
+    (lambda: load_task(ROWS, regression="yes"), "regression 'yes' must be True, False or None"),
+    (lambda: load_task(ROWS, "regression", regression=[]), r"regression \[\] must be"),
+])
+def test_what_is_not_there_or_of_another_kind_is_named(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

@@ -987,3 +987,89 @@ def test_tables_columns_and_arrays_are_read_as_lists_are(bpe, form):
             load_pairs(nothing)
     with pytest.raises(ValueError, match="a dict is no list, data set, path or hub name"):
         load_pairs({"good": ["a b"], "bad": ["b a"]})
+
+
+def test_an_earlier_run_stays_until_a_task_of_the_new_one_is_finished(encoder, tmp_path, monkeypatch):
+    data, own = write_hub(tmp_path / "data"), benchmarks.finetune
+    (tmp_path / "run").symlink_to("real")                                            # a link to a folder that is to be
+    run = lambda model=encoder, tasks=("cola", "rte"), **changes: glue(model, list(tasks), tmp_path / "run", data_dir=data, **{**FAST, **changes})
+    run(tasks=("cola", "wnli"))
+    before = {p.relative_to(tmp_path): p.read_bytes() for p in (tmp_path / "real").rglob("*") if p.is_file()}
+    same = lambda: before == {p.relative_to(tmp_path): p.read_bytes() for p in (tmp_path / "real").rglob("*") if p.is_file()} and len(list(tmp_path.iterdir())) == 3
+    cut = tmp_path / "run" / ".." / "cut"
+    cut.mkdir()
+    for file in encoder.iterdir():
+        (cut / file.name).write_bytes(file.read_bytes()[:1000])
+    monkeypatch.setattr(benchmarks, "glue_data", lambda *a: pytest.fail("read"))
+    with pytest.raises(ValueError, match="checkpoint .*cut' is not whole: .*model.safetensors"):
+        run(cut, overwrite=True)
+    with pytest.raises(ValueError, match="output_dir .*run' is the folder of the model .*, or holds it"):
+        run(tmp_path / "real" / "cola" / "model", overwrite=True)
+    monkeypatch.undo()
+    for file in cut.iterdir():
+        file.unlink()
+    cut.rmdir()
+    assert same()
+
+    def finetune(model, splits, folder, *arguments, **options):
+        if "rte" in str(folder) or stop == "cola":
+            raise KeyboardInterrupt
+        return own(model, splits, folder, *arguments, **options)
+    monkeypatch.setattr(benchmarks, "finetune", finetune)
+    stop = "cola"
+    with pytest.raises(KeyboardInterrupt):
+        run(overwrite=True, epochs=2)
+    assert same() and run(tasks=("cola", "wnli")).protocol["epochs"] == 1              # nothing to do
+    stop = "rte"
+    with pytest.raises(KeyboardInterrupt):
+        run(overwrite=True, epochs=2)
+    assert sorted(p.name for p in (tmp_path / "real").iterdir()) == ["cola", "glue.json"] and (tmp_path / "run").is_symlink()
+    monkeypatch.setattr(benchmarks, "finetune", own)
+    assert set(run(epochs=2).scores) == {"cola", "rte"} and len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_misspelt_model_does_not_wait_for_the_network(tmp_path, monkeypatch):
+    from transformers import AutoTokenizer
+    asked = []
+    own = AutoTokenizer.from_pretrained
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *a, **k: (asked.append(k), own(*a, **k))[1])
+    with pytest.raises(FileNotFoundError, match="model 'ber-tiny' is no folder, and the hub's cache on this machine does not hold it"):
+        glue("ber-tiny", ["rte"], tmp_path / "run", data_dir=write_hub(tmp_path / "data"), **FAST)
+    assert asked == [{"local_files_only": True}] and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "", "[1]", "3", b"\xff"])
+def test_a_damaged_note_of_a_run_is_named(content, encoder, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "glue.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=r"run/glue.json', the note of the run there, is damaged \(.*\): choose another folder, or overwrite=True \(--overwrite\)"):
+        glue(encoder, ["wnli"], tmp_path / "run", data_dir=write_hub(tmp_path / "data"), wnli_majority=True, **FAST)
+    assert glue(encoder, ["wnli"], tmp_path / "run", data_dir=tmp_path / "data", wnli_majority=True, overwrite=True, **FAST).scores
+
+
+def test_a_full_disk_names_the_run(encoder, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(benchmarks, "_run_task", full)
+    with pytest.raises(OSError, match="No space left on device: output_dir '.*run' cannot be written; finished tasks stay, and the same call goes on from there") as error:
+        glue(encoder, ["wnli"], tmp_path / "run", data_dir=write_hub(tmp_path / "data"), **FAST)
+    assert error.value.errno == 28
+
+
+def test_a_missing_row_of_a_test_file_moves_no_answer(tmp_path, caplog):
+    data = glue_data("rte", write_tsv(tmp_path / "whole"))["test"]
+    file = write_tsv(tmp_path / "cut") / "RTE" / "test.tsv"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    file.write_text("\n".join([*lines[:3], "2\tbroken", *lines[4:]]) + "\n", encoding="utf-8")
+    cut = glue_data("rte", tmp_path / "cut")["test"]
+    assert cut["idx"] == [0, 1, 3, 4]
+    written = lambda task, split, answers: benchmarks._write_submission(tmp_path, task, "out", split, answers) or (tmp_path / "out.tsv").read_text().splitlines()[1:]
+    assert written("rte", data, [0, 1, 1, 0, 0]) == ["0\tentailment", "1\tnot_entailment", "2\tnot_entailment", "3\tentailment", "4\tentailment"]
+    caplog.clear()
+    assert written("rte", cut, [1, 1, 0, 1]) == ["0\tnot_entailment", "1\tnot_entailment", "2\tnot_entailment", "3\tentailment", "4\tnot_entailment"]
+    assert "out.tsv: the test file has no row 2: answered by the most frequent label, since the site takes whole files only; get the file again" in caplog.text
+    assert written("stsb", cut, [1.0, 2.0, 3.0, 4.0]) == ["0\t1.000", "1\t2.000", "2\t2.500", "3\t3.000", "4\t4.000"]
+    for ids in ([0, 0, 1, 2], [10**9, 7, 8, 9]):
+        caplog.clear()
+        assert [line.split("\t")[0] for line in written("rte", cut.remove_columns("idx").add_column("idx", ids), [1, 1, 0, 1])] == list("0123")
+        assert "the test rows' ids are no places from 0, so the answers are numbered in the order of the rows" in caplog.text

@@ -6,7 +6,7 @@
 __all__ = ['COMMANDS', 'described', 'readable', 'Option', 'options_of', 'Command', 'resolve', 'command_options', 'call', 'plain',
            'show', 'build_command', 'versions', 'application', 'is_users', 'message', 'execute', 'Filling', 'fill_mask',
            'Generation', 'generate', 'make_corpus', 'make_tokenizer', 'open_tokenizer', 'check_pretraining',
-           'check_tokenizer', 'verify_folder', 'check_cloze', 'predict_rows', 'chat', 'main']
+           'check_tokenizer', 'verify_folder', 'check_cloze', 'predict_rows', 'Turn', 'chat', 'main']
 
 # %% ../nbs/20_cli.ipynb #48ad828e
 import contextlib
@@ -262,6 +262,8 @@ class Command:
         Names of parameters that the command line does not offer.
     stream : str or None
         Name of the parameter that takes a function for each new piece of text; the pieces are shown as they come, but for `--json`.
+    shared : bool
+        Whether several processes, as torchrun starts them, do the work together; any other command is for one process.
     """
 
     target: object
@@ -274,6 +276,7 @@ class Command:
     rest: object = None
     hidden: tuple = ()
     stream: typing.Optional[str] = None
+    shared: bool = False
 
 
 def resolve(target):
@@ -395,17 +398,27 @@ def show(result, as_json=False):
     Parameters
     ----------
     result : object
-        What a command returned; None writes nothing.
+        What a command returned; None writes nothing, an iterator a line for each result as it comes.
     as_json : bool
         Write JSON in place of the result's own representation.
     """
-    if result is not None:
+    if isinstance(result, abc.Iterator):
+        for one in result:
+            typer.echo(json.dumps(plain(one), ensure_ascii=False) if as_json else str(one))
+    elif result is not None:
         typer.echo(json.dumps(plain(result), indent=2, ensure_ascii=False) if as_json else str(result))
 
 
 def _rank():
     "The number of this process under torchrun or accelerate, 0 when there is one process."
     return int(os.environ.get("RANK", "0"))
+
+
+def _check_processes(name, command):
+    "Refuse to do in each of several processes what is for one: they would write the same files at the same time."
+    count = os.environ.get("WORLD_SIZE", "1")
+    if not command.shared and count not in ("", "0", "1"):
+        raise _Usage(f"{name} is for one process, and {count} were started (WORLD_SIZE={count}): start it without torchrun or accelerate, which are for pretrain and finetune")
 
 # %% ../nbs/20_cli.ipynb #798088ae
 def _saved(folder, since):
@@ -486,6 +499,7 @@ def build_command(name, command):
     options = command_options(command)
 
     def run(json, debug, **given):
+        _check_processes(name, command)
         _carry_out(command, options, {key: value for key, value in given.items() if value not in (None, [], ())}, json)
 
     parameters = [_parameter(option, option.name in command.arguments) for option in options.values()]
@@ -758,9 +772,10 @@ def fill_mask(model, text, top=5, device="auto"):
     Raises
     ------
     ValueError
-        If the text has no gap, is longer than the model, if the model is not a masked one or damaged, or its tokenizer has no mask token.
+        If the text has no gap, is longer than the model or not UTF-8, if the model is not a masked one or damaged, or its tokenizer has no mask token.
     """
     import torch
+    _check_letters("text", text)
     network, tokenizer = _open(model, "masked", device)
     if tokenizer.mask_token is None:
         raise ValueError(f"the tokenizer of {str(model)!r} has no mask token, so no gap can be shown to the model: give a folder whose tokenizer has one, set with tokenizer.mask_token = …")
@@ -844,7 +859,7 @@ def generate(model, prompt, max_new_tokens=50, temperature=1.0, top_k=None, top_
     Raises
     ------
     ValueError
-        If the model is not a causal one, the prompt does not fit into it, or a sampling parameter or the seed is out of range.
+        If the model is not a causal one, the prompt does not fit into it or is not UTF-8, or a sampling parameter or the seed is out of range.
     """
     import torch
 
@@ -853,6 +868,7 @@ def generate(model, prompt, max_new_tokens=50, temperature=1.0, top_k=None, top_
         raise ValueError(f"max_new_tokens={max_new_tokens} must be 1 or more")
     _check_seed(seed)
     check_sampling(temperature, top_k, top_p)
+    _check_letters("prompt", prompt)
     network, tokenizer = _open(model, "causal", device)
     separator = getattr(network.config, "prompt_separator", None) or ""
     ids = torch.tensor([_prompt_ids(prompt + separator, max_new_tokens, network, tokenizer)], device=network.device)
@@ -867,6 +883,12 @@ def generate(model, prompt, max_new_tokens=50, temperature=1.0, top_k=None, top_
     return Generation(prompt, shown(out[0].tolist()), len(new) - ended, ended)
 
 # %% ../nbs/20_cli.ipynb #9abb84a5
+def _check_letters(name, text):
+    "Refuse a text with bytes that the locale cannot read, which Python keeps as halves of pairs of surrogates."
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError(f"{name} {text!r} is not UTF-8: type it again, or take it from a file that is saved as UTF-8")
+
+
 def _ends(config):
     "The ids that end a text."
     ids = config.eos_token_id
@@ -1086,10 +1108,10 @@ COMMANDS = {
                          loaders=_CORPUS, loaded=("text_column",), check="lmnotes.cli:check_tokenizer", rest="lmnotes.tokenization:train_tokenizer"),
     "pretrain": Command("lmnotes.pretraining:pretrain", "Pretrain a language model from a corpus and a tokenizer.",
                         ("lmnotes pretrain docstrings runs/tokenizer --minutes 2", "lmnotes pretrain book.txt runs/bpe --model gpt-mini --output-dir runs/gpt"),
-                        loaders={"tokenizer": "lmnotes.cli:open_tokenizer", **_CORPUS}, check="lmnotes.cli:check_pretraining", rest="lmnotes.pretraining:PretrainingOptions", hidden=("options",)),
+                        loaders={"tokenizer": "lmnotes.cli:open_tokenizer", **_CORPUS}, check="lmnotes.cli:check_pretraining", rest="lmnotes.pretraining:PretrainingOptions", hidden=("options",), shared=True),
     "finetune": Command("lmnotes.finetuning:finetune", "Fine-tune a pretrained folder for a task, and score it.",
                         ("lmnotes finetune runs/pretrained --train-examples 1000", "lmnotes finetune runs/pretrained reviews.csv --output-dir runs/reviews --best"),
-                        arguments=("data",), rest="lmnotes.finetuning:FinetuningOptions", hidden=("options",)),
+                        arguments=("data",), rest="lmnotes.finetuning:FinetuningOptions", hidden=("options",), shared=True),
     "perplexity": Command("lmnotes.perplexity:perplexity", "Measure perplexity, or pseudo-perplexity, on texts.",
                           ("lmnotes perplexity runs/pretrained book.txt", "lmnotes perplexity runs/gpt docstrings --max-texts 100")),
     "fill-mask": Command(
@@ -1213,6 +1235,32 @@ def predict_rows(model, file, output=None, text_column=None, overwrite=False, pr
     return None if output is None else report
 
 
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """A question to `lmnotes chat`, with its answer.
+
+    Attributes
+    ----------
+    question : str
+        What was asked.
+    answer : str
+        A stretch of the document; empty where the model says that there is none.
+    start, end : int
+        Its characters in the document, the end exclusive.
+    confidence : float
+        Its share among the candidates: no probability of being right.
+    """
+
+    question: str
+    answer: str
+    start: int
+    end: int
+    confidence: float
+
+    def __repr__(self):
+        return f"{self.answer or 'no answer'}  ({self.confidence:.2f})"
+
+
 def chat(model, document, history_tokens=64, device="auto"):
     """Answer questions about a document, line by line, with the earlier ones in mind; an empty line ends.
 
@@ -1229,23 +1277,25 @@ def chat(model, document, history_tokens=64, device="auto"):
 
     Returns
     -------
-    None
-        The answers go to standard output, each with its confidence.
+    iterator of Turn
+        The answers, each as soon as its question was read from standard input.
 
     Raises
     ------
     FileNotFoundError
         If the document or the model is not there.
     ValueError
-        If the document is not UTF-8 or empty, or the model answers no questions.
+        If the document is not UTF-8 or empty, standard input is closed, or the model answers no questions.
     """
     from lmnotes.applications import PredictionOptions, converse
     from lmnotes.metrics import _read_utf8
     if not Path(document).is_file():
         raise FileNotFoundError(f"document {str(document)!r} is not there: name a text file")
     text = _read_utf8("document", Path(document))
-    for turn in converse(model, text, _asked(sys.stdin.isatty()), history_tokens, PredictionOptions(device=device)):
-        typer.echo(f"{turn.answer or 'no answer'}  ({turn.confidence:.2f})")
+    if sys.stdin is None:
+        raise ValueError("standard input is closed, and the questions are read from it: start chat in a terminal, or pipe in a line for each question")
+    turns = converse(model, text, _asked(sys.stdin.isatty()), history_tokens, PredictionOptions(device=device))
+    return (Turn(*(getattr(turn, field.name) for field in dataclasses.fields(Turn))) for turn in turns)
 
 
 def _asked(prompted):
@@ -1263,7 +1313,7 @@ COMMANDS |= {
     "predict": Command("lmnotes.cli:predict_rows", "Ask a fine-tuned model about every row of a file.",
                        ("lmnotes predict runs/finetuned reviews.csv --output answers.jsonl", "lmnotes predict runs/finetuned lines.txt"),
                        rest="lmnotes.applications:PredictionOptions"),
-    "chat": Command("lmnotes.cli:chat", "Answer questions about a document, in turns.", ("lmnotes chat runs/answers manual.txt",)),
+    "chat": Command("lmnotes.cli:chat", "Answer questions about a document, in turns.", ("lmnotes chat runs/answers manual.txt", "lmnotes chat runs/answers manual.txt --json")),
 }
 
 # %% ../nbs/20_cli.ipynb #64d4b8d1

@@ -1099,3 +1099,13 @@ def test_names_of_columns_are_no_inputs(classifier, wrong, kind):
 def test_mistakes_can_be_compared(classifier):
     one, two = (worst_errors(predict(classifier, ["bad soup", "good bread"]), ["praise", "praise"]) for _ in range(2))
     assert one == one and one != two and len({one, two}) == 2 and np.array_equal(one.confusion, two.confusion)
+
+
+def test_command_chat_writes_json_lines(answerer, tmp_path, capsys, monkeypatch):
+    save(*answerer, tmp_path / "model")
+    (tmp_path / "a.txt").write_text("the soup opens at five and closes at six .")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("when opens\nwho\n"))
+    assert cli.execute(cli.COMMANDS, ["chat", str(tmp_path / "model"), str(tmp_path / "a.txt"), "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    expected = converse(tmp_path / "model", (tmp_path / "a.txt").read_text(), ["when opens", "who"])
+    assert rows == [{"question": t.question, "answer": t.answer, "start": t.start, "end": t.end, "confidence": t.confidence} for t in expected]

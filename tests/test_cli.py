@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -772,3 +773,43 @@ def test_what_the_user_can_mend_is_named(tmp_path, monkeypatch, capsys, command,
     monkeypatch.chdir(tmp_path)
     assert execute(cli.COMMANDS, shlex.split(command)) == 2
     assert f"error: {says}" in capsys.readouterr().err
+
+
+def test_only_what_shares_its_work_runs_in_several_processes(call, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert [name for name, command in cli.COMMANDS.items() if command.shared] == ["pretrain", "finetune"]
+    for rank, says in (("0", "lmnotes: error: train is for one process, and 2 were started (WORLD_SIZE=2): start it without torchrun or accelerate, which are for pretrain and finetune (see lmnotes train --help)\n"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        assert execute(TABLE, ["train", "w.txt"]) == 2 and capsys.readouterr().err == says and not SEEN
+        assert execute(TABLE, ["train", "--help"]) == 0
+        assert execute({"train": dataclasses.replace(TABLE["train"], shared=True)}, ["train", "w.txt"]) == 0 and SEEN
+        SEEN.clear(), capsys.readouterr()
+    monkeypatch.setenv("WORLD_SIZE", "1"), monkeypatch.setenv("RANK", "0")
+    assert execute(TABLE, ["train", "w.txt"]) == 0
+
+
+@pytest.mark.parametrize("words", [["generate", "runs/nowhere", "\udcff\udcfe x"], ["fill-mask", "runs/nowhere", "\udcff [MASK]"]])
+def test_a_text_that_the_locale_cannot_read_is_refused(words, capsys):
+    assert execute(cli.COMMANDS, words) == 2
+    assert re.search(r"error: (prompt|text) '\\udcff.*' is not UTF-8: type it again, or take it from a file that is saved as UTF-8$", capsys.readouterr().err.strip())
+
+
+def test_chat_needs_standard_input(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.txt").write_text("the soup")
+    monkeypatch.setattr(sys, "stdin", None)                                    # as Python has it where it is closed
+    assert execute(cli.COMMANDS, ["chat", "runs/nowhere", str(tmp_path / "a.txt")]) == 2
+    assert "standard input is closed, and the questions are read from it" in capsys.readouterr().err
+
+
+def test_results_that_come_one_by_one_are_shown_line_by_line(capsys, monkeypatch):
+    turns = [cli.Turn("who ?", "n7", 3, 5, 0.25), cli.Turn("when ?", "", 0, 0, float("nan"))]
+    read = []
+
+    def come():
+        for turn in turns:
+            read.append(capsys.readouterr().out)
+            yield turn
+    cli.show(come())
+    assert read == ["", "n7  (0.25)\n"] and capsys.readouterr().out == "no answer  (nan)\n"
+    cli.show(come(), as_json=True)
+    assert json.loads(read[3]) == {"question": "who ?", "answer": "n7", "start": 3, "end": 5, "confidence": 0.25} and json.loads(capsys.readouterr().out)["confidence"] is None

@@ -17,7 +17,7 @@ import os
 import re
 import sys
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from itertools import chain
@@ -35,6 +35,7 @@ from .finetuning import _batches_for, _between, _blank, _encoded, _question_room
 from .generation import _check_many, _generated, _separator, _times_before, check_decoding, end_of_text, generation_features, generation_loss
 from .metrics import _number_of, chrf, token_f1
 from .metrics import spans as spans_of
+from .pretraining import _lock_path, _locked
 from .tasks import _as_text, _label_name, _list_in
 from .transformer import evaluating, position_limit
 
@@ -1054,9 +1055,6 @@ def _to_file(opened, file, output, run, options, text_column, overwrite, progres
 
 def _alone(output, begun=False):
     "While inside, no other process writes the output: a hidden file beside it is locked, which the system frees when the process dies, however it does. With `begun`, only where there is such a file."
-    from contextlib import ExitStack
-
-    from lmnotes.pretraining import _lock_path, _locked
     held = ExitStack()
     if begun and not _lock_path(output).exists():
         return held

@@ -17,7 +17,7 @@ import os
 import re
 import zipfile
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from html import escape
@@ -31,7 +31,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, get_data
 from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedModel
 
-from .checkpoints import info, load, task_of
+from .checkpoints import _check_other_folder, info, load, model_tokenizer, task_of
 from .corpora import _check_encoding, _write_whole, check_output_dir
 from .finetuning import FinetuningOptions, finetune, predict_logits, predicted_labels
 from .generation import _check_many
@@ -1247,7 +1247,6 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
     OSError
         If the folder cannot be written; finished tasks stay.
     """
-    from lmnotes.checkpoints import _check_other_folder
     options = replace(options or FinetuningOptions(), **changes).check()
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"model {type(model).__name__} must be the path of a folder or a hub name")
@@ -1259,7 +1258,8 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
         _check_task(task, data[task])
     resolve_device(options.device)
     identity = _identity(model, options, data_dir, wnli_majority)
-    begun = _claim(output_dir, identity, options.overwrite)
+    with _named_disk(output_dir):
+        begun = _claim(output_dir, identity, options.overwrite)
     if begun:
         _check_same_rows(output_dir, data)
     shorter, learned = replace(options, overwrite=False), [t for t in tasks if t != "ax"]
@@ -1279,18 +1279,15 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
         return _summary(model, output_dir, shorter)
 
 
-class _named_disk:
+@contextmanager
+def _named_disk(output_dir):
     "While inside, an error of writing that names no file (a full disk, say) names the folder of the run."
-
-    def __init__(self, output_dir):
-        self.output_dir = output_dir
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, _):
-        if isinstance(error, OSError) and error.strerror and not error.filename:
-            raise OSError(error.errno, f"{error.strerror}: output_dir {str(self.output_dir)!r} cannot be written; finished tasks stay, and the same call goes on from there") from error
+    try:
+        yield
+    except OSError as error:
+        if error.filename or not error.strerror:
+            raise
+        raise OSError(error.errno, f"{error.strerror}: output_dir {str(output_dir)!r} cannot be written; finished tasks stay, and the same call goes on from there") from error
 
 
 def _chosen(tasks, data_dir):
@@ -1321,7 +1318,6 @@ def _check_task(task, data):
 
 def _check_model(model):
     "Refuse a model that is not whole, cannot be had, or whose configuration cannot be read, before anything long is read or changed."
-    from lmnotes.checkpoints import model_tokenizer
     model_tokenizer(model)
     try:
         AutoConfig.from_pretrained(model)

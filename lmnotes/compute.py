@@ -22,7 +22,8 @@ import torch
 from scipy.optimize import minimize
 from transformers import AutoConfig, PretrainedConfig
 
-from .pretraining import _is_causal, _is_inside, peak_flops, resolve_device, use_bf16
+from .pretraining import _check_above_zero, _check_seed, _is_causal, _is_inside, peak_flops, resolve_device, use_bf16
+from .tokenization import _whole
 from .transformer import COUNTED, PRESETS, _GATED, _feed_forward, _on_meta, flops_per_token, model_config, parameter_count
 
 # %% ../nbs/12_compute.ipynb #56ea231c
@@ -752,7 +753,7 @@ class ScalingLaw:
     def band(self, parameters, tokens, level=0.9):
         "Lower and upper end of the loss over the resampled fits."
         rows = [ScalingLaw(*sample).loss(parameters, tokens) for sample in self._samples()]
-        return tuple(np.quantile(rows, ((1 - level) / 2, (1 + level) / 2), axis=0))
+        return tuple(np.quantile(rows, _ends_of(level), axis=0))
 
     def interval(self, name, level=0.9):
         "Lower and upper end of a coefficient (`E`, `A`, `B`, `alpha` or `beta`) over the resampled fits."
@@ -760,7 +761,7 @@ class ScalingLaw:
         if name not in names:
             raise ValueError(f"name {name!r} is no coefficient: there are {', '.join(names)}")
         column = self._samples()[:, names.index(name)]
-        return tuple(float(q) for q in np.quantile(column, ((1 - level) / 2, (1 + level) / 2)))
+        return tuple(float(q) for q in np.quantile(column, _ends_of(level)))
 
     def best(self, flops):
         "Parameters and tokens of the lowest loss for a budget of operations, 6 for each parameter and token (Hoffmann et al. 2022, equation 4)."
@@ -769,9 +770,16 @@ class ScalingLaw:
         return parameters, np.asarray(flops, float) / 6 / parameters
 
     def _samples(self):
-        if self.samples is None:
+        if np.ndim(self.samples) != 2 or not len(self.samples):
             raise ValueError("this law has no resampled fits: make it with fit_scaling_law(..., resamples=100)")
-        return self.samples
+        return np.asarray(self.samples)
+
+
+def _ends_of(level):
+    "The two quantiles between which that share of the fits lies."
+    if isinstance(level, str) or not 0 < level < 1:
+        raise ValueError(f"level {level!r} must lie between 0 and 1, as 0.9")
+    return (1 - level) / 2, (1 + level) / 2
 
 
 HOFFMANN = ScalingLaw(1.69, 406.4, 410.7, 0.34, 0.28)                # Hoffmann et al. 2022, section D.3, as printed
@@ -800,8 +808,11 @@ def fit_scaling_law(parameters, tokens, losses, resamples=100, delta=1e-3, seed=
     Raises
     ------
     ValueError
-        If there are fewer than 6 runs, 3 sizes or 3 lengths, or a number is not positive.
+        If there are fewer than 6 runs, 3 sizes or 3 lengths, a number is not positive, or `resamples`, `delta` or `seed` cannot be.
     """
+    resamples = _whole("resamples", resamples, 0)
+    _check_above_zero("delta", delta, finite=True)
+    _check_seed(seed)
     n, d, y = (np.asarray(values, dtype=float) for values in (parameters, tokens, losses))
     if not (n.ndim == 1 and n.shape == d.shape == y.shape and len(n) >= 6):
         raise ValueError(f"parameters, tokens and losses have the shapes {n.shape}, {d.shape}, {y.shape}: give three rows of one length, 6 runs at least")

@@ -122,13 +122,19 @@ def _read_modules(batch):
     return rows
 
 
+def _check_list(name, values, what):
+    "Refuse what Python walks through by letters, or by the names of columns."
+    if isinstance(values, (str, bytes, Mapping)) or hasattr(values, "columns") or not isinstance(values, Iterable):
+        raise TypeError(f"{name} is a {type(values).__name__}: give a list, [{what}] for a single {what}, table['{what}'].tolist() for a table")
+
+
 def harvest(packages, num_proc=None):
     """Docstrings of installed packages, one row each.
 
     Parameters
     ----------
-    packages : sequence of str
-        Names as in `PACKAGES`; `stdlib` is the standard library. Each must be installed.
+    packages : str or iterable of str
+        Names as in `PACKAGES`, or one; `stdlib` is the standard library. Each must be installed.
     num_proc : int, optional
         Processes; by default as many as there are cores, at most 8.
 
@@ -141,7 +147,12 @@ def harvest(packages, num_proc=None):
     ------
     ValueError
         If a package is not installed.
+    TypeError
+        If `packages` is no list of names.
     """
+    packages = [packages] if isinstance(packages, str) else packages
+    _check_list("packages", packages, "package")
+    packages = list(packages)
     if absent := [p for p in packages if not _package_folder(p)]:
         raise ValueError(f"docstrings of {', '.join(absent)} cannot be read: not installed")
     found = [(path, package, module) for package in packages for path, module in _modules_of(package)]
@@ -153,6 +164,19 @@ def harvest(packages, num_proc=None):
     return rows.select(np.lexsort([np.array(rows[key], dtype=object).astype(str) for key in ("name", "module", "package")]))
 
 # %% ../nbs/02_corpora.ipynb #b5503ed0
+def _each_text(texts):
+    "Texts one by one: what is no list of them is refused at once, and what is no text when its turn comes."
+    _check_list("texts", texts, "text")
+    return itertools.starmap(_only_text, enumerate(texts))
+
+
+def _only_text(number, text):
+    "A text; anything else is refused."
+    if not isinstance(text, str):
+        raise TypeError(f"texts: item {number} is of type {type(text).__name__}, no text: give texts, data['text'] of a data set, or leave the item out")
+    return text
+
+
 def exact_duplicates(texts):
     """Which texts repeat an earlier one, case and white space aside.
 
@@ -165,9 +189,14 @@ def exact_duplicates(texts):
     -------
     numpy.ndarray of bool, shape (documents,)
         True where a text equals an earlier one.
+
+    Raises
+    ------
+    TypeError
+        If `texts` is no list of texts.
     """
     seen, repeats = set(), []
-    for text in texts:
+    for text in _each_text(texts):
         key = hashlib.blake2b(" ".join(text.lower().split()).encode("utf-8", "replace"), digest_size=16).digest()
         repeats.append(key in seen)
         seen.add(key)
@@ -191,9 +220,14 @@ def minhash(texts):
     -------
     numpy.ndarray of uint64, shape (documents, 64)
         The share of equal places of two rows estimates the Jaccard similarity of their shingles (Broder 1997).
+
+    Raises
+    ------
+    TypeError
+        If `texts` is no list of texts.
     """
     codes = _Codes()
-    return np.concatenate([np.zeros((0, _RANKINGS), np.uint64), *(_signatures(part, codes) for part in _portions(texts, _PART))])
+    return np.concatenate([np.zeros((0, _RANKINGS), np.uint64), *(_signatures(part, codes) for part in _portions(_each_text(texts), _PART))])
 
 
 def _portions(texts, size):
@@ -272,6 +306,8 @@ def near_duplicates(texts, threshold=0.8, fixed=0):
     ------
     ValueError
         If `threshold` is no similarity above 0.
+    TypeError
+        If `texts` is no list of texts.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold {threshold} must lie above 0 and up to 1, for example 0.8")
@@ -318,7 +354,10 @@ def held_out(groups, fraction, seed=0):
     ------
     ValueError
         If `fraction` is no share.
+    TypeError
+        If `groups` is no list of names.
     """
+    _check_list("groups", groups, "module")
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction {fraction} must lie between 0 and 1, for example 0.05")
     names = sorted(set(groups), key=lambda g: hashlib.blake2b(f"{seed}:{g}".encode(), digest_size=8).digest())
@@ -1043,16 +1082,30 @@ def corpus_report(corpus):
     ------
     TypeError
         If the corpus is a stream, or no `DatasetDict`.
+    ValueError
+        If it has no split, or a split no text in a column `text`.
     """
     if isinstance(corpus, (IterableDataset, IterableDatasetDict)) or isinstance(corpus, DatasetDict) and any(isinstance(d, IterableDataset) for d in corpus.values()):
         raise TypeError("corpus is a stream and cannot be counted: load it with streaming=False")
     if not isinstance(corpus, DatasetDict):
         raise TypeError(f"corpus is a {type(corpus).__name__}: give what load_corpus returns, or DatasetDict(train=...)")
+    if not corpus:
+        raise ValueError("corpus has no split: give what load_corpus returns, or DatasetDict(train=...)")
+    columns = {split: _arrow_texts(split, data) for split, data in corpus.items()}
     try:
         facts = json.loads(next(iter(corpus.values())).info.description)
     except ValueError:
         facts = {}
-    columns = {split: data.with_format("arrow")[:]["text"] for split, data in corpus.items()}
     return CorpusReport(facts.get("source", "in memory"), {s: len(d) for s, d in corpus.items()},
                         {s: pc.sum(pc.utf8_length(c)).as_py() or 0 for s, c in columns.items()},
                         {s: pc.sum(pc.binary_length(c)).as_py() or 0 for s, c in columns.items()}, facts.get("duplicates_removed", {}))
+
+
+def _arrow_texts(split, data):
+    "The texts of a split as Arrow holds them; without any, its column has no type of its own."
+    if "text" not in data.column_names:
+        raise ValueError(f"corpus: the split {split!r} has no column 'text', but {', '.join(data.column_names) or 'none'}: name the one with the text, load_corpus(corpus, text_column=…)")
+    kind, column = getattr(data.features["text"], "dtype", "lists"), data.with_format("arrow")[:]["text"]
+    if kind not in ("string", "large_string", "null"):
+        raise ValueError(f"corpus: the column 'text' of the split {split!r} holds {kind}, not text: name a column of strings, load_corpus(corpus, text_column=…)")
+    return column.cast("string") if kind == "null" else column

@@ -38,6 +38,13 @@ def _paired(predictions, references):
     return given
 
 
+def _length(references):
+    "Number of references; what has none is refused."
+    if not hasattr(references, "__len__"):
+        raise TypeError(f"references is a {type(references).__name__}: give a list with one element for each example")
+    return len(references)
+
+
 def _number_of(count, noun, one="", more=""):
     "A count with its noun, and what follows it, for a message: `1 row is`, `2,000 rows are`."
     return f"{count:,} {noun}{'' if count == 1 else 's'} {one if count == 1 else more}".rstrip()
@@ -855,6 +862,11 @@ def _draws(size, confidence, samples, seed):
     return (generator.integers(0, size, size) for _ in range(samples))
 
 
+def _listed(options):
+    "Options that can be read more than once: iterators as lists."
+    return {name: list(value) if hasattr(value, "__next__") else value for name, value in options.items()}
+
+
 def _measure_of(metric, predictions, references, options):
     "A metric as a function of chosen examples: prepared once where it is of this page, called anew on each choice where not."
     prepared = {accuracy: _accuracy, precision_recall_f1: _precision_recall_f1, matthews_correlation: _matthews_correlation, pearson: _pearson,
@@ -898,10 +910,8 @@ def bootstrap_interval(metric, predictions, references, *, confidence=0.95, samp
     ValueError
         If the metric refuses the input, or confidence or samples cannot be.
     """
-    if not hasattr(references, "__len__"):
-        raise TypeError(f"references is a {type(references).__name__}: give a list with one element for each example")
-    draws = _draws(len(references), confidence, samples, seed)
-    measure = _measure_of(metric, predictions, references, options)
+    draws = _draws(_length(references), confidence, samples, seed)
+    measure = _measure_of(metric, predictions, references, _listed(options))
     return _quantiles([measure(chosen) for chosen in draws], confidence)
 
 # %% ../nbs/08_metrics.ipynb #7d36591b
@@ -1079,6 +1089,7 @@ def score(task_type, predictions, references, *, labels=None, probabilities=None
     other = [name for name, value in given.items() if value is not None and name not in takes]
     if other:
         raise ValueError(f"{other[0]} is not for task_type {task_type!r}: leave it out")
+    given["labels"] = None if labels is None else _in_order(labels)
     _check_whole("samples", samples)
     if samples < 0:
         raise ValueError(f"samples {samples} must be 0 (no intervals) or more")
@@ -1273,7 +1284,7 @@ def paired_bootstrap(metric, predictions_a, predictions_b, references, *, confid
     ValueError
         If the metric refuses the input, or confidence or samples cannot be.
     """
-    draws = _draws(len(references), confidence, samples, seed)
+    draws, options = _draws(_length(references), confidence, samples, seed), _listed(options)
     a, b = (_measure_of(metric, predictions, references, options) for predictions in (predictions_a, predictions_b))
     drawn = [(a(chosen), b(chosen)) for chosen in draws]
     return _differences(a(_ALL), b(_ALL), drawn, confidence)

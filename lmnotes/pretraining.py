@@ -58,7 +58,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .corpora import _portions, _text_of, cache_folder, check_output_dir, write_aside
-from .tokenization import WordMemory
+from .tokenization import WordMemory, _check_collection, _string
 from .transformer import PRESETS, _fast_dropout, flops_per_token, fused_gelu, model_config, position_limit
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def _token_ids(texts, tokenizer, counts, pair=None):
     "Arrays of token ids of portions of text, end to end; `counts` takes what was read and what was lost."
     memory = WordMemory(tokenizer)
     end = [] if pair or memory.before or memory.after or tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    for batch in _portions(texts, PORTION):
+    for batch in _portions(map(_string, texts), PORTION):
         rows = [ids + end for ids in memory(batch, add_special_tokens=pair is None)]
         counts["documents"] += len(batch)
         counts["bytes"] += sum(len(text.encode("utf-8", "surrogatepass")) for text in batch)
@@ -102,9 +102,10 @@ def pack(texts, tokenizer, block_size):
     Raises
     ------
     ValueError
-        If the text does not fill one block, or `block_size` is no whole number above 0.
+        If the text does not fill one block, `block_size` is no whole number above 0, or `texts` is a single string or a table, or holds what is no string.
     """
     _check_block_size(block_size)
+    _check_collection(texts)
     ids = np.concatenate([np.zeros(0, np.int32), *_token_ids(texts, tokenizer, _counts())])
     if len(ids) < block_size:
         raise ValueError(f"the corpus has {len(ids)} tokens, too few for one block of block_size {block_size}: give more text or a smaller block")
@@ -150,13 +151,14 @@ def write_blocks(texts, tokenizer, block_size, path, limit=None, pairs=False):
     Raises
     ------
     ValueError
-        If `block_size` is no whole number above 0, or a block is too short for two segments.
+        If `block_size` is no whole number above 0, a block is too short for two segments, or `texts` is a single string or a table, or holds what is no string.
     """
     _check_block_size(block_size)
+    _check_collection(texts)
     if pairs and _pair_width(block_size) < 2:
         raise ValueError(f"block_size {block_size} holds no two segments beside three special tokens: take at least 5")
     path, counts, digest = Path(path), _counts(), hashlib.sha256()
-    width = _pair_width(block_size) if pairs else block_size
+    width = int(_pair_width(block_size) if pairs else block_size)
     folder = path.parent if path.suffix == ".arrow" else path
     folder.mkdir(parents=True, exist_ok=True)
     kind = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
@@ -393,12 +395,16 @@ class Batches:
     Raises
     ------
     ValueError
-        If `rate` or `rate_end` is no share.
+        If `rate` or `rate_end` is no share, there is no block, or masks are wanted of a tokenizer that has no mask token.
     """
 
     def __init__(self, blocks, tokenizer, causal, rate, seed, length, rate_end=None, masking="tokens", documents=False, pairs=False, progress=None):
         _check_rate("rate", rate)
         _check_rate("rate_end", rate if rate_end is None else rate_end)
+        if not len(blocks):
+            raise ValueError("blocks is empty: pack more text or shorter blocks")
+        if not causal and tokenizer.mask_token_id is None:
+            raise ValueError("tokenizer has no mask token, and causal is False: pass causal=True, or a tokenizer with one, such as train_tokenizer's wordpiece")
         self.blocks, self.causal, self.rate, self.seed, self.length = blocks, causal, rate, seed, length
         self.rate_end, self.masking, self.documents, self.pairs, self.progress = rate_end, masking, documents, pairs, progress
         self.mask_id, self.vocab_size, self.tokenizer = tokenizer.mask_token_id, len(tokenizer), tokenizer
@@ -410,6 +416,9 @@ class Batches:
 
     def __len__(self):
         return self.length
+
+    def __iter__(self):
+        return map(self.__getitem__, range(len(self)))               # positions behind the run have rows, too, so that Python alone would not end
 
     def rate_at(self, position):
         "Share of masked tokens at a position of the run."
@@ -1228,6 +1237,7 @@ def learning_rate_factor(progress, warmup=0.05, schedule="linear", decay=0.2):
     if schedule not in _KNOWN["schedule"]:
         raise ValueError(f"schedule {schedule!r} is not known: {', '.join(_KNOWN['schedule'])}")
     _check_falls(warmup, decay)
+    _check_each(("progress", progress, 0 <= progress <= 1, "a share of the budget, from 0 to 1"))
     if progress < warmup:
         return progress / warmup
     left = min(1.0, max(0.0, (1 - progress) / (1 - warmup)))

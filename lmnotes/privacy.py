@@ -50,7 +50,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from .checkpoints import save
-from .corpora import _decoder_of, check_output_dir, write_aside
+from .corpora import _decoder_of, _each_text, check_output_dir, write_aside
 from .generation import only_said
 from .perplexity import _beginning, _opened, perplexity
 from .pretraining import resolve_device
@@ -234,8 +234,10 @@ def sentence_log_likelihoods(model, tokenizer, texts, batch_numbers=2**24):
     ------
     ValueError
         If a text is longer than the model's positions.
+    TypeError
+        If `texts` is no list of texts.
     """
-    start, texts = _beginning(tokenizer), list(texts)
+    start, texts = _beginning(tokenizer), list(_each_text(texts))
     rows = [start + ids for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
     limit = position_limit(model)
     for text, row in zip(texts, rows):
@@ -315,7 +317,7 @@ def exposure(model, tokenizer, canaries, *, exact_limit=10_000, samples=1_000, s
         If a canary is longer than the model's positions, its secret has characters outside its alphabet, `samples` is below 10, or the
         model is not a causal one.
     """
-    _check_canaries(model, tokenizer, canaries)
+    canaries = _check_canaries(model, tokenizer, canaries)
     if not isinstance(samples, Integral) or samples < 10:
         raise ValueError(f"samples {samples!r} are too few to fit a distribution to: draw at least 10, better 1,000")
     was, draw = model.training, np.random.default_rng(seed)
@@ -327,12 +329,14 @@ def exposure(model, tokenizer, canaries, *, exact_limit=10_000, samples=1_000, s
 
 # %% ../nbs/13_privacy.ipynb #0160d287
 def _check_canaries(model, tokenizer, canaries):
-    "Refuse a model that cannot be asked, and canaries that it cannot read or that are none."
+    "Canaries as a list; a model that cannot be asked is refused, and canaries that it cannot read or that are none."
     _check_causal(model)
+    canaries = list(canaries)
     for canary in canaries:
         if not canary.secret or set(canary.secret) - set(canary.alphabet):
             raise ValueError(f"the secret {canary.secret!r} is not made of its alphabet {canary.alphabet!r}: give Canary(..., alphabet=...) the characters that secrets consist of")
         _check_length(canary, tokenizer, model.config.max_position_embeddings)
+    return canaries
 
 
 def _check_causal(model):
@@ -417,7 +421,7 @@ def extract(model, tokenizer, canaries, *, samples=100, temperature=1.0, seed=0)
         If a canary is longer than the model's positions, its secret has characters outside its alphabet, no token stands before its
         secret, or the model is not a causal one.
     """
-    _check_canaries(model, tokenizer, canaries)
+    canaries = _check_canaries(model, tokenizer, canaries)
     with evaluating(model):
         return [_extract(model, tokenizer, canary, samples, temperature, seed) for canary in canaries]
 
@@ -442,7 +446,7 @@ def _extract(model, tokenizer, canary, samples, temperature, seed):
     return Extraction(canary, written(do_sample=False)[0], sum(text.startswith(canary.secret) for text in drawn), samples)
 
 # %% ../nbs/13_privacy.ipynb #ef56da90
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MembershipResult:
     """How well an attack tells training texts from others.
 
@@ -807,7 +811,7 @@ def find_personal_data(text, kinds=KINDS, regions=REGIONS, model=None):
     ValueError
         If a kind or region is not known, or the model is no token classifier.
     """
-    _check_kinds(kinds, regions)
+    kinds, regions = _check_kinds(kinds, regions)
     return _find(text, kinds, regions, _name_finder(model) if "name" in kinds else None)
 
 
@@ -825,15 +829,17 @@ def _find(text, kinds, regions, named):
 
 
 def _check_kinds(kinds, regions):
-    "Refuse kinds and regions that do not exist."
-    for kind in [kinds] if isinstance(kinds, str) else kinds:
+    "Kinds and regions as tuples, which can be asked again for each text; what does not exist is refused."
+    chosen, regions = (kinds,) if isinstance(kinds, str) else tuple(kinds), tuple(regions)
+    for kind in chosen:
         if kind not in KINDS:
             raise ValueError(f"kind {kind!r} is not known: there are {', '.join(KINDS)}")
-    if isinstance(kinds, str) or not kinds:
+    if isinstance(kinds, str) or not chosen:
         raise ValueError(f"kinds {kinds!r} must be a list with at least one of {', '.join(KINDS)}")
     for region in regions:
         if region not in phonenumbers.SUPPORTED_REGIONS:
             raise ValueError(f"region {region!r} is not known: give two capital letters such as {', '.join(REGIONS)}")
+    return chosen, regions
 
 # %% ../nbs/13_privacy.ipynb #47a47d85
 def _name_finder(model):
@@ -941,16 +947,15 @@ def scrub(texts, *, kinds=KINDS, regions=REGIONS, pseudonyms=False, key=None, mo
     ValueError
         If a kind or region is not known, a key is given without pseudonyms, or the model is no token classifier.
     TypeError
-        If one of the texts is no text.
+        If `texts` is neither a text nor a list of texts.
     """
-    _check_kinds(kinds, regions)
+    kinds, regions = _check_kinds(kinds, regions)
     if key is not None and not pseudonyms:
         raise ValueError("key is given and pseudonyms are not asked for: set pseudonyms=True (--pseudonyms), or leave the key out")
+    texts = _each_text([texts] if isinstance(texts, str) else texts)
     named, replacement, counts = _name_finder(model) if "name" in kinds else None, _replacer(pseudonyms, key), Counter()
     clean, touched = [], 0
-    for text in [texts] if isinstance(texts, str) else texts:
-        if not isinstance(text, str):
-            raise TypeError(f"texts hold a {type(text).__name__}: give texts only")
+    for text in texts:
         findings = _find(text, kinds, regions, named)
         counts.update(f.kind for f in findings)
         touched += bool(findings)
@@ -1434,7 +1439,7 @@ def scrub_corpus(source, output_dir="runs/scrubbed", *, kinds=KINDS, regions=REG
     ValueError
         If a file has another format or encoding, what separates the cells of a CSV cannot be told, or a kind or an encoding is not known.
     """
-    _check_kinds(kinds, regions)
+    kinds, regions = _check_kinds(kinds, regions)
     if key is not None and not pseudonyms:
         raise ValueError("key is given and pseudonyms are not asked for: set pseudonyms=True (--pseudonyms), or leave the key out")
     _decoder_of(encoding)                            # raises where Python knows none

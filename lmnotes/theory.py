@@ -75,9 +75,14 @@ def _pair(p, q):
     return p, q
 
 
+def _array(values):
+    "Numbers as an array of float64; of a tensor, whatever its type, without its gradient."
+    return np.asarray(values.detach().cpu().double() if hasattr(values, "detach") else values, dtype=np.float64)
+
+
 def _distribution(p, name):
     "The array of `p`, after checking that each row is a distribution."
-    p = np.asarray(p, dtype=np.float64)
+    p = _array(p)
     if not p.size or p.ndim == 0 or (p < 0).any() or not np.allclose(p.sum(-1), 1, atol=1e-6):
         raise ValueError(f"{name} is no distribution: its sums are {p.sum(-1) if p.ndim else p}; probabilities are at least 0 and sum to 1")
     return p
@@ -134,7 +139,7 @@ def perplexity(log_probs):
 
 def _checked(log_probs):
     "Log-probabilities as a flat array; refuses none at all, NaN, and what is above 0 by more than rounding."
-    log_probs = np.asarray(log_probs, dtype=np.float64).ravel()
+    log_probs = _array(log_probs).ravel()
     if not log_probs.size:
         raise ValueError("log_probs is empty: the perplexity of no token is not defined; pass at least one")
     wrong = log_probs[~(log_probs <= 1e-6)]
@@ -169,7 +174,7 @@ def bits_per_byte(log_probs, n_bytes):
     return float(-_checked(log_probs).sum() / np.log(2) / n_bytes + 0.0)
 
 # %% ../nbs/01_theory.ipynb #3c5bbdac
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NGramTable:
     "The distinct n-grams of one order, sorted; `m` of them."
     keys: np.ndarray    # (m,) int64: index of the first n-1 tokens in the table below, times the base, plus the last token
@@ -220,7 +225,7 @@ def count_ngrams(ids, depth, order, n_ids, start_id=None):
     return tables
 
 # %% ../nbs/01_theory.ipynb #cb8747c8
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NGramWeights:
     "What one order adds: p = seen, for an n-gram that was counted; p = floor + backoff · (p of the order below), for another."
     seen: np.ndarray     # (m,) probability of each counted n-gram
@@ -824,6 +829,7 @@ class SyntheticLanguage:
         ValueError
             As in `states_of`.
         """
+        tokens = list(tokens)
         states, ids = self.states_of(tokens), np.array([self.ids[token] for token in tokens], dtype=np.int64)
         with np.errstate(divide="ignore"):
             return np.where(states >= 0, np.log(self.emission[states, ids]), -np.inf)
@@ -945,8 +951,14 @@ class SyntheticLanguage:
         -------
         numpy.ndarray, shape (batch, block, words)
             At position t the distribution of token t + 1; uniform after an impossible word.
+
+        Raises
+        ------
+        ValueError
+            If `ids` has another shape or no token, or holds what is no index into `words`.
         """
-        ids, states, rows = np.asarray(ids), np.zeros(len(ids), dtype=np.int64), []
+        ids = _word_ids(ids, len(self.words))
+        states, rows = np.zeros(len(ids), dtype=np.int64), []
         for column in ids.T:
             states = np.where(states >= 0, self.next_state[states, column], -1)
             rows.append(np.where(states[:, None] >= 0, self.emission[states], 1 / len(self.words)))
@@ -955,6 +967,17 @@ class SyntheticLanguage:
 
     def __repr__(self):
         return f"SyntheticLanguage({len(self.states)} states, {len(self.words)} words, perplexity {self.perplexity:.4f})"
+
+
+def _word_ids(ids, count):
+    "Ids of texts as an array, after checking that each is a word's."
+    ids = np.asarray(ids)
+    if ids.ndim != 2 or not ids.shape[1]:
+        raise ValueError(f"ids has the shape {ids.shape}: pass (batch, block), with one token at least; of one text ids[None]")
+    wrong = ids[(ids < 0) | (ids >= count)] if ids.dtype.kind in "iu" else ids.ravel()
+    if wrong.size:
+        raise ValueError(f"ids holds {wrong[0]}, which is no index into words, a whole number from 0 to {count - 1}: look words up in language.ids")
+    return ids
 
 
 def _check_order(order):

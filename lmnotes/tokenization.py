@@ -43,7 +43,7 @@ def well_formed(text):
     str
         The text itself if nothing is wrong with it.
     """
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 # %% ../nbs/03_tokenization.ipynb #aaa6399b
 _CHINESE = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B920, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F))
@@ -136,7 +136,22 @@ def unigram_words(text):
 
 # %% ../nbs/03_tokenization.ipynb #05b3217b
 def replace_pair(word, pair, new):
-    "A list of tokens with each occurrence of a pair, from the left, replaced by one token."
+    """Replace each occurrence of a pair, from the left, by one token.
+
+    Parameters
+    ----------
+    word : sequence
+        Tokens, as texts or numbers.
+    pair : tuple
+        Two tokens that stand side by side.
+    new : str or int
+        What stands in their place.
+
+    Returns
+    -------
+    list
+        The tokens of the word after it.
+    """
     out, i = [], 0
     while i < len(word):
         if i + 1 < len(word) and word[i] == pair[0] and word[i + 1] == pair[1]:
@@ -264,10 +279,15 @@ def _whole(name, value, least):
     return int(value)
 
 
-def _count(texts, parts_of, name="texts"):
-    "How often each part of the texts occurs; refuses what is no collection of strings, and texts without a part."
+def _check_collection(texts, name="texts"):
+    "Raise where a text, a table or a dictionary stands in the place of several texts: its letters or the names of its columns would be read."
     if isinstance(texts, (str, bytes, dict)) or hasattr(texts, "columns") or not hasattr(texts, "__iter__"):
         raise ValueError(f"{name} is a single {type(texts).__name__}: pass a list of strings, such as [text] or table['text']")
+
+
+def _count(texts, parts_of, name="texts"):
+    "How often each part of the texts occurs; refuses what is no collection of strings, and texts without a part."
+    _check_collection(texts, name)
     counts = Counter()
     for row, text in enumerate(texts):
         if not isinstance(text, str):
@@ -302,7 +322,8 @@ class BytePairEncoding:
     """
 
     def __init__(self, merges, vocabulary=None):
-        self.merges, self.ranks = list(merges), {pair: i for i, pair in enumerate(merges)}
+        self.merges = [tuple(pair) for pair in merges]                # JSON has lists for them
+        self.ranks = {pair: i for i, pair in enumerate(self.merges)}
         self.visible, self.cache = byte_characters(), {}
         self.byte = {c: b for b, c in self.visible.items()}
         tokens = dict.fromkeys(chain(sorted(self.byte), (left + right for left, right in self.merges)))
@@ -381,7 +402,7 @@ class BytePairEncoding:
 
 def _tokens_of(ids, tokens):
     "The tokens of numbers, after checking that each is in the vocabulary."
-    ids = list(ids)
+    ids = [i.item() if getattr(i, "ndim", None) == 0 else i for i in ids]        # a tensor's numbers are tensors
     unknown = [i for i in ids if i not in tokens]
     if unknown:
         raise ValueError(f"ids holds {unknown[0]}, which is not in the vocabulary of {len(tokens):,} tokens: decode with the tokenizer that encoded")
@@ -831,19 +852,20 @@ END_OF_TEXT = "<|endoftext|>"
 
 def _split_of(corpus, text_column):
     "What to read rows from: the train split of a dictionary, checked for its column, or the iterable itself."
-    if isinstance(corpus, (str, bytes)):
-        raise ValueError(f"corpus is a single string ({corpus[:30]!r}): pass a list of texts or what load_corpus returns")
-    if hasattr(corpus, "columns"):
-        raise ValueError(f"corpus is a {type(corpus).__name__}, which would give the names of its columns: pass corpus[{text_column!r}]")
+    name = "corpus"
     if isinstance(corpus, dict):
         if "train" not in corpus:
             raise ValueError(f"corpus has no 'train' split (it has {', '.join(map(str, corpus)) or 'none'}): pass the split to train on, such as corpus['…']")
-        corpus = corpus["train"]
+        corpus, name = corpus["train"], "corpus['train']"
+    if isinstance(corpus, (str, bytes)):
+        raise ValueError(f"{name} is a single string ({corpus[:30]!r}): pass a list of texts or what load_corpus returns")
+    if isinstance(corpus, dict) or hasattr(corpus, "columns"):
+        raise ValueError(f"{name} is a {type(corpus).__name__}, which would give the names of its columns: pass {name}[{text_column!r}]")
     columns = getattr(corpus, "column_names", None)
     if columns and text_column not in columns:
         raise ValueError(f"text_column {text_column!r} is not in the corpus: its columns are {', '.join(columns)}")
     if not hasattr(corpus, "__iter__"):
-        raise ValueError(f"corpus is a {type(corpus).__name__}: pass a DatasetDict, a Dataset or an iterable of strings")
+        raise ValueError(f"{name} is a {type(corpus).__name__}: pass a DatasetDict, a Dataset or an iterable of strings")
     return list(corpus) if hasattr(corpus, "__next__") else corpus            # an iterator can be read once, and we read twice
 
 
@@ -1102,11 +1124,15 @@ class TokenizerReports:
 # %% ../nbs/03_tokenization.ipynb #93cb9d12
 def _batches(texts, size=1000):
     texts = iter(texts)
-    while batch := list(islice(texts, size)):
-        wrong = next((text for text in batch if not isinstance(text, str)), "")
-        if wrong != "":
-            raise ValueError(f"texts holds {wrong!r} ({type(wrong).__name__}): pass strings")
+    while batch := list(map(_string, islice(texts, size))):
         yield batch
+
+
+def _string(text):
+    "A text, after checking that it is one."
+    if not isinstance(text, str):
+        raise ValueError(f"texts holds {text!r:.60} ({type(text).__name__}): pass strings")
+    return text
 
 
 def tokenizer_report(tokenizer, texts):
@@ -1127,12 +1153,11 @@ def tokenizer_report(tokenizer, texts):
     Raises
     ------
     ValueError
-        A single string in place of texts, no texts, or texts that are not strings.
+        A single string or a table in place of texts, no texts, or texts that are not strings.
     """
-    if isinstance(texts, str):
-        raise ValueError("texts is a single string: pass a list of texts")
     if isinstance(texts, dict):
         return TokenizerReports({name: tokenizer_report(tokenizer, group) for name, group in texts.items()})
+    _check_collection(texts)
     return _measure(tokenizer, texts)
 
 
@@ -1272,8 +1297,15 @@ class WordMemory:
         Returns
         -------
         list of list of int
-            For each text the ids that the tokenizer gives.
+            For each text the ids that the tokenizer gives; lone surrogates, which it does not take, become U+FFFD.
+
+        Raises
+        ------
+        ValueError
+            A single string or a table in place of texts, or texts that are not strings.
         """
+        _check_collection(texts)
+        texts = [well_formed(_string(text)) for text in texts]
         if not self.splits:
             return [e.ids for e in self.backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)]
         parts = [self._split(text) for text in texts]

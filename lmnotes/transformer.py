@@ -15,6 +15,7 @@ import platform
 import re
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -23,6 +24,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, GPT2Config, LlamaConfig, ModernBertConfig
 from transformers.activations import ACT2FN, GELUActivation, NewGELUActivation
+
+from .tokenization import _whole
 
 # %% ../nbs/04_transformer.ipynb #a5273ae5
 def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None):
@@ -85,11 +88,12 @@ class SelfAttention(nn.Module):
     Raises
     ------
     ValueError
-        If the heads do not divide the width.
+        If the heads do not divide the width, or a size is no whole number above 0.
     """
 
     def __init__(self, hidden, heads, dropout=0.0, scale=None, causal=False, fast=True):
         super().__init__()
+        hidden, heads = _whole("hidden", hidden, 1), _whole("heads", heads, 1)
         if hidden % heads:
             raise ValueError(f"the width {hidden} cannot be divided among {heads} heads: choose a multiple of {heads}")
         self.heads, self.dropout, self.scale, self.causal = heads, dropout, scale, causal
@@ -769,9 +773,8 @@ def model_config(preset, vocab_size, block_size=None, **overrides):
     if preset not in PRESETS:
         raise ValueError(f"model {preset!r} is not a preset: there are {', '.join(PRESETS)}")
     sizes = PRESETS[preset]
-    if vocab_size < 1 or (block_size is not None and block_size < 1):
-        raise ValueError(f"vocab_size {vocab_size} must be at least 1" if vocab_size < 1 else f"block_size {block_size} must be at least 1")
-    make = lambda fields: _CONFIGS[sizes.family](sizes, vocab_size, block_size or sizes.block_size, fields)
+    vocab_size, block_size = _whole("vocab_size", vocab_size, 1), sizes.block_size if block_size is None else _whole("block_size", block_size, 1)
+    make = lambda fields: _CONFIGS[sizes.family](sizes, vocab_size, block_size, fields)
     config = make(_own_names(make({}), overrides))
     heads, hidden = config.num_attention_heads, config.hidden_size
     if hidden % heads:
@@ -781,10 +784,21 @@ def model_config(preset, vocab_size, block_size=None, **overrides):
     return config
 
 
+_SMALLEST = {"num_hidden_layers": 0, "hidden_size": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "intermediate_size": 1, "n_inner": 1, "max_position_embeddings": 1}
+
+
+def _plain(name, value, least):
+    "A field's value, a whole number of NumPy as an int; ValueError where it is a size below its least."
+    if value is not None and least is not None:
+        return _whole(name, value, least)
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+
+
 def _own_names(config, overrides):
     "Fields by the names of this class (GPT-2 has `n_embd` for `hidden_size`); ValueError where it has no such field."
     fields = {name for name in vars(config) if not name.startswith("_")} | {"attn_implementation"}
-    own = {config.attribute_map.get(name, name): value for name, value in overrides.items()}
+    least = {config.attribute_map.get(name, name): number for name, number in _SMALLEST.items()}
+    own = {(field := config.attribute_map.get(name, name)): _plain(name, value, least.get(field)) for name, value in overrides.items()}
     for name in set(own) - fields:
         near = difflib.get_close_matches(name, sorted(fields | set(config.attribute_map)), 1)
         raise ValueError(f"{name!r} is no field of {type(config).__name__}{f': did you mean {near[0]!r}?' if near else ': see its documentation'}")
@@ -919,10 +933,11 @@ def activation_bytes(config, block_size, batch_size=1, element=4, fast=True):
     Raises
     ------
     ValueError
-        If the model is of another family.
+        If the model is of another family, or a size is no whole number above 0.
     """
     if config.model_type not in ("bert", "gpt2"):
         raise ValueError(f"config is that of a {config.model_type!r}: activations are counted for bert and gpt2")
+    block_size, batch_size, element = _whole("block_size", block_size, 1), _whole("batch_size", batch_size, 1), _whole("element", element, 1)
     h, heads = config.hidden_size, config.num_attention_heads
     inner = _feed_forward(config)
     layer = 8 * h + 2 * inner + 4 + heads * (1 if fast else block_size)

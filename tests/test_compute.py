@@ -182,6 +182,28 @@ def test_runs_that_cannot_be_fitted(wrong, message):
         compute.fit_scaling_law(*wrong)
 
 
+@pytest.mark.parametrize("name, value", [("resamples", -1), ("resamples", 2.5), ("delta", -1), ("delta", 0), ("delta", math.nan), ("delta", math.inf), ("seed", -1)])
+def test_choices_of_a_fit_that_cannot_be(name, value):
+    with pytest.raises(ValueError, match=f"{name} {value} "):
+        compute.fit_scaling_law([1] * 5, [1] * 5, [1] * 5, **{name: value})         # said before anything about the runs
+
+
+@pytest.mark.parametrize("level", [-0.9, 0, 1, 90, 95, math.nan, "0.9"])
+def test_levels_that_are_no_shares(level):
+    law = dataclasses.replace(compute.HOFFMANN, samples=[[1.69, 406.4, 410.7, 0.34, 0.28]] * 3)
+    for call in (lambda: law.interval("E", level), lambda: law.band(1e9, 1e10, level)):
+        with pytest.raises(ValueError, match=f"level {level!r} must lie between 0 and 1"):
+            call()
+
+
+@pytest.mark.parametrize("samples", [None, 0, []])
+def test_a_law_without_resampled_fits_has_no_bands(samples):
+    law = dataclasses.replace(compute.HOFFMANN, samples=samples)
+    for call in (lambda: law.interval("E"), lambda: law.band(1e9, 1e10)):
+        with pytest.raises(ValueError, match="no resampled fits"):
+            call()
+
+
 def test_best_model_keeps_the_budget():
     day = compute.best_model(24, "a100-80")
     assert math.isclose(day.tokens / day.parameters, 20, rel_tol=1e-3) and math.isclose(day.hours, 24)

@@ -612,6 +612,8 @@ def test_tags_of_two_kinds_are_refused():
 
 @pytest.mark.parametrize("call, error, says", [
     (lambda: bootstrap_interval(accuracy, [1], None), TypeError, "references is a NoneType"), (lambda: bootstrap_interval(accuracy, [1], [1], samples=10.5), TypeError, "samples 10.5"),
+    (lambda: paired_bootstrap(accuracy, [1], [1], None), TypeError, "references is a NoneType: give a list"), (lambda: paired_bootstrap(accuracy, [1], [1], iter([1])), TypeError, "references is a list_iterator"),
+    (lambda: score("classification", ["a"], ["a"], labels="ab"), TypeError, "labels 'ab' must be a list"), (lambda: score("regression", [1], [1], labels="ab"), ValueError, "labels is not for task_type"),
     (lambda: bootstrap_interval(accuracy, [1], [1], seed=-1), ValueError, "seed -1"), (lambda: bootstrap_interval(accuracy, [1], [1], confidence="95%"), ValueError, "confidence '95%'"),
     (lambda: reliability([[0.5, 0.5]], [0], bins=2.5), TypeError, "bins 2.5"), (lambda: accuracy(["a"], ["b"], labels="ab"), TypeError, "labels 'ab' must be a list"),
     (lambda: accuracy(["a"], ["b"], labels={"a", "b"}), TypeError, "must be a list of labels, in an order")])
@@ -634,3 +636,18 @@ def test_no_intervals_is_a_choice_and_fewer_samples_are_none():
     with pytest.raises(ValueError, match=r"^samples -1 must be 0 \(no intervals\) or more$"):
         score("classification", ["a"], ["a"], samples=-1)
     assert score("classification", ["a"], ["a"], samples=0).intervals == {}
+
+
+@pytest.mark.parametrize("task, predictions, references, more", [("classification", ["a", "b"], ["a", "a"], dict(probabilities=[[0.9, 0.1], [0.2, 0.8]])), ("multi-label", [["a"], []], [["b"], ["a"]], {}), ("tokens", [["a"]], [["b"]], {})])
+def test_labels_may_come_one_by_one(task, predictions, references, more):
+    expected = score(task, predictions, references, labels=["a", "b"], samples=20, **more)
+    for labels in (iter(["a", "b"]), np.array(["a", "b"]), {"a": 0, "b": 1}.keys()):
+        assert score(task, predictions, references, labels=labels, samples=20, **more) == expected
+
+
+def test_options_of_a_metric_are_read_again_for_each_sample():
+    share = lambda predictions, references, labels: len(list(labels)) / 2
+    assert bootstrap_interval(share, ["a"], ["b"], labels=iter("ab"), samples=5) == (1, 1)
+    for metric in (accuracy, share):
+        found, expected = (paired_bootstrap(metric, ["a"], ["b"], ["a"], labels=labels, samples=5) for labels in (iter("ab"), ["a", "b"]))
+        assert found == expected

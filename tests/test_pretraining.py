@@ -13,6 +13,7 @@ import types
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
@@ -845,6 +846,9 @@ def test_shares_of_a_schedule_that_are_none_are_named(name, value):
     for schedule in ("linear", "wsd"):
         with pytest.raises(ValueError, match=f"{name} {value}"):
             learning_rate_factor(0.5, schedule=schedule, **{name: value})
+        for progress in (-1, 1.5, math.nan):
+            with pytest.raises(ValueError, match=f"progress {progress} must be a share"):
+                learning_rate_factor(progress, schedule=schedule)
     assert learning_rate_factor(0, warmup=0) == 1 and learning_rate_factor(0.5, 0, "wsd", 1) == 0.5
 
 
@@ -854,6 +858,38 @@ def test_blocks_without_tokens_are_refused(tokenizer, tmp_path, size):
         with pytest.raises(ValueError, match=f"block_size {size} must be a whole number above 0"):
             call()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("texts, told", [("the cat", "texts is a single str"), (b"the cat", "texts is a single bytes"), ({"text": TEXTS}, "texts is a single dict"), (pd.DataFrame({"text": TEXTS}), r"single DataFrame.*table\['text'\]"),
+                                         ([TEXTS[0], None], "texts holds None"), (Dataset.from_dict({"text": TEXTS}), r"texts holds {'text'.*dict")])
+def test_what_is_no_collection_of_texts_is_not_packed(tokenizer, tmp_path, texts, told):
+    for call in (lambda: pack(texts, tokenizer, 4), lambda: write_blocks(texts, tokenizer, 4, tmp_path / "b.arrow")):
+        with pytest.raises(ValueError, match=told):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_halves_of_characters_are_packed_as_the_replacement(byte_tokenizer):
+    assert np.array_equal(pack(["a \ud800 cat"] * 3, byte_tokenizer, 4), pack(["a \ufffd cat"] * 3, byte_tokenizer, 4))
+
+
+def test_a_width_may_be_numpys(tokenizer, tmp_path):
+    for size, pairs in ((4, False), (9, True)):
+        one, other = (write_blocks(TEXTS, tokenizer, kind(size), tmp_path / "b.arrow", pairs=pairs) for kind in (int, np.int64))
+        assert one.facts == other.facts and np.array_equal(one[0], other[0])
+
+
+def test_the_rows_of_a_run_have_an_end(tokenizer):
+    data = Batches(pack(TEXTS, tokenizer, 64), tokenizer, False, 0.15, 0, 7)
+    rows = [row for row, _ in zip(data, range(100))]
+    assert len(rows) == 7 and all(np.array_equal(row["input_ids"], data[i]["input_ids"]) for i, row in enumerate(rows)) and data[10**6]
+
+
+def test_batches_that_cannot_be_made_are_refused(tokenizer, byte_tokenizer):
+    with pytest.raises(ValueError, match="blocks is empty"):
+        Batches(np.zeros((0, 8), np.int32), tokenizer, False, 0.15, 0, 5)
+    with pytest.raises(ValueError, match="tokenizer has no mask token.*causal=True"):
+        Batches(pack(TEXTS, byte_tokenizer, 8), byte_tokenizer, False, 0.15, 0, 5)
 
 
 @pytest.mark.parametrize("masking", ["tokens", "words", "spans"])

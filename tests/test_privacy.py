@@ -696,3 +696,52 @@ def test_addresses_in_tags_brackets_and_behind_arrows_are_found(text):
                                   "numpy  >= 8.0.0.1", "numpy >1.0.0.1 <2.0.0.1", "<version>8.0.0.1</version>", "<numpy.version>8.0.0.1<", '<td class="version">8.0.0.1</td>'])
 def test_signs_of_requirements_say_version(text):
     assert find_personal_data(text) == []
+
+
+def _as_kinds(values):
+    "The same names in every form that can be walked through."
+    import pandas
+    return [iter(values), (v for v in values), np.array(values), pandas.Series(values), set(values), dict.fromkeys(values)]
+
+
+def test_kinds_and_regions_are_asked_for_each_text(tmp_path):
+    text, clean = "Write to anna@example.org or call (212) 555-2345", "Write to [EMAIL] or call [PHONE]"
+    for kinds, regions in zip(_as_kinds(["phone", "email"]), _as_kinds(["GB", "US"])):
+        assert scrub([text] * 2, kinds=kinds, regions=regions).texts == (clean, clean)
+    for kinds, regions in zip(_as_kinds(["phone", "email"]), _as_kinds(["GB", "US"])):
+        assert [f.kind for f in find_personal_data(text, kinds=kinds, regions=regions)] == ["email", "phone"]
+    (tmp_path / "a.txt").write_text(text)
+    report = scrub_corpus(tmp_path / "a.txt", tmp_path / "out", kinds=(k for k in privacy.KINDS if k != "url"), regions=iter(("US",)))
+    assert report.counts == {"email": 1, "phone": 1} and (tmp_path / "out" / "a.txt").read_text() == clean
+    for wrong in (dict(kinds=iter(())), dict(kinds=np.array(["mail"])), dict(regions=iter(["UK"])), dict(regions="US")):
+        with pytest.raises(ValueError, match="kind|region"):
+            find_personal_data(text, **wrong)
+
+
+def test_names_of_columns_and_letters_are_no_texts(tokenizer):
+    import pandas
+    from datasets import Dataset, DatasetDict
+    rows, model = {"text": ["the old dog", "a@example.org"]}, tiny(tokenizer).eval()
+    table, data = pandas.DataFrame(rows), Dataset.from_dict(rows)
+    for call in (scrub, lambda texts: sentence_log_likelihoods(model, tokenizer, texts)):
+        for wrong in (rows, table, DatasetDict(train=data), b"a@example.org", None):
+            with pytest.raises(TypeError, match=rf"^texts is a {type(wrong).__name__}: give a list, .*\.tolist\(\) for a table"):
+                call(wrong)
+        with pytest.raises(TypeError, match=r"^texts: item 0 is of type dict, no text: give texts, data\['text'\]"):
+            call(data)
+    with pytest.raises(TypeError, match=r"^texts is a str: give a list, \[text\] for a single text"):
+        sentence_log_likelihoods(model, tokenizer, "the old dog")
+    assert scrub("a@example.org").texts == ("[EMAIL]",)
+    for texts in (table["text"], data["text"], iter(rows["text"]), np.array(rows["text"])):
+        assert scrub(texts).texts == ("the old dog", "[EMAIL]")
+
+
+def test_canaries_may_come_one_by_one(remembering, tokenizer):
+    model, canary = remembering
+    assert exposure(model, tokenizer, iter([canary])) == exposure(model, tokenizer, [canary]) != []
+    assert extract(model, tokenizer, iter([canary]), samples=0) == extract(model, tokenizer, [canary], samples=0) != []
+
+
+def test_results_of_attacks_are_equal_to_themselves_only():
+    one, other = (privacy.MembershipResult("loss", np.array([1.0, 0.0, 1.0]), 1) for _ in range(2))
+    assert one == one and one != other and len({one, other}) == 2

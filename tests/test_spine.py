@@ -840,7 +840,7 @@ def test_shares_and_thresholds_that_are_none_are_refused():
     for threshold in (80, 0, -0.1):
         with pytest.raises(ValueError, match=f"threshold {threshold} must lie above 0 and up to 1, for example 0.8"):
             corpora.near_duplicates(["a b c", "a b c"], threshold)
-    assert corpora.held_out(["a"], 0.5) == set() and len(corpora.held_out("abcd", 1)) == 3 and corpora.near_duplicates(["a b c", "a b c"], 1).tolist() == [False, True]
+    assert corpora.held_out(["a"], 0.5) == set() and len(corpora.held_out(list("abcd"), 1)) == 3 and corpora.near_duplicates(["a b c", "a b c"], 1).tolist() == [False, True]
     with pytest.raises(ValueError, match="deduplicate 'near' is not known: True, 'exact' or False"):
         load_corpus({"train": ["a"]}, deduplicate="near")
 
@@ -939,3 +939,37 @@ def test_encodings_that_cannot_be_are_named(tmp_path):
     for encoding in ("nope", "base64", ""):
         with pytest.raises(ValueError, match=f"^encoding '{encoding}' is not known to Python"):
             load_corpus(tmp_path / "de.txt", encoding=encoding, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["a text", b"bytes", {"text": TEXTS[0]}, DatasetDict(), "table", None])
+@pytest.mark.parametrize("name, call", [("texts", corpora.minhash), ("texts", corpora.exact_duplicates), ("texts", corpora.near_duplicates), ("groups", lambda given: corpora.held_out(given, 0.3)), ("packages", corpora.harvest)])
+def test_what_python_walks_through_by_letters_or_columns_is_no_list(name, call, kind):
+    import pandas
+    given = pandas.DataFrame({"text": TEXTS[:2]}) if kind == "table" else kind
+    says = (ValueError, "docstrings of a text cannot be read") if (name, kind) == ("packages", "a text") else (TypeError, rf"^{name} is a {type(given).__name__}: give a list, .*\.tolist\(\) for a table")
+    with pytest.raises(says[0], match=says[1]):
+        call(given)
+
+
+def test_lists_of_any_kind_are_walked_through():
+    import pandas
+    two = [TEXTS[0]] * 2
+    for given in (two, tuple(two), iter(two), pandas.Series(two), np.array(two), Dataset.from_dict({"text": two})["text"]):
+        assert corpora.near_duplicates(given).tolist() == [False, True]
+    for call in (corpora.exact_duplicates, corpora.near_duplicates):
+        with pytest.raises(TypeError, match=r"^texts: item 1 is of type NoneType, no text"):
+            call(["a", None])
+        with pytest.raises(TypeError, match=r"^texts: item 0 is of type dict, no text: give texts, data\['text'\] of a data set"):
+            call(Dataset.from_dict({"text": two}))
+    one = corpora.harvest(["threadpoolctl"])[:]
+    assert one["text"] and corpora.harvest("threadpoolctl")[:] == corpora.harvest(iter(["threadpoolctl"]))[:] == one
+
+
+def test_reports_of_corpora_without_text():
+    rows = lambda **columns: Dataset.from_dict(columns)
+    for wrong, says in ((DatasetDict(), "corpus has no split: give"), (DatasetDict(train=rows(a=["x"], b=["y"])), "corpus: the split 'train' has no column 'text', but a, b: name"),
+                        (DatasetDict(train=rows()), "'train' has no column 'text', but none"), (DatasetDict(train=rows(text=["x"]), test=rows(text=[1])), "the split 'test' holds int64, not text")):
+        with pytest.raises(ValueError, match=says):
+            corpus_report(wrong)
+    report = corpus_report(DatasetDict(train=rows(text=["ü", None]), validation=rows(text=[]), test=rows(text=[None])))
+    assert (report.documents, report.characters, report.bytes) == ({"train": 2, "validation": 0, "test": 1}, {"train": 1, "validation": 0, "test": 0}, {"train": 2, "validation": 0, "test": 0})

@@ -298,6 +298,12 @@ def test_a_failed_fit_leaves_the_model_as_it_was():
     (lambda: SyntheticLanguage({}), ValueError, "rules"),
     (lambda: SyntheticLanguage({s: {s: (1.0, s)} for s in "ab"}), ValueError, "separate parts"),
     (lambda: LANGUAGE.log_prob(["the", "unicorn"]), ValueError, "'unicorn' is not a word"),
+    (lambda: LANGUAGE.logits([0, 1, 2]), ValueError, "ids has the shape (3,.*ids.None."),
+    (lambda: LANGUAGE.logits(np.zeros((2, 0), int)), ValueError, "ids has the shape (2, 0"),
+    (lambda: LANGUAGE.logits([]), ValueError, "ids has the shape (0,"),
+    (lambda: LANGUAGE.logits([[-18]]), ValueError, "ids holds -18, .* from 0 to 17"),
+    (lambda: LANGUAGE.logits([[1, 18]]), ValueError, "ids holds 18, .* from 0 to 17"),
+    (lambda: LANGUAGE.logits([[0.5]]), ValueError, "ids holds 0.5, .* a whole number"),
 ])
 def test_bad_input_is_named(call, error, words):
     with pytest.raises(error, match=words.replace("(", r"\(")):
@@ -323,6 +329,19 @@ def test_perplexity_of_uniform_and_of_the_impossible():
     assert theory.perplexity([0.0, -np.inf]) == np.inf
     assert theory.bits_per_byte(np.log([0.5, 0.25]), 3) == pytest.approx(1)
     assert theory.perplexity([1e-9]) == pytest.approx(1) and str(theory.bits_per_byte([0.0], 5)) == "0.0"          # rounding may pass 0
+
+
+def test_tensors_of_any_type_are_numbers():
+    import torch
+    for tensor in (torch.tensor([-1.0, -3.0], requires_grad=True), torch.tensor([-1.0, -3.0], dtype=torch.bfloat16)):
+        assert theory.perplexity(tensor) == pytest.approx(math.exp(2)) and theory.bits_per_byte(tensor, 4) == pytest.approx(1 / math.log(2))
+        assert theory.entropy(tensor / -4) == theory.entropy([0.25, 0.75])
+
+
+def test_tables_and_weights_can_be_compared():
+    model, again = (NGramLanguageModel(2).fit(TRAIN) for _ in range(2))
+    tables = [theory.count_ngrams(np.arange(5), np.arange(5), 2, 5)[1] for _ in range(2)]
+    assert model.weights[1] != again.weights[1] and tables[0] != tables[1] and model.weights[1] in model.weights and tables[0] == tables[0]
 
 
 # --- the synthetic language ---
@@ -388,6 +407,11 @@ def test_the_source_scores_its_own_entropy_rate():
     log_p = LANGUAGE.log_probs(LANGUAGE.sample(300_000, seed=9))
     error = 4 * log_p.std() / math.sqrt(len(log_p))
     assert -log_p.mean() == pytest.approx(LANGUAGE.entropy_rate, abs=error)
+
+
+def test_a_text_may_be_read_once_only():
+    text = LANGUAGE.sample(50, 1)
+    assert LANGUAGE.log_prob(iter(text)) == LANGUAGE.log_prob(text) < 0
 
 
 def test_an_impossible_text_has_probability_zero():

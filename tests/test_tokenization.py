@@ -91,6 +91,8 @@ def test_any_corpus_gives_the_same_tokenizer():
     ((TEXTS, "bpe", 300.0), {}, "vocab_size 300.0"), ((TEXTS, "bpe", True), {}, "vocab_size True"), ((TEXTS, "bpe", 300), {"min_frequency": -1}, "min_frequency -1"),
     ((TEXTS, "wordpiece", 300), {"limit_alphabet": -1}, "limit_alphabet -1"), ((TEXTS, "bpe", 300), {"model_max_length": 0}, "model_max_length 0"),
     ((pd.DataFrame({"text": TEXTS}), "bpe"), {}, r"DataFrame.*pass corpus\['text'\]"), ((["ab", "cd"], "unigram", 50), {"min_frequency": 9}, "min_frequency 9 leaves no character"),
+    (({"train": pd.DataFrame({"text": TEXTS})}, "bpe"), {}, r"corpus\['train'\] is a DataFrame.*pass corpus\['train'\]\['text'\]"), (({"train": "hello"}, "bpe"), {}, r"corpus\['train'\] is a single string"),
+    (({"train": {"text": TEXTS}}, "bpe"), {}, r"corpus\['train'\] is a dict"), (({"train": 7}, "bpe"), {}, r"corpus\['train'\] is a int"),
     ((DatasetDict(test=Dataset.from_dict({"text": ["a"]})), "bpe"), {}, "no 'train' split"), ((TEXTS, "bpe", 400), {"text_column": "x"}, None)])
 def test_bad_input(arguments, changes, message):
     if message is None:                                              # a column means nothing to a list of strings
@@ -98,6 +100,29 @@ def test_bad_input(arguments, changes, message):
         return
     with pytest.raises(ValueError, match=message):
         train_tokenizer(*arguments, progress=False, **changes)
+
+
+@pytest.mark.parametrize("wrong, message", [("the cat", "texts is a single str"), (b"the cat", "texts is a single bytes"), (pd.DataFrame({"text": TEXTS}), r"texts is a single DataFrame.*table\['text'\]"),
+                                            ([None], "texts holds None"), (Dataset.from_dict({"text": ["a"]}), r"texts holds {'text': 'a'} \(dict\)")])
+def test_what_is_no_collection_of_texts_is_neither_measured_nor_remembered(three, wrong, message):
+    memory = WordMemory(three["bpe"])
+    for call in (lambda: tokenizer_report(three["bpe"], wrong), lambda: tokenizer_report(three["bpe"], {"a": wrong}), lambda: memory(wrong)):
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(ValueError, match="texts is a single dict"):
+        memory({"text": ["a"]})
+
+
+def test_merges_may_be_lists_or_an_iterator_and_ids_a_tensor():
+    import torch
+    merges = [("a", "b"), ("ab", "c")]
+    for given in (map(list, merges), json.loads(json.dumps(merges)), iter(merges)):
+        ours = BytePairEncoding(given)
+        assert ours.merges == merges and ours.encode("abc") == BytePairEncoding(merges).encode("abc") == [257]
+    for ours in (ours, Unigram({"[UNK]": 0.0, "▁a": -1.0}), WordPiece({"[UNK]": 0, "a": 1})):
+        assert ours.decode(torch.tensor([1, 0])) == ours.decode(np.array([1, 0])) == ours.decode([1, 0])
+    with pytest.raises(ValueError, match="ids holds 9999,"):
+        ours.decode(torch.tensor([9999]))
 
 
 def test_numbers_may_be_numpys():
@@ -480,6 +505,9 @@ def test_lone_surrogates_in_a_corpus():
     for kind in KINDS:
         assert train_tokenizer(TEXTS[:300] + ["a\ud800b \udfff"] * 3, kind, 400, progress=False).get_vocab()
     assert BytePairEncoding.train(["a\ud800"] * 3, 260) and WordPiece.train(["a\ud800 b"], 10) and Unigram.train(["a\ud800 b"], 10)
+    for kind in KINDS:
+        tokenizer = train_tokenizer(TEXTS[:300], kind, 400, progress=False)
+        assert WordMemory(tokenizer)(["a\ud800 b"]) == [tokenizer("a\ufffd b").input_ids]
     assert well_formed("\ud83d\ude00\ud83d") == "😀\ufffd" and well_formed("\ufeffa") == "\ufeffa"
 
 

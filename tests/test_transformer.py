@@ -6,6 +6,7 @@ import threading
 import types
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -241,6 +242,12 @@ def test_fields_of_a_preset():
     assert model_config("gpt-tiny", 64, num_hidden_layers=5, hidden_size=32).n_layer == 5
 
 
+def test_sizes_may_be_numpys():
+    config = model_config("gpt-mini", np.int64(100), np.int32(64), hidden_size=np.int64(32), n_head=np.int64(2), pad_token_id=np.int64(3))
+    assert config.to_dict() == model_config("gpt-mini", 100, 64, hidden_size=32, n_head=2, pad_token_id=3).to_dict() and type(config.pad_token_id) is int
+    assert SelfAttention(np.int64(8), np.int64(2)).heads == 2 and activation_bytes(config, np.int64(8)) == activation_bytes(config, 8)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_open_with_plain_auto_classes(name, tmp_path):
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
@@ -296,6 +303,18 @@ def test_activations_of_another_family_are_refused():
     (lambda: model_config("bert-mini", 100, num_attention_heads=3), "256 cannot be divided among 3 heads"),
     (lambda: model_config("bert-mini", 100, block_size=0), "block_size 0"),
     (lambda: model_config("nothing", 100), "'nothing' is not a preset"),
+    (lambda: model_config("bert-mini", "100"), "vocab_size '100' is out of range"),
+    *((lambda name=name, field=field, value=value: model_config(name, 100, **{field: value}), f"{field} {value} is out of range") for name in ("bert-mini", "modernbert-mini", "gpt-mini", "llama-mini")
+      for field, value in (("num_attention_heads", 0), ("num_attention_heads", -2), ("hidden_size", 0), ("num_hidden_layers", -1), ("max_position_embeddings", 0))),
+    (lambda: model_config("llama-mini", 100, num_key_value_heads=0), "num_key_value_heads 0 is out of range"),
+    (lambda: model_config("gpt-mini", 100, n_head=-4), "n_head -4 is out of range"),
+    (lambda: SelfAttention(64, 0), "heads 0 is out of range"),
+    (lambda: SelfAttention(64, -2), "heads -2 is out of range"),
+    (lambda: SelfAttention(0, 2), "hidden 0 is out of range"),
+    (lambda: activation_bytes(BertConfig(**BERT), "8"), "block_size '8' is out of range"),
+    (lambda: activation_bytes(BertConfig(**BERT), -8), "block_size -8 is out of range"),
+    (lambda: activation_bytes(BertConfig(**BERT), 8, 0), "batch_size 0 is out of range"),
+    (lambda: activation_bytes(BertConfig(**BERT), 8, 1, -4), "element -4 is out of range"),
 ])
 def test_bad_input(call, message):
     with pytest.raises(ValueError) as error:

@@ -776,6 +776,7 @@ def test_what_the_user_can_mend_is_named(tmp_path, monkeypatch, capsys, command,
 
 
 def test_only_what_shares_its_work_runs_in_several_processes(call, capsys, monkeypatch):
+    SEEN.clear()
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert [name for name, command in cli.COMMANDS.items() if command.shared] == ["pretrain", "finetune"]
     for rank, says in (("0", "lmnotes: error: train is for one process, and 2 were started (WORLD_SIZE=2): start it without torchrun or accelerate, which are for pretrain and finetune (see lmnotes train --help)\n"), ("1", "")):

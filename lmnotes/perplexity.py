@@ -37,7 +37,7 @@ from . import __version__
 from .checkpoints import load, task_of
 from .corpora import _check_encoding, _format_of, _not_empty, _read as read_splits, load_corpus
 from .pretraining import _after_attention, _only, resolve_device
-from .transformer import evaluating, fused_gelu, position_limit
+from .transformer import _LEAST, evaluating, fused_gelu, position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -164,8 +164,8 @@ def _head(model, output, targets, edges=None):
     return values if calls else None
 
 # %% ../nbs/07_perplexity.ipynb #d9650ae1
-_TILE = 1024                    # tokens of the vocabulary, and
-_TILE_ROWS = 512                # places, whose logits are held at a time: 2 MiB in float32
+_TILE = 2048                    # tokens of the vocabulary, and
+_TILE_ROWS = 512                # places, whose logits are held at a time: 4 MiB in float32
 _whole = weakref.WeakSet()      # models that do something else to their logits: noticed once
 _plain = weakref.WeakSet()      # models that do not: looked at in the first batch of a call
 
@@ -217,17 +217,33 @@ def _by_tiles(model, hidden, targets, bare=None):
 
 
 def _running_log_probs(hidden, weight, bias, targets):
-    "Log-probability of each target, in float32, with a running maximum and a running sum over tiles of the vocabulary."
-    top, total, found = torch.full((len(targets),), -torch.inf), torch.zeros(len(targets)), torch.zeros(len(targets))
+    "Log-probability of each target, in float32, with a running sum over tiles of the vocabulary."
+    total, found, order = torch.zeros(len(targets)), torch.zeros(len(targets)), targets.argsort()
+    places = torch.searchsorted(targets[order], torch.arange(0, len(weight) + _TILE, _TILE)).tolist()
+    for number, logits in enumerate(_tiles(hidden, weight, bias)):
+        here = order[places[number]:places[number + 1]]                            # targets that stand in this tile
+        if len(here):
+            found[here] = logits[here, targets[here] - number * _TILE]
+        total += logits.exp_().sum(1)
+    sound = (total > _LEAST) & (total < torch.inf)
+    return found - (total.log() if sound.all() else _running_normaliser(hidden, weight, bias))
+
+
+def _tiles(hidden, weight, bias):
+    "Logits in float32, a tile of the vocabulary at a time."
     for begin in range(0, len(weight), _TILE):
         tile = slice(begin, begin + _TILE)
-        logits = F.linear(hidden, weight[tile], None if bias is None else bias[tile]).float()
-        here = ((targets >= begin) & (targets < begin + _TILE)).nonzero()[:, 0]
-        found[here] = logits[here, targets[here] - begin]
+        yield F.linear(hidden, weight[tile], None if bias is None else bias[tile]).float()
+
+
+def _running_normaliser(hidden, weight, bias):
+    "Logarithm of the sum of exponentials, with a running maximum and a running sum over tiles of the vocabulary."
+    top, total = torch.full((len(hidden),), -torch.inf), torch.zeros(len(hidden))
+    for logits in _tiles(hidden, weight, bias):
         new = torch.maximum(top, logits.amax(1)).clamp(min=torch.finfo(torch.float32).min)
         total = total * (top - new).exp() + logits.sub_(new[:, None]).exp_().sum(1)
         top = new
-    return found - top - total.log()
+    return top + total.log()
 
 # %% ../nbs/07_perplexity.ipynb #fe8533ba
 _LOOK_AHEAD = 2**20             # tokens that are sorted by length at a time
@@ -422,7 +438,7 @@ def _logits_at(model, inputs, chosen, **more):
 
 def _specials(tokenizer):
     "Special tokens that the tokenizer puts before and after a text: seen on a text that it has tokens for."
-    for text in chain(("a", "A"), (piece for piece in tokenizer.get_vocab() if piece not in tokenizer.all_special_tokens)):
+    for text in chain(("a", "A"), (piece for pieces in (tokenizer.get_vocab,) for piece in pieces() if piece not in tokenizer.all_special_tokens)):
         row, inner = (tokenizer(text, add_special_tokens=special)["input_ids"] for special in (True, False))
         for i in range(len(row) - len(inner) + 1 if inner or not row else 0):
             if row[i:i + len(inner)] == inner:

@@ -477,14 +477,13 @@ class _ByOneDNN(TorchFunctionMode):
     "While inside, oneDNN computes products of matrices on the CPU that need no gradient, with what comes after them."
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():                           # a compiler chooses for itself
-            found = None
+        found = None
+        if function not in (F.linear, torch.addmm) or torch.is_grad_enabled() or torch.compiler.is_compiling():            # a compiler chooses for itself
+            pass
         elif function is F.linear:
             found = self.product(*args, **(kwargs or {}))
-        elif function is torch.addmm and not kwargs and len(args) == 3:                        # GPT-2 keeps its matrices the other way round
-            found = self.product(args[1], args[2].T, args[0]) if args[2].ndim == 2 else None
-        else:
-            found = None
+        elif not kwargs and len(args) == 3 and args[2].ndim == 2:                              # GPT-2 keeps its matrices the other way round
+            found = self.product(args[1], args[2].T, args[0])
         return function(*args, **(kwargs or {})) if found is None else found
 
     @staticmethod

@@ -544,9 +544,9 @@ _LEAST = 1e-30                                                           # a sum
 
 
 def _exponentials(query, key, scale, bias=None):
-    "Exponentials of the scores as they are, and the sum of each row; None in place of the sums where one of them is endless or almost nothing. Three dimensions."
+    "Exponentials of the scores as they are, and the sum of each row in fp32; None in place of the sums where one of them is endless or almost nothing. Three dimensions."
     weights = torch.baddbmm(query.new_empty(1, 1, 1) if bias is None else bias, query, key.mT, beta=int(bias is not None), alpha=scale).exp_()
-    sums = weights.sum(-1, keepdim=True)
+    sums = weights.sum(-1, keepdim=True, dtype=torch.float32)
     least, most = sums.aminmax()
     return weights, sums if least > _LEAST and most < math.inf else None
 
@@ -570,11 +570,11 @@ class _ShortAttention(_ByOneDNN):
 
     @staticmethod
     def plain(query, key, value, scale):
-        "Two products, and exponentials between them, whose sums divide the result."
+        "Two products, and a softmax between them, over few keys without its shift."
         asked = query[:, :, :1] if query.stride(2) == 0 else query               # the same query at all places is computed once
         q, k, v = (t.flatten(0, 1) for t in (asked, key, value))
-        weights, sums = _exponentials(q, k, scale)
-        found = (q @ k.mT).mul_(scale).softmax(-1) @ v if sums is None else (weights @ v).div_(sums)
+        weights, sums = _exponentials(q, k, scale) if k.shape[1] < k.shape[2] else (None, None)           # with more keys a softmax is as fast
+        found = (q @ k.mT).mul_(scale).softmax(-1) @ v if sums is None else weights.div_(sums) @ v
         return found.unflatten(0, query.shape[:2]).expand(*query.shape[:3], -1)
 
 # %% ../nbs/04_transformer.ipynb #526d03d7

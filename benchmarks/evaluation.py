@@ -354,7 +354,7 @@ def report(result):
             "Earlier rows have their own date, processor and scale. The scale divides the texts: at 3, a third of the documents is measured, and the first third of the one long document "
             "(400,000 characters at 1; of minicons' texts never less than a quarter).\n\n"
             + "\n".join(table) + "\n\nSeconds are the best of the runs, which alternate between the two sides. The values are the same (largest relative difference over the documents). "
-            "Hugging Face's metric cannot be loaded offline: its computation was done again from its description, in `metric`. GPT-2: 4 layers, 256 wide; random weights, "
+            "Beside minicons both sides score two texts before their clock starts. Hugging Face's metric cannot be loaded offline: its computation was done again from its description, in `metric`. GPT-2: 4 layers, 256 wide; random weights, "
             f"vocabularies of 50,257 and 30,522.\n\n{result['note']}\n")
 
 

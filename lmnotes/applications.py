@@ -31,8 +31,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import load, task_of
+from .corpora import _check_list
 from .finetuning import _batches_for, _between, _blank, _encoded, _question_room, _questions_in_windows, _reads_last_place, _too_long, _words_in_windows, answer_places, collate, predict_answers, predict_logits, predict_tags, predicted_labels
-from .generation import _check_many, _generated, _separator, _times_before, check_decoding, end_of_text, generation_features, generation_loss
+from .generation import _generated, _separator, _times_before, check_decoding, end_of_text, generation_features, generation_loss
 from .metrics import _number_of, chrf, token_f1
 from .metrics import spans as spans_of
 from .pretraining import _lock_path, _locked
@@ -613,7 +614,7 @@ def predict(model, inputs, context=None, options=None, **changes):
     options = replace(options or PredictionOptions(), **changes).check()
     alone = isinstance(inputs, (str, tuple, dict))
     if not alone:
-        _check_many(inputs, "inputs")
+        _check_list("inputs", inputs, "text")
     items = [inputs] if alone else list(inputs)
     opened = _opened(model, options.device)
     records = []

@@ -32,9 +32,8 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedModel
 
 from .checkpoints import _check_other_folder, info, load, model_tokenizer, task_of
-from .corpora import _check_encoding, _write_whole, check_output_dir
+from .corpora import _check_encoding, _check_list, _write_whole, check_output_dir
 from .finetuning import FinetuningOptions, finetune, predict_logits, predicted_labels
-from .generation import _check_many
 from .metrics import _number_of, accuracy, matthews_correlation, mcnemar, paired_bootstrap, pearson, precision_recall_f1, spearman
 from .perplexity import _before_head, _beginning, _by_tiles, _check_class, _check_interval, _check_whole, _column, _digest, _fingerprint, _log_probs, _logits_at, _own_or_given, _plain, _specials, perplexity
 from .pretraining import _REFUSALS, _first_position, _no_search_for_documents, _window, damaged_files, resolve_device, write_aside, write_checksums
@@ -242,7 +241,7 @@ def agreement_pairs(texts, count=None, seed=0):
         If `count` is below 1, or the texts have no sentence of this form.
     """
     _check_count(count)
-    _check_many(texts)
+    _check_list("texts", texts, "text")
     found = {}
     for text in texts:
         for match in _AGREEMENT.finditer(text):
@@ -795,7 +794,7 @@ def cloze_passages(texts, count=200, seed=0):
         If `count` is below 1.
     """
     _check_count(count)
-    _check_many(texts)
+    _check_list("texts", texts, "text")
     found = {}
     for text in texts:
         for match in re.finditer(r"\b([a-z]{4,})\.(?=\s|$)", text):

@@ -349,7 +349,9 @@ def call(command, values):
     function, values = resolve(command.target), dict(values)
     own = options_of(function)
     names = set(own) | (set(options_of(resolve(command.rest))) if command.rest else set())
-    _check_seed(values.get("seed"))
+    if values.get("seed") is not None:
+        from lmnotes.pretraining import _check_seed
+        _check_seed(values["seed"])
     if command.check:
         resolve(command.check)({**{name: option.default for name, option in own.items()}, **values})
     for name, loader in command.loaders.items():
@@ -358,12 +360,6 @@ def call(command, values):
             more = list(options_of(load))[1:]
             values[name] = load(values[name], **{key: values[key] for key in more if key in values})
     return function(**{name: value for name, value in values.items() if name in names and name not in command.loaded})
-
-
-def _check_seed(seed):
-    "Refuse a seed that NumPy or PyTorch does not take, in the words of the chapter on pretraining."
-    if isinstance(seed, int) and not 0 <= seed < 2**32:
-        raise ValueError(f"seed {seed!r} must be a whole number from 0 to 2**32 - 1")
 
 # %% ../nbs/20_cli.ipynb #0fb7d131
 def plain(value):
@@ -864,9 +860,11 @@ def generate(model, prompt, max_new_tokens=50, temperature=1.0, top_k=None, top_
     import torch
 
     from lmnotes.generation import check_sampling, only_said
+    from lmnotes.pretraining import _check_seed
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be 1 or more")
-    _check_seed(seed)
+    if seed is not None:
+        _check_seed(seed)
     check_sampling(temperature, top_k, top_p)
     _check_letters("prompt", prompt)
     network, tokenizer = _open(model, "causal", device)

@@ -125,7 +125,8 @@ def _read_modules(batch):
 def _check_list(name, values, what):
     "Refuse what Python walks through by letters, or by the names of columns."
     if isinstance(values, (str, bytes, Mapping)) or hasattr(values, "columns") or not isinstance(values, Iterable):
-        raise TypeError(f"{name} is a {type(values).__name__}: give a list, [{what}] for a single {what}, table['{what}'].tolist() for a table")
+        given = f"one {what}" if isinstance(values, str) else f"a {type(values).__name__}"
+        raise TypeError(f"{name} is {given}: give a list of {what}s, [{what}] for a single {what}, table['{what}'].tolist() for a table")
 
 
 def harvest(packages, num_proc=None):

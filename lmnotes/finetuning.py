@@ -620,7 +620,7 @@ class FinetuningOptions:
     threshold : bool
         For two classes, choose on validation from which probability on the rarer one is answered.
     weight_decay : float
-        Decoupled weight decay of matrices.
+        Decoupled weight decay of matrices; on a CPU without the word embeddings of tokens that no training text has.
     warmup : float
         Share of the steps in which the learning rate rises.
     clip : float

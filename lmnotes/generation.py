@@ -28,8 +28,10 @@ from transformers import (AutoConfig, AutoModel, AutoModelForCausalLM, AutoModel
                           TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
 
 from .checkpoints import model_tokenizer, new_layer_expected, task_of
+from .corpora import _check_list
 from .metrics import _number_of
 from .pretraining import _cross_entropy
+from .tokenization import _check_characters
 from .transformer import evaluating, position_limit
 
 logger = logging.getLogger(__name__)
@@ -93,23 +95,14 @@ def end_of_text(tokenizer):
     raise ValueError("the tokenizer has no token that ends a text, so that a model could not learn to stop: give it one, tokenizer.eos_token = '…', from its vocabulary")
 
 
-def _check_many(texts, name="texts"):
-    "Refuse one text, columns and tables, of which Python would walk through the letters or the names of the columns."
-    if isinstance(texts, str):
-        raise TypeError(f"{name} is one text: give a list of texts, [{texts[:20]!r}]")
-    if isinstance(texts, (bytes, dict)) or hasattr(texts, "columns"):
-        raise TypeError(f"{name} is {type(texts).__name__}: give a list of texts, such as list(table['text'])")
-
-
 def _texts(texts, name, empty=True):
     "The texts as a list, each of which is text, and has some where it must."
-    _check_many(texts, name)
+    _check_list(name, texts, "text")
     texts = list(texts)
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"{name}[{i}] is {type(text).__name__}, not text")
-        if not text.isascii() and re.search("[\ud800-\udfff]", text):
-            raise ValueError(f"{name}[{i}] holds half of a pair of surrogates, which is no character: mend it, for example with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')")
+        _check_characters(f"{name}[{i}]", text)
         if not empty and not text.strip():
             raise ValueError(f"{name}[{i}] is empty: there is nothing to learn from it; leave the example out")
     return texts

@@ -37,7 +37,8 @@ from . import __version__
 from .checkpoints import load, task_of
 from .corpora import _check_encoding, _format_of, _not_empty, _read as read_splits, load_corpus
 from .pretraining import _after_attention, _only, resolve_device
-from .transformer import _LEAST, evaluating, fused_gelu, position_limit
+from .tokenization import _check_characters
+from .transformer import _sound, evaluating, fused_gelu, position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -217,16 +218,16 @@ def _by_tiles(model, hidden, targets, bare=None):
 
 
 def _running_log_probs(hidden, weight, bias, targets):
-    "Log-probability of each target, in float32, with a running sum over tiles of the vocabulary."
+    "Log-probability of each target, in float32, with a running sum over tiles of the vocabulary, less the largest logit of the first."
     total, found, order = torch.zeros(len(targets)), torch.zeros(len(targets)), targets.argsort()
     places = torch.searchsorted(targets[order], torch.arange(0, len(weight) + _TILE, _TILE)).tolist()
     for number, logits in enumerate(_tiles(hidden, weight, bias)):
+        shift = logits.amax(1, keepdim=True) if number == 0 else shift
         here = order[places[number]:places[number + 1]]                            # targets that stand in this tile
         if len(here):
             found[here] = logits[here, targets[here] - number * _TILE]
-        total += logits.exp_().sum(1)
-    sound = (total > _LEAST) & (total < torch.inf)
-    return found - (total.log() if sound.all() else _running_normaliser(hidden, weight, bias))
+        total += logits.sub_(shift).exp_().sum(1)
+    return found - (total.log() + shift[:, 0] if _sound(total) else _running_normaliser(hidden, weight, bias))
 
 
 def _tiles(hidden, weight, bias):
@@ -408,7 +409,7 @@ def _copies_alike(model, few, same, place):
         return spread(forward(held[0]))
 
     def asked_once(forward, hidden):
-        return forward(hidden[torch.arange(len(place)), place][:, None]).expand(*hidden.shape[:2], -1)
+        return forward(hidden[torch.arange(len(place), device=place.device), place][:, None]).expand(*hidden.shape[:2], -1)
     ways = [(last.query, asked_once)] if last is not first else []
     if 2 * len(few) <= len(same) and getattr(base, "embeddings_project", None) is None and not (few == model.config.pad_token_id).any():          # RoBERTa counts no position for padding
         ways += [(base.embeddings, embeddings), (first.query, shared), (first.key, shared), (first.value, shared)]
@@ -735,8 +736,7 @@ def _checked(texts, name, column=None):
             text = text[column or "text"]
         if not isinstance(text, str):
             raise TypeError(f"{name}: element {i} is {type(text).__name__}, not text")
-        if not text.isascii() and re.search("[\ud800-\udfff]", text):
-            raise ValueError(f"{name}: element {i} holds half of a pair of surrogates, which is no character: mend it, for example with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')")
+        _check_characters(f"{name}: element {i}", text)
         yield text
 
 

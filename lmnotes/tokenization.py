@@ -45,6 +45,12 @@ def well_formed(text):
     """
     return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
+
+def _check_characters(name, text):
+    "Refuse half of a pair of surrogates, where a text is to be taken as it is."
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+        raise ValueError(f"{name} holds half of a pair of surrogates, which is no character: mend it, for example with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')")
+
 # %% ../nbs/03_tokenization.ipynb #aaa6399b
 _CHINESE = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B920, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F))
 

@@ -510,7 +510,7 @@ def _product_and_gelu(part, hidden):
 def _gelu_within(model):
     "While inside, BERT and its kin take GELU together with the product before it."
     known = [part for part in model.modules() if type(part).__module__.startswith("transformers.models.") and type(part).__name__.endswith("Intermediate") and "forward" not in vars(part)]
-    known = [part for part in known if type(part).forward.__code__.co_names == ("dense", "intermediate_act_fn")]                # nothing else, as a norm before the product
+    known = [part for part in known if getattr(getattr(type(part).forward, "__code__", None), "co_names", ()) == ("dense", "intermediate_act_fn")]                # nothing else, as a norm before the product
     known = [part for part in known if type(part.dense) is nn.Linear and type(part.intermediate_act_fn) in (nn.GELU, GELUActivation)]
     parts = [part for part in known if getattr(part.intermediate_act_fn, "act", F.gelu) is F.gelu and getattr(part.intermediate_act_fn, "approximate", "none") == "none"]
     for part in parts:
@@ -547,8 +547,12 @@ def _exponentials(query, key, scale, bias=None):
     "Exponentials of the scores as they are, and the sum of each row in fp32; None in place of the sums where one of them is endless or almost nothing. Three dimensions."
     weights = torch.baddbmm(query.new_empty(1, 1, 1) if bias is None else bias, query, key.mT, beta=int(bias is not None), alpha=scale).exp_()
     sums = weights.sum(-1, keepdim=True, dtype=torch.float32)
-    least, most = sums.aminmax()
-    return weights, sums if least > _LEAST and most < math.inf else None
+    return weights, sums if _sound(sums) else None
+
+
+def _sound(sums):
+    "Whether no exponential of these sums has overflowed, and none that counts has vanished."
+    return bool(((sums > _LEAST) & (sums < math.inf)).all())
 
 
 class _ShortAttention(_ByOneDNN):

@@ -493,6 +493,13 @@ def test_a_head_of_no_number_in_a_tile():
     assert room._running_log_probs(hidden, weight, None, torch.arange(4)).isnan().all()
 
 
+def test_logits_far_below_zero_are_added_up_once(monkeypatch):
+    "As GPT-2's, around -100: the exponentials of such logits vanish, those of their differences do not."
+    monkeypatch.setattr(room, "_running_normaliser", lambda *_: pytest.fail("taken once more"))
+    weight, hidden, bias = torch.randn(5000, 8), torch.randn(4, 8), torch.full((5000,), -110.0)
+    assert torch.allclose(room._running_log_probs(hidden, weight, bias, torch.arange(4)), F.linear(hidden, weight, bias).log_softmax(1)[range(4), range(4)], atol=1e-4)
+
+
 def t5(size):
     return T5ForConditionalGeneration(T5Config(vocab_size=size, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, initializer_factor=3.0))
 

@@ -725,11 +725,11 @@ def test_names_of_columns_and_letters_are_no_texts(tokenizer):
     table, data = pandas.DataFrame(rows), Dataset.from_dict(rows)
     for call in (scrub, lambda texts: sentence_log_likelihoods(model, tokenizer, texts)):
         for wrong in (rows, table, DatasetDict(train=data), b"a@example.org", None):
-            with pytest.raises(TypeError, match=rf"^texts is a {type(wrong).__name__}: give a list, .*\.tolist\(\) for a table"):
+            with pytest.raises(TypeError, match=rf"^texts is a {type(wrong).__name__}: give a list of texts, .*\.tolist\(\) for a table"):
                 call(wrong)
         with pytest.raises(TypeError, match=r"^texts: item 0 is of type dict, no text: give texts, data\['text'\]"):
             call(data)
-    with pytest.raises(TypeError, match=r"^texts is a str: give a list, \[text\] for a single text"):
+    with pytest.raises(TypeError, match=r"^texts is one text: give a list of texts, \[text\] for a single text"):
         sentence_log_likelihoods(model, tokenizer, "the old dog")
     assert scrub("a@example.org").texts == ("[EMAIL]",)
     for texts in (table["text"], data["text"], iter(rows["text"]), np.array(rows["text"])):

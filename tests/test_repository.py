@@ -280,6 +280,13 @@ def test_products_on_the_page_are_those_of_the_benchmark():
     assert all(float(row["mean error, plain"]) < 2 * float(row["mean error, fused"]) for row in short)
 
 
+def test_what_the_rows_of_the_embeddings_cost_is_that_of_the_benchmark():
+    measured = json.loads((ROOT / "benchmarks" / "results" / "finetuning.json").read_text(encoding="utf-8"))
+    row, = [row for row in measured["rows"] if row.get("side") == "all rows of the embeddings"]
+    page = "\n".join(cell["source"] for cell in cells(ROOT / "nbs" / "09_finetuning.ipynb", "markdown"))
+    assert f"this takes {round(100 * (row['share_of_all_ways'] - 1))} % of a step (`python benchmarks/finetuning.py --only ways`)" in page
+
+
 def test_translation_on_the_page_is_that_of_the_benchmark():
     page = "\n".join(cell["source"] for cell in cells(ROOT / "nbs" / "08b_generation.ipynb", "markdown"))
     measured, written = re.findall(r"^\|(?:.+\|\n)+", (ROOT / "benchmarks" / "results" / "translation.md").read_text(encoding="utf-8"), re.M)

@@ -946,7 +946,7 @@ def test_encodings_that_cannot_be_are_named(tmp_path):
 def test_what_python_walks_through_by_letters_or_columns_is_no_list(name, call, kind):
     import pandas
     given = pandas.DataFrame({"text": TEXTS[:2]}) if kind == "table" else kind
-    says = (ValueError, "docstrings of a text cannot be read") if (name, kind) == ("packages", "a text") else (TypeError, rf"^{name} is a {type(given).__name__}: give a list, .*\.tolist\(\) for a table")
+    says = (ValueError, "docstrings of a text cannot be read") if (name, kind) == ("packages", "a text") else (TypeError, rf"^{name} is {'one [a-z]+' if isinstance(given, str) else f'a {type(given).__name__}'}: give a list of .*\.tolist\(\) for a table")
     with pytest.raises(says[0], match=says[1]):
         call(given)
 

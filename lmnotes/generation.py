@@ -11,7 +11,6 @@ __all__ = ['logger', 'IGNORED', 'SEPARATOR', 'Features', 'end_of_text', 'complet
 # %% ../nbs/08b_generation.ipynb #9d1a64af
 import logging
 import math
-import re
 import sys
 import zlib
 from collections import Counter

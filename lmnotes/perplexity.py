@@ -219,10 +219,10 @@ def _by_tiles(model, hidden, targets, bare=None):
 
 def _running_log_probs(hidden, weight, bias, targets):
     "Log-probability of each target, in float32, with a running sum over tiles of the vocabulary, less the largest logit of the first."
-    total, found, order = torch.zeros(len(targets)), torch.zeros(len(targets)), targets.argsort()
+    total, found, order, shift = torch.zeros(len(targets)), torch.zeros(len(targets)), targets.argsort(), None
     places = torch.searchsorted(targets[order], torch.arange(0, len(weight) + _TILE, _TILE)).tolist()
     for number, logits in enumerate(_tiles(hidden, weight, bias)):
-        shift = logits.amax(1, keepdim=True) if number == 0 else shift
+        shift = logits.amax(1, keepdim=True) if shift is None else shift
         here = order[places[number]:places[number + 1]]                            # targets that stand in this tile
         if len(here):
             found[here] = logits[here, targets[here] - number * _TILE]

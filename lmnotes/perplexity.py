@@ -38,7 +38,7 @@ from .checkpoints import load, task_of
 from .corpora import _check_encoding, _format_of, _not_empty, _read as read_splits, load_corpus
 from .pretraining import _after_attention, _only, resolve_device
 from .tokenization import _check_characters
-from .transformer import _sound, evaluating, fused_gelu, position_limit
+from .transformer import evaluating, fused_gelu, position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -165,8 +165,8 @@ def _head(model, output, targets, edges=None):
     return values if calls else None
 
 # %% ../nbs/07_perplexity.ipynb #d9650ae1
-_TILE = 2048                    # tokens of the vocabulary, and
-_TILE_ROWS = 512                # places, whose logits are held at a time: 4 MiB in float32
+_TILE_LOGITS = 2**20            # logits that are held at a time, 4 MiB in float32, of
+_TILE_ROWS = 1024               # places, at most: the head's weights are read once for all of them
 _whole = weakref.WeakSet()      # models that do something else to their logits: noticed once
 _plain = weakref.WeakSet()      # models that do not: looked at in the first batch of a call
 
@@ -209,7 +209,8 @@ def _by_tiles(model, hidden, targets, bare=None):
     "Log-probability of each target from what the head multiplies; where `bare` holds its logit as it is, not normalised."
     head, values = model.get_output_embeddings(), torch.zeros(len(targets))
     whole = torch.ones(len(targets), dtype=torch.bool) if bare is None else ~bare
-    parts = zip(hidden[whole].split(_TILE_ROWS), targets[whole].split(_TILE_ROWS))
+    count = max(1, -(-int(whole.sum()) // _TILE_ROWS))
+    parts = zip(hidden[whole].tensor_split(count), targets[whole].tensor_split(count))
     values[whole] = torch.cat([_running_log_probs(h, head.weight, head.bias, t) for h, t in parts])
     if bare is not None:
         weight, bias = head.weight[targets[bare]], 0 if head.bias is None else head.bias[targets[bare]]
@@ -218,33 +219,27 @@ def _by_tiles(model, hidden, targets, bare=None):
 
 
 def _running_log_probs(hidden, weight, bias, targets):
-    "Log-probability of each target, in float32, with a running sum over tiles of the vocabulary, less the largest logit of the first."
-    total, found, order, shift = torch.zeros(len(targets)), torch.zeros(len(targets)), targets.argsort(), None
-    places = torch.searchsorted(targets[order], torch.arange(0, len(weight) + _TILE, _TILE)).tolist()
-    for number, logits in enumerate(_tiles(hidden, weight, bias)):
-        shift = logits.amax(1, keepdim=True) if shift is None else shift
-        here = order[places[number]:places[number + 1]]                            # targets that stand in this tile
+    "Log-probability of each target, in float32, from the normalisers of tiles of the vocabulary."
+    found, order, sums, room = torch.zeros(len(targets)), targets.argsort(), [], None
+    for begin, logits in _tiles(hidden, weight, bias):
+        here = order[slice(*torch.searchsorted(targets[order], torch.tensor([begin, begin + logits.shape[1]])).tolist())]             # targets that stand in this tile
         if len(here):
-            found[here] = logits[here, targets[here] - number * _TILE]
-        total += logits.sub_(shift).exp_().sum(1)
-    return found - (total.log() + shift[:, 0] if _sound(total) else _running_normaliser(hidden, weight, bias))
+            found[here] = logits[here, targets[here] - begin]
+        room = torch.empty_like(logits) if room is None or room.shape != logits.shape else room
+        sums.append(logits[:, 0] - torch.log_softmax(logits, 1, out=room)[:, 0])
+    total = torch.stack(sums, 1).logsumexp(1)
+    if not total.isfinite().all():
+        total = torch.stack([logits.logsumexp(1) for _, logits in _tiles(hidden, weight, bias)], 1).logsumexp(1)
+    return found - total
 
 
 def _tiles(hidden, weight, bias):
-    "Logits in float32, a tile of the vocabulary at a time."
-    for begin in range(0, len(weight), _TILE):
-        tile = slice(begin, begin + _TILE)
-        yield F.linear(hidden, weight[tile], None if bias is None else bias[tile]).float()
-
-
-def _running_normaliser(hidden, weight, bias):
-    "Logarithm of the sum of exponentials, with a running maximum and a running sum over tiles of the vocabulary."
-    top, total = torch.full((len(hidden),), -torch.inf), torch.zeros(len(hidden))
-    for logits in _tiles(hidden, weight, bias):
-        new = torch.maximum(top, logits.amax(1)).clamp(min=torch.finfo(torch.float32).min)
-        total = total * (top - new).exp() + logits.sub_(new[:, None]).exp_().sum(1)
-        top = new
-    return top + total.log()
+    "Tiles of the vocabulary: the first token of each, and the logits in float32."
+    size = max(1, min(4096, _TILE_LOGITS // max(1, len(hidden))))
+    size -= size % 64 if size > 64 else 0
+    for begin in range(0, len(weight), size):
+        tile = slice(begin, begin + size)
+        yield begin, F.linear(hidden, weight[tile], None if bias is None else bias[tile]).float()
 
 # %% ../nbs/07_perplexity.ipynb #fe8533ba
 _LOOK_AHEAD = 2**20             # tokens that are sorted by length at a time
@@ -296,7 +291,8 @@ def _halving(score, batch, budget):
     half = len(batch) // 2
     budget[0] = max(1, min(budget[0], half * batch[0].cost))
     logger.warning("out of memory: batch_tokens is now %d", budget[0])
-    return np.concatenate([_halving(score, batch[:half], budget), _halving(score, batch[half:], budget)])
+    halves = [_halving(score, batch[:half], budget), _halving(score, batch[half:], budget)]
+    return np.concatenate(halves) if isinstance(halves[0], np.ndarray) else torch.cat(halves)
 
 
 def _out_of_memory(error):
@@ -362,7 +358,7 @@ def _drawn(count, number, rule):
 
 
 def _masked_values(model, batch, before, after, mask):
-    "Log-probability of the masked token of each gap; the head sees the masked places only."
+    "Log-probability of the masked token of each gap, or what the head multiplies at the masked places, where it can be had."
     rows, at, each = np.array([g.ids for g in batch]), np.array([g.at for g in batch]), np.arange(len(batch))
     targets, columns = torch.from_numpy(rows[each, at]), np.arange(rows.shape[1])
     hidden = columns == at[:, None]
@@ -380,10 +376,31 @@ def _masked_values(model, batch, before, after, mask):
     def run(some):
         with _copies_alike(model, few, same[some], place[some]):
             return _logits_at(model, inputs[some], torch.arange(len(inputs[some]), device=model.device) * inputs.shape[1] + place[some])
-    values = None if model.base_model is model else _tiled(model, partial(run, slice(None)), targets)
-    if values is None:
-        values = np.concatenate([_log_probs(run(some), targets[some].to(model.device)) for some in _row_parts(len(batch), model)])
-    return values
+    vectors = None if model.base_model is model else _before_head(model, partial(run, slice(None)), len(targets))
+    return vectors if vectors is not None else np.concatenate([_log_probs(run(some), targets[some].to(model.device)) for some in _row_parts(len(batch), model)])
+
+
+def _through_head(model, found):
+    "Batches with their values: what a masked model has before its head is gathered, since a batch asks for few places and the head's weights would be read for each."
+    held, count = [], 0
+    for batch, values in found:
+        if isinstance(values, np.ndarray):
+            yield batch, values
+            continue
+        held.append((batch, values))
+        count += len(batch)
+        if count >= _TILE_ROWS:
+            yield from _together(model, held)
+            held, count = [], 0
+    yield from _together(model, held)
+
+
+def _together(model, held):
+    "The held batches with their values."
+    if held:
+        targets = torch.tensor([int(g.ids[g.at]) for batch, _ in held for g in batch])
+        values = _by_tiles(model, torch.cat([vectors for _, vectors in held]), targets)
+        yield from zip([batch for batch, _ in held], np.split(values, np.cumsum([len(batch) for batch, _ in held])[:-1]))
 
 
 def _between(before, rows, after):
@@ -393,7 +410,7 @@ def _between(before, rows, after):
 
 @contextmanager
 def _copies_alike(model, few, same, place):
-    "While inside, BERT and its kin compute up to the first attention the rows `few` only, in which `same` has the place of each token's equal, and in the last attention one place of each row asks."
+    "While inside, BERT and its kin compute up to the first attention the rows `few` only, in which `same` has the place of each token's equal, and the last attention for one place of each row."
     base, held = model.base_model, []
     if _after_attention(model) is None or any(part._compiled_call_impl is not None for part in model.modules()):
         yield
@@ -408,9 +425,7 @@ def _copies_alike(model, few, same, place):
     def shared(forward, _):
         return spread(forward(held[0]))
 
-    def asked_once(forward, hidden):
-        return forward(hidden[torch.arange(len(place), device=place.device), place][:, None]).expand(*hidden.shape[:2], -1)
-    ways = [(last.query, asked_once)] if last is not first else []
+    ways = [(last, partial(_attended_once, last, place))] if last is not first and _is_plain(last) else []
     if 2 * len(few) <= len(same) and getattr(base, "embeddings_project", None) is None and not (few == model.config.pad_token_id).any():          # RoBERTa counts no position for padding
         ways += [(base.embeddings, embeddings), (first.query, shared), (first.key, shared), (first.value, shared)]
     ways = [] if any("forward" in vars(part) for part, _ in ways) else ways               # somebody else's
@@ -421,6 +436,25 @@ def _copies_alike(model, few, same, place):
     finally:
         for part, _ in ways:
             del part.forward
+
+
+def _is_plain(part):
+    "Whether an attention is BERT's as it was published: three matrices that nobody has changed or looks at, and no order of the tokens."
+    matrices = [part.query, part.key, part.value]
+    return {*part._modules} == {"query", "key", "value", "dropout"} and not getattr(part, "is_causal", False) and all(type(m) is torch.nn.Linear and not {"forward", "_forward_hooks", "_forward_pre_hooks"} & {k for k, v in vars(m).items() if v} for m in matrices)
+
+
+def _attended_once(part, place, forward, hidden, attention_mask=None, *others, **more):
+    "What one place of each row takes from all of them: the matrices of keys and values are multiplied with what it asks and what it has seen, and not with every token."
+    if attention_mask is not None:
+        return forward(hidden, attention_mask, *others, **more)
+    rows, heads, width = len(hidden), part.num_attention_heads, part.attention_head_size
+    by_head = lambda vectors: vectors.view(heads, width, -1)
+    query = part.query(hidden[torch.arange(rows, device=place.device), place]).view(rows, heads, width).transpose(0, 1)
+    asked = torch.bmm(query, by_head(part.key.weight)).transpose(0, 1)                       # the key's bias adds the same to all scores of a row
+    weights = (asked @ hidden.mT).mul_(width ** -0.5).softmax(-1)
+    seen = torch.bmm((weights @ hidden).transpose(0, 1), by_head(part.value.weight).mT).transpose(0, 1).reshape(rows, 1, -1)
+    return (seen if part.value.bias is None else seen + part.value.bias).expand(*hidden.shape[:2], -1), None
 
 
 def _row_parts(rows, model, places=1):
@@ -826,7 +860,8 @@ def _opened(model, tokenizer, device, dtype, task):
     _check_class(model)
     name, task = type(model).__name__, task or _task(model)
     if _DTYPES[dtype] not in (None, model.dtype):
-        model = copy.deepcopy(model).to(_DTYPES[dtype])
+        cast = {id(p): torch.nn.Parameter(p.detach().to(_DTYPES[dtype]), p.requires_grad) for p in model.parameters() if p.is_floating_point() and type(p) is torch.nn.Parameter}
+        model = copy.deepcopy(model, cast).to(_DTYPES[dtype])              # weights are not copied before they are cast
     return (model if device == "auto" else model.to(resolve_device(device))), tokenizer, name, task
 
 
@@ -1084,7 +1119,7 @@ def perplexity(model, texts, tokenizer=None, *, sources=None, text_column=None, 
     pairs = islice(_paired(texts, None if sources is None else _as_texts(sources, name="sources", aligned=True)[0]), max_texts)
     jobs, score = _work(model, tokenizer, name, reader.documents(pairs), rule, reader.numbers)
     with evaluating(model), fused_gelu(model), torch.no_grad():
-        for batch, values in _run(jobs, score, _budget(batch_tokens, model, rule.task), progress):
+        for batch, values in _through_head(model, _run(jobs, score, _budget(batch_tokens, model, rule.task), progress)):
             reader.add(batch, values)
     return _result(reader, _protocol(model, tokenizer, name, reader, rule, split, max_texts), rule, dtype, max_texts)
 
@@ -1383,7 +1418,7 @@ def surprisal(model, text, tokenizer=None, *, window=None, stride=None, bos=True
         jobs = chain(jobs, [_Span(np.append(row, ids[-1]), len(row), 0, len(ids))])
     found = np.full((len(ids) + 1, 2), np.nan)
     with evaluating(model), fused_gelu(model), torch.no_grad():
-        for batch, values in _run(jobs, partial(score, edges=edges) if edges is not None else score, _budget("auto", model, rule.task), False):
+        for batch, values in _through_head(model, _run(jobs, partial(score, edges=edges) if edges is not None else score, _budget("auto", model, rule.task), False)):
             at = np.concatenate([job.place + np.arange(job.scored) for job in batch])
             found[at] = values.reshape(len(at), -1)
     first = int(task == "causal" and not _start(tokenizer, rule))

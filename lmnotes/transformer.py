@@ -575,11 +575,10 @@ class _ShortAttention(_ByOneDNN):
     @staticmethod
     def plain(query, key, value, scale):
         "Two products, and a softmax between them, over few keys without its shift."
-        asked = query[:, :, :1] if query.stride(2) == 0 else query               # the same query at all places is computed once
-        q, k, v = (t.flatten(0, 1) for t in (asked, key, value))
+        q, k, v = (t.flatten(0, 1) for t in (query, key, value))
         weights, sums = _exponentials(q, k, scale) if k.shape[1] < k.shape[2] else (None, None)           # with more keys a softmax is as fast
         found = (q @ k.mT).mul_(scale).softmax(-1) @ v if sums is None else weights.div_(sums) @ v
-        return found.unflatten(0, query.shape[:2]).expand(*query.shape[:3], -1)
+        return found.unflatten(0, query.shape[:2])
 
 # %% ../nbs/04_transformer.ipynb #526d03d7
 _PARTS = 2**16                                                           # values that 16 bits take

@@ -13,6 +13,7 @@ import types
 from pathlib import Path
 
 import numpy as np
+import peft
 import pytest
 import torch
 import torch.nn.functional as F
@@ -232,22 +233,29 @@ def test_masked_batch_does_not_matter(wordpiece):
 KIN = {"bert": {}, "roberta": {"pad_token_id": 0}, "xlm-roberta": {"pad_token_id": 0}, "camembert": {"pad_token_id": 0}, "electra": {"embedding_size": 32}, "electra, projected": {"embedding_size": 16}}
 
 
-@pytest.mark.parametrize("case", ["plain", "within words", "long", "drawn", "one layer", "padding in the text", "eager", "chunks", "somebody else's forward"])
+@pytest.mark.parametrize("case", ["plain", "within words", "long", "drawn", "one layer", "padding in the text", "eager", "chunks", "one way", "looked at", "adapted", "somebody else's forward"])
 @pytest.mark.parametrize("kind", KIN)
 def test_what_the_copies_share_changes_no_score(wordpiece, kind, case, monkeypatch):
-    "The embeddings and the first queries, keys and values are computed of two rows for each window, the last queries of one place of each row; the scores are those of all copies."
+    "The embeddings and the first queries, keys and values are computed of two rows for each window, the last attention for one place of each row; the scores are those of all copies."
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind.split(",")[0], vocab_size=len(wordpiece), hidden_size=32, num_hidden_layers=1 if case == "one layer" else 3, num_attention_heads=2, intermediate_size=64,
-                                  max_position_embeddings=40, initializer_range=0.3, chunk_size_feed_forward=1 if case == "chunks" else 0, **KIN[kind])
+                                  max_position_embeddings=40, initializer_range=0.3, chunk_size_feed_forward=1 if case == "chunks" else 0, is_decoder=case == "one way", **KIN[kind])
     model = named(AutoModelForMaskedLM.from_config(config, attn_implementation="eager" if case == "eager" else "sdpa").eval())
     tokenizer, options = wordpiece, {"within_word": case == "within words", "masks": 3 if case == "drawn" else None, "window": 9 if case == "long" else None}
     texts = [f"the cat {tokenizer.pad_token} sat on {tokenizer.pad_token} the mat", *TEXTS[:4]] if case == "padding in the text" else TEXTS[:5]
-    first, seen = model.base_model.encoder.layer[0].attention.self, []
+    for vector in (p for p in model.parameters() if p.ndim == 1):
+        torch.nn.init.normal_(vector, std=0.3)
+    first, last, seen = *(model.base_model.encoder.layer[at].attention.self for at in (0, -1)), []
+    if case == "adapted":
+        peft.inject_adapter_in_model(peft.LoraConfig(r=4, target_modules=["value"], init_lora_weights=False), model)
+    looks = []
+    watch = last.key.register_forward_hook(lambda *_: looks.append(1)) if case == "looked at" else None
     if case == "somebody else's forward":
         first.key.forward = functools.partial(torch.nn.Linear.forward, first.key)
     handle = first.key.register_forward_hook(lambda part, given, _: seen.append((len(given[0]), "forward" in vars(part))))
     shared = quiet(model, texts, tokenizer, **options)
     handle.remove()
+    assert watch is None or looks
     monkeypatch.setattr(room, "_after_attention", lambda _: None)
     assert np.allclose(shared.log_likelihoods, quiet(model, texts, tokenizer, **options).log_likelihoods, rtol=2e-5)
     if case == "somebody else's forward":
@@ -440,13 +448,13 @@ def test_the_vocabulary_in_tiles(bpe, wordpiece, kind, monkeypatch):
         from transformers import Gemma2Config, Gemma2ForCausalLM
         model = named(Gemma2ForCausalLM(Gemma2Config(vocab_size=len(bpe), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, intermediate_size=64, head_dim=16,
                                                      max_position_embeddings=64, final_logit_softcapping=5.0)).eval())
-    cut, original = [], room._tiled
-    monkeypatch.setattr(room, "_tiled", lambda *a: cut.append(original(*a)) or cut[-1])
-    monkeypatch.setattr(room, "_TILE", 7)
+    cut, original = [], room._before_head
+    monkeypatch.setattr(room, "_before_head", lambda *a: cut.append(original(*a)) or cut[-1])
+    monkeypatch.setattr(room, "_TILE_LOGITS", 35)
     monkeypatch.setattr(room, "_TILE_ROWS", 5)
     tiled = quiet(model, TEXTS, tokenizer, **options)
-    assert cut and all((values is None) == (kind == "Gemma2") for values in cut)
-    monkeypatch.setattr(room, "_tiled", lambda *a: None)
+    assert cut and all((vectors is None) == (kind == "Gemma2") for vectors in cut)
+    monkeypatch.setattr(room, "_before_head", lambda *a: None)
     assert np.allclose(tiled.log_likelihoods, quiet(model, TEXTS, tokenizer, **options).log_likelihoods, rtol=1e-6)
     assert "forward" not in vars(model.get_output_embeddings())
 
@@ -455,7 +463,7 @@ def test_the_vocabulary_in_tiles(bpe, wordpiece, kind, monkeypatch):
 def test_logits_that_are_not_tiled_are_held_a_part_at_a_time(bpe, wordpiece, kind, monkeypatch):
     "Where the vocabulary cannot be cut into tiles, a batch goes through the model in parts of rows: their logits are few, and the values the same."
     model, tokenizer, options = (bert(len(wordpiece)), wordpiece, {}) if kind == "BERT" else (named(t5(len(bpe)).eval()), with_ends(bpe), {"sources": SOURCES})
-    monkeypatch.setattr(room, "_tiled", lambda *_: None)
+    monkeypatch.setattr(room, "_before_head", lambda *_: None)
     shapes, original = [], room._log_probs
     monkeypatch.setattr(room, "_log_probs", lambda logits, *more: shapes.append(tuple(logits.shape)) or original(logits, *more))
     whole, at_once = quiet(model, TEXTS, tokenizer, **options), max(shapes)[0]
@@ -493,11 +501,15 @@ def test_a_head_of_no_number_in_a_tile():
     assert room._running_log_probs(hidden, weight, None, torch.arange(4)).isnan().all()
 
 
-def test_logits_far_below_zero_are_added_up_once(monkeypatch):
-    "As GPT-2's, around -100: the exponentials of such logits vanish, those of their differences do not."
-    monkeypatch.setattr(room, "_running_normaliser", lambda *_: pytest.fail("taken once more"))
+def test_logits_far_below_zero_and_tokens_that_cannot_be(monkeypatch):
+    "Logits as GPT-2's, around -110, tiles of nothing but minus infinity, and tiles that begin with it."
+    monkeypatch.setattr(room, "_TILE_LOGITS", 4 * 512)
     weight, hidden, bias = torch.randn(5000, 8), torch.randn(4, 8), torch.full((5000,), -110.0)
-    assert torch.allclose(room._running_log_probs(hidden, weight, bias, torch.arange(4)), F.linear(hidden, weight, bias).log_softmax(1)[range(4), range(4)], atol=1e-4)
+    for impossible in (slice(0, 0), slice(512, 513), slice(0, 1500), slice(4000, 5000)):
+        some = bias.clone()
+        some[impossible] = -torch.inf
+        wanted = F.linear(hidden, weight, some).log_softmax(1)[range(4), [0, 512, 2000, 4999]]
+        assert torch.allclose(room._running_log_probs(hidden, weight, some, torch.tensor([0, 512, 2000, 4999])), wanted, atol=1e-4)
 
 
 def t5(size):

@@ -186,17 +186,18 @@ def equal(minutes, rows):
     blocks, held = (pack(data[s]["text"], tokenizer, 128) for s in ("train", "validation"))
     steps = max(20, round(30 * minutes))
     order = np.random.default_rng(0).permutation(len(blocks))
-    for name in ("run_mlm fp32", "ours fp32"):
-        torch.manual_seed(0)
-        model, timer = AutoModelForMaskedLM.from_config(model_config("bert-mini", 8192)), Timer()
-        if name.startswith("run"):
-            hf_trainer(model, blocks[order], tokenizer, timer, max_steps=steps, learning_rate=1e-3, warmup_steps=steps // 20, weight_decay=0.01, adam_beta2=0.98).train()
-        else:
-            train_ours(model, blocks, tokenizer, timer, steps=steps, learning_rate=1e-3, precision="fp32")
-        loss = validation_loss(model, Batches(held, tokenizer, False, 0.15, 1, min(512, len(held))))
-        rows.add(recipe=name, steps=steps, tokens=steps * 4096, seconds=round(timer.times[-1] - timer.times[0], 1), **{"validation loss (nats)": round(loss, 4)})
-    a, b = (r["validation loss (nats)"] for r in rows.rows[-2:])
-    rows.add(recipe="difference", **{"validation loss (nats)": f"{100 * (b - a) / a:+.2f} %"})
+    for precision in ["fp32"] + (["bf16"] if BF16 else []):
+        for name in ("run_mlm", "ours"):
+            torch.manual_seed(0)
+            model, timer = AutoModelForMaskedLM.from_config(model_config("bert-mini", 8192)), Timer()
+            if name == "run_mlm":
+                hf_trainer(model, blocks[order], tokenizer, timer, max_steps=steps, learning_rate=1e-3, warmup_steps=steps // 20, weight_decay=0.01, adam_beta2=0.98, bf16=precision == "bf16").train()
+            else:
+                train_ours(model, blocks, tokenizer, timer, steps=steps, learning_rate=1e-3, precision=precision)
+            loss = validation_loss(model, Batches(held, tokenizer, False, 0.15, 1, min(512, len(held))))
+            rows.add(recipe=f"{name} {precision}", steps=steps, tokens=steps * 4096, seconds=round(timer.times[-1] - timer.times[0], 1), **{"validation loss (nats)": round(loss, 4)})
+        a, b = (r["validation loss (nats)"] for r in rows.rows[-2:])
+        rows.add(recipe=f"difference in {precision}", **{"validation loss (nats)": f"{100 * (b - a) / a:+.2f} %"})
 
 
 # ---- time to loss, masked

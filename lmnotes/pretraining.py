@@ -1060,7 +1060,7 @@ class PretrainingOptions:
     compile : bool
         Compile the blocks with `torch.compile`: half a minute at the start, faster steps.
     sharded : bool
-        Deal parameters, gradients and optimizer out to the processes of torchrun (FSDP), for a model that does not fit on one device.
+        Deal parameters, gradients and optimizer out to the processes of torchrun (FSDP), for a model that does not fit on one device; `accelerate launch --use_fsdp` sets it.
     device : str
         `auto`, `cpu`, `cuda` or `cuda:1`.
     seed : int
@@ -2396,7 +2396,28 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     KeyboardInterrupt
         After Ctrl-C, when the state is saved.
     """
-    options = replace(options or PretrainingOptions(), **changes).check()
+    with _as_launched(replace(options or PretrainingOptions(), **changes).check()) as options:
+        return _pretrain(corpus, tokenizer, model, output_dir, options)
+
+
+@contextmanager
+def _as_launched(options):
+    "Options as `accelerate launch --use_fsdp` wants them, which is sharded=True; while inside, Accelerate and transformers do not see it, who would deal the model out once more."
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() not in ("1", "true"):
+        yield options
+        return
+    more = [name for name in ("FSDP_OFFLOAD_PARAMS", "FSDP_ACTIVATION_CHECKPOINTING", "FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD") if os.environ.get(name, "").lower() in ("1", "true")]
+    if more:
+        raise ValueError(f"{more[0]} is set by accelerate launch, and is not done here: launch without it")
+    seen = os.environ.pop("ACCELERATE_USE_FSDP")
+    try:
+        yield replace(options, sharded=True)
+    finally:
+        os.environ["ACCELERATE_USE_FSDP"] = seen
+
+
+def _pretrain(corpus, tokenizer, model, output_dir, options):
+    "Pretrain with checked options."
     device = resolve_device(options.device)
     _check_place(output_dir, options)
     if not hasattr(tokenizer, "backend_tokenizer"):
@@ -2553,8 +2574,6 @@ def _new_run(identity, model, options, device, causal, steps):
 
 def _arguments(output_dir, options, device):
     "Arguments of the trainer: everything that it would write or print is off."
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true"):
-        raise ValueError("ACCELERATE_USE_FSDP is set, and Accelerate would shard the model in its own way: launch without it, and give sharded=True (--sharded)")
     if options.sharded and int(os.environ.get("WORLD_SIZE", 1)) < 2:
         raise ValueError("sharded=True deals a model out to several processes, and this is the only one: start them with torchrun --nproc-per-node N, or leave it out")
     _check_report(options.report_to)

@@ -793,9 +793,12 @@ def test_models_and_tokenizers_that_do_not_fit(corpus, tokenizer, byte_tokenizer
         with pytest.raises(ValueError, match=needle):
             pretrain(corpus, its, model, tmp_path / "x", steps=1, **{**TINY, **change})
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="FSDP"):
+    with pytest.raises(ValueError, match="torchrun"):                                  # sharded=True, and a single process
         pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=1, **TINY)
-    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
+    with pytest.raises(ValueError, match="FSDP_OFFLOAD_PARAMS is set by accelerate launch"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=1, **TINY)
+    assert os.environ.pop("ACCELERATE_USE_FSDP") == "true"
     with pytest.raises(ValueError, match="torchrun"):
         pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=1, sharded=True, **TINY)
     assert not (tmp_path / "x").exists()

@@ -110,6 +110,14 @@ def test_accelerate_runs_the_same_command_on_a_causal_model(work):
     assert losses(facts) == pytest.approx(losses(alone), abs=1e-4) and len(taken(folder)) == 2
 
 
+def test_accelerate_with_fsdp_deals_the_model_out(work, one):
+    "What `accelerate launch --use_fsdp` asks for is sharded=True, with the losses of one process; what it would do beside that and is not done here is refused."
+    launcher = ["--use_fsdp" if word == "--multi_gpu" else word for word in accelerate(2)]
+    facts, folder = launched(work, "fsdp2", launcher)
+    assert facts["options"]["sharded"] and losses(facts) == pytest.approx(losses(one[0]), abs=1e-4)
+    assert [p.name for p in sorted(folder.glob("wrote-*")) if p.stat().st_size] == ["wrote-0"]
+
+
 def test_a_batch_that_cannot_be_dealt_out_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     tokenizer = train_tokenizer(TEXTS, vocab_size=90, progress=False)

@@ -672,7 +672,7 @@ def _chrf(predictions, references):
 
 # %% ../nbs/08_metrics.ipynb #696154b3
 def chrf(predictions, references):
-    """Corpus chrF2: F-score of character n-grams, 1 to 6, recall counting four times (Popović 2015).
+    """Corpus chrF2: F-score of character n-grams, 1 to 6, recall counting four times (Popović 2015, with β = 2 as sacrebleu has it).
 
     Parameters
     ----------

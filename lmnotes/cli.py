@@ -18,6 +18,7 @@ import inspect
 import json
 import logging
 import math
+import numbers
 import os
 import platform
 import re
@@ -733,7 +734,7 @@ class Filling:
     Attributes
     ----------
     text : str
-        The text with the likeliest token in each gap.
+        The text as it was given, with the likeliest token in each gap.
     gaps : tuple
         For each gap the likeliest tokens as pairs (token, probability), best first.
     """
@@ -768,7 +769,7 @@ def fill_mask(model, text, top=5, device="auto"):
     Raises
     ------
     ValueError
-        If the text has no gap, is longer than the model or not UTF-8, if the model is not a masked one or damaged, or its tokenizer has no mask token.
+        If the text has no gap, is longer than the model or not UTF-8, if `top` is no whole number of the vocabulary's size or less, if the model is not a masked one or damaged, or its tokenizer has no mask token.
     """
     import torch
     _check_letters("text", text)
@@ -782,8 +783,23 @@ def fill_mask(model, text, top=5, device="auto"):
         best = network(input_ids=ids).logits[0, at].float().softmax(-1).topk(top)
     tokens = [[tokenizer.decode([number]) for number in row] for row in best.indices.tolist()]
     gaps = tuple(tuple(zip(*pair)) for pair in zip(tokens, best.values.tolist()))
-    ids[0, at] = best.indices[:, 0]
-    return Filling(tokenizer.decode(ids[0], skip_special_tokens=True), gaps)
+    return Filling(_filled(text.replace("[MASK]", tokenizer.mask_token), best.indices[:, 0].tolist(), tokenizer), gaps)
+
+
+def _filled(text, chosen, tokenizer):
+    "The user's own text with a token in each gap; a piece of a word (`##s`) joins the word before it."
+    mask, mask_id = tokenizer.mask_token, tokenizer.mask_token_id
+    takes_space = tokenizer.added_tokens_decoder[mask_id].lstrip       # RoBERTa's gap takes the space before it; its tokens bring their own
+    filled, *parts = text.split(mask)
+    for number, part in zip(chosen, parts):
+        alone, behind = (tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in ([number], [mask_id, number]))
+        behind = behind[len(mask):]
+        if alone.strip() != behind.strip() or takes_space and not behind[:1].isspace():
+            filled = filled.rstrip() + behind
+        else:
+            filled += alone.lstrip() if not filled or filled[-1].isspace() else alone
+        filled += part
+    return filled
 
 
 def _check_gaps(ids, text, top, model, tokenizer):
@@ -794,8 +810,8 @@ def _check_gaps(ids, text, top, model, tokenizer):
         raise ValueError(f"text {text!r} has no [MASK]: write one where a token is to be found")
     if room and ids.shape[1] > room:
         raise ValueError(f"text has {ids.shape[1]} tokens and the model takes {room}: shorten it")
-    if not 1 <= top <= config.vocab_size:
-        raise ValueError(f"top={top} must lie between 1 and the vocabulary's {config.vocab_size}")
+    if not isinstance(top, numbers.Integral) or not 1 <= top <= config.vocab_size:
+        raise ValueError(f"top={top!r} must be a whole number between 1 and the vocabulary's {config.vocab_size}: give 5, for example")
 
 # %% ../nbs/20_cli.ipynb #f142b6b3
 @dataclasses.dataclass(frozen=True)
@@ -861,10 +877,9 @@ def generate(model, prompt, max_new_tokens=50, temperature=1.0, top_k=None, top_
 
     from lmnotes.generation import check_sampling, only_said
     from lmnotes.pretraining import _check_seed
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens} must be 1 or more")
-    if seed is not None:
-        _check_seed(seed)
+    if not isinstance(max_new_tokens, numbers.Integral) or max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens!r} must be a whole number, 1 or more")
+    _check_seed(seed)
     check_sampling(temperature, top_k, top_p)
     _check_letters("prompt", prompt)
     network, tokenizer = _open(model, "causal", device)

@@ -452,7 +452,38 @@ def test_fill_mask_equals_the_pipeline(models):
     assert repr(got).splitlines()[0] == got.text and "[MASK]" not in got.text
 
 
-@pytest.mark.parametrize("text, top, says", [("no gap", 5, r"\[MASK\]"), ("a [MASK] " * 9, 5, "12"), ("a [MASK]", 0, "top=0"), ("a [MASK]", 10**6, "top=")])
+def _bias(network, tokenizer, token, folder):
+    "Save the masked network so that a token is the likeliest in each gap."
+    import torch
+    with torch.no_grad():
+        network.cls.predictions.bias[tokenizer.convert_tokens_to_ids(token)] = 100.0
+    network.save_pretrained(folder), tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("token, text, filled", [
+    ("list", "The  你好 [MASK] x, ([MASK])\n", "The  你好 list x, (list)\n"), ("##s", "array [MASK] [UNK] number[MASK].", "arrays [UNK] numbers."),
+    ("[SEP]", "the [MASK] list", "the [SEP] list"), ("list", "[MASK]", "list")])
+def test_fill_mask_keeps_the_text_around_its_gaps(models, tmp_path, token, text, filled):
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+    network, tokenizer = (kind.from_pretrained(models / "masked") for kind in (AutoModelForMaskedLM, AutoTokenizer))
+    tokenizer.backend_tokenizer.model = type(tokenizer.backend_tokenizer.model)({**{"##s" if word == "of" else word: n for word, n in tokenizer.get_vocab().items()}}, unk_token="[UNK]")
+    _bias(network, tokenizer, token, tmp_path)
+    assert cli.fill_mask(tmp_path, text, device="cpu").text == filled
+
+
+@pytest.mark.parametrize("token, text, filled", [("Ġlist", "the 你 <mask>, a", "the 你 list, a"), ("s", "the array [MASK]", "the arrays"), ("Ġlist", "[MASK] a", "list a")])
+def test_fill_mask_where_the_gap_takes_the_space_before_it(models, tmp_path, token, text, filled):
+    from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+    from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
+    inner = Tokenizer(BPE({word: n for n, word in enumerate(["<unk>", "<mask>", "Ġlist", "Ġ", *"thearys"])}, [], unk_token="<unk>"))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", mask_token=AddedToken("<mask>", lstrip=True))
+    _bias(AutoModelForMaskedLM.from_pretrained(models / "masked"), tokenizer, token, tmp_path)
+    assert cli.fill_mask(tmp_path, text, device="cpu").text == filled
+
+
+@pytest.mark.parametrize("text, top, says", [("a [MASK]", 2.5, "top=2.5 must be a whole number"), ("no gap", 5, r"\[MASK\]"), ("a [MASK] " * 9, 5, "12"), ("a [MASK]", 0, "top=0"), ("a [MASK]", 10**6, "top=")])
 def test_fill_mask_refuses(models, text, top, says):
     with pytest.raises(ValueError, match=says):
         cli.fill_mask(models / "masked", text, top=top)
@@ -532,7 +563,7 @@ def test_empty_prompt_begins_with_the_start_of_text(models):
     assert cli.generate(models / "causal", "", max_new_tokens=3, device="cpu").new_tokens <= 3
 
 
-@pytest.mark.parametrize("change, says", [({"max_new_tokens": 0}, "max_new_tokens=0"), ({"max_new_tokens": 65}, "64 positions"), ({"temperature": -1.0}, "temperature"),
+@pytest.mark.parametrize("change, says", [({"max_new_tokens": 0}, "max_new_tokens=0"), ({"max_new_tokens": 2.5}, "max_new_tokens=2.5"), ({"seed": None}, "seed None must be a whole number"), ({"max_new_tokens": 65}, "64 positions"), ({"temperature": -1.0}, "temperature"),
                                           ({"temperature": float("nan")}, "temperature"), ({"top_k": 0}, "top_k 0"), ({"top_p": 1.5}, "top_p 1.5")])
 def test_generate_refuses(models, change, says):
     with pytest.raises(ValueError, match=says):

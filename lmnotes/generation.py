@@ -94,6 +94,22 @@ def end_of_text(tokenizer):
     raise ValueError("the tokenizer has no token that ends a text, so that a model could not learn to stop: give it one, tokenizer.eos_token = '…', from its vocabulary")
 
 
+def _end_ids(model, tokenizer):
+    "The ids that end what a model writes: those that its configuration names, else the tokenizer's; none where nobody names one."
+    for config in (model.generation_config, model.config):
+        ids = getattr(config, "eos_token_id", None)
+        if ids is not None:
+            return list(ids) if isinstance(ids, (list, tuple)) else [ids]
+    known = tokenizer.eos_token_id is not None or tokenizer.sep_token_id is not None
+    return [end_of_text(tokenizer)] if known else []
+
+
+def _closing_id(model, tokenizer):
+    "The token that closes a text which a model reads: the tokenizer's, else the first that the model's configuration names; None where there is none."
+    own = [i for i in (tokenizer.eos_token_id, tokenizer.sep_token_id) if i is not None]
+    return next(iter(own + _end_ids(model, tokenizer)), None)
+
+
 def _texts(texts, name, empty=True):
     "The texts as a list, each of which is text, and has some where it must."
     _check_list(name, texts, "text")
@@ -120,14 +136,16 @@ def _ids(tokenizer, texts, special=True):
     return [list(row) for row in tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]] if texts else []
 
 
-def _prompts(tokenizer, sources, separator):
+def _prompts(tokenizer, sources, separator, end):
     "Ids of prompts: the source, the separator, and no end of text after them; a beginning-of-text token where nothing would stand."
-    end, first = end_of_text(tokenizer), tokenizer.bos_token_id
     rows = _ids(tokenizer, [source + separator for source in sources])
     for row in rows:
         while len(row) > 1 and row[-1] == end:                 # some tokenizers close every text
             row.pop()
-    return [row or [end if first is None else first] for row in rows]
+    first = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if first is None and not all(rows):
+        raise ValueError("a source is empty, and the tokenizer has no token with which a text begins or ends: give a source")
+    return [row or [first] for row in rows]
 
 
 def _cut_left(row, length, tokenizer):
@@ -168,7 +186,7 @@ def completion_features(tokenizer, sources, targets, max_length=256, separator=S
         raise ValueError(f"max_length {max_length} must be 4 or more: a prompt, a completion and its end stand in it")
     end, rows = end_of_text(tokenizer), {"input_ids": [], "attention_mask": [], "labels": []}
     cut = np.zeros(4, int)
-    for prompt, target in zip(_prompts(tokenizer, sources, separator), _ids(tokenizer, targets, special=False)):
+    for prompt, target in zip(_prompts(tokenizer, sources, separator, end), _ids(tokenizer, targets, special=False)):
         whole = [*target, end][:max_length - min(len(prompt), max_length // 2)]
         kept = _cut_left(prompt, max_length - len(whole), tokenizer)
         cut += len(kept) < len(prompt), len(whole) <= len(target), len(kept), len(whole)
@@ -186,13 +204,13 @@ def _features(rows, counts):
     return found
 
 # %% ../nbs/08b_generation.ipynb #b8ecbc06
-def _closed(tokenizer, texts, length, name):
-    "Ids of each text with the tokenizer's own special tokens, closed by an end of text, at most `length`; and the numbers of those that were cut."
-    end, rows = end_of_text(tokenizer), _ids(tokenizer, texts)
-    rows = [row if row[-1:] == [end] else [*row, end] for row in rows]
+def _closed(tokenizer, texts, length, name, end):
+    "Ids of each text with the tokenizer's own special tokens, closed by an end of text where there is one, at most `length`; and the numbers of those that were cut."
+    last = [] if end is None else [end]
+    rows = [row if row[-1:] == last else [*row, *last] for row in _ids(tokenizer, texts)]
     if length < 3:
         raise ValueError(f"{name} {length} must be 3 or more: a text stands between its special tokens")
-    return [row if len(row) <= length else [*row[:length - 1], end] for row in rows], [i for i, row in enumerate(rows) if len(row) > length]
+    return [row if len(row) <= length else [*row[:length - len(last)], *last] for row in rows], [i for i, row in enumerate(rows) if len(row) > length]
 
 
 def seq2seq_features(tokenizer, sources, targets, max_source_length=128, max_target_length=128):
@@ -218,8 +236,9 @@ def seq2seq_features(tokenizer, sources, targets, max_source_length=128, max_tar
         If a target is empty, the numbers of sources and targets differ, or a length is below 3.
     """
     sources, targets = _examples(sources, targets)
-    inputs, cut_sources = _closed(tokenizer, sources, max_source_length, "max_source_length")
-    labels, cut_targets = _closed(tokenizer, targets, max_target_length, "max_target_length")
+    end = end_of_text(tokenizer)
+    inputs, cut_sources = _closed(tokenizer, sources, max_source_length, "max_source_length", end)
+    labels, cut_targets = _closed(tokenizer, targets, max_target_length, "max_target_length", end)
     rows = {"input_ids": inputs, "attention_mask": [[1] * len(row) for row in inputs], "labels": labels}
     return _features(rows, (len(cut_sources), len(cut_targets), sum(map(len, inputs)), sum(map(len, labels))))
 
@@ -617,10 +636,10 @@ def _inputs(model, tokenizer, sources, max_source_length, max_new_tokens):
         raise ValueError(f"max_new_tokens {max_new_tokens} leaves no room in the model's {positions} positions: choose fewer")
     room = min(room, max_source_length or room)
     if causal:
-        whole = _prompts(tokenizer, sources, _separator(model))
+        whole = _prompts(tokenizer, sources, _separator(model), _closing_id(model, tokenizer))
         rows, cut = [_cut_left(row, room, tokenizer) for row in whole], [i for i, row in enumerate(whole) if len(row) > room]
     else:
-        rows, cut = _closed(tokenizer, sources, room, "max_source_length, or the model's positions,")
+        rows, cut = _closed(tokenizer, sources, room, "max_source_length, or the model's positions,", _closing_id(model, tokenizer))
     if cut:
         logger.warning("%d of %d sources are longer than %d tokens and were cut %s", len(cut), len(rows), room, "from the left" if causal else "from the right")
     return rows, cut
@@ -650,12 +669,12 @@ def only_said(model, options):
 
 def _decoding(model, tokenizer, max_new_tokens, num_beams, length_penalty, no_repeat_ngram_size):
     "The library's options, each said: what a folder holds of its own (a penalty, a least length) does not apply."
-    said, end = model.generation_config, end_of_text(tokenizer)
-    pad = next(i for i in (model.config.pad_token_id, tokenizer.pad_token_id, end) if i is not None)
+    said, ends, tokens = model.generation_config, _end_ids(model, tokenizer), model.get_input_embeddings().weight.shape[0]
+    pad = next(i for i in (getattr(model.config, "pad_token_id", None), tokenizer.pad_token_id, *ends, 0) if i is not None and 0 <= i < tokens)
     first = {"decoder_start_token_id": _first(model, tokenizer), "forced_bos_token_id": said.forced_bos_token_id} if model.config.is_encoder_decoder else {}
     return GenerationConfig(max_new_tokens=int(max_new_tokens), num_beams=int(num_beams), do_sample=False, length_penalty=float(length_penalty), early_stopping=False,
                             no_repeat_ngram_size=int(no_repeat_ngram_size), repetition_penalty=1.0, min_length=0, num_return_sequences=1,
-                            eos_token_id=said.eos_token_id if said.eos_token_id is not None else end, pad_token_id=pad, **first)
+                            eos_token_id=ends or None, pad_token_id=pad, **first)
 
 
 def _first(model, tokenizer):

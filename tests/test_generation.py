@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, DistilBertConfig, GenerationConfig, RobertaConfig
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, DistilBertConfig, GenerationConfig, PreTrainedTokenizerFast, RobertaConfig
 
 from lmnotes import generation
 from lmnotes.checkpoints import info, load
@@ -455,3 +455,21 @@ def test_numbers_of_numpy_choose_as_plain_ones(tokenizers):
     for top_k in (2.5, "5"):
         with pytest.raises(ValueError, match=f"top_k {top_k!r} must be 1 or more, and whole"):
             write(model, tokenizer, SOURCES, temperature=1.0, top_k=top_k)
+
+
+# ---- what others' folders hold
+def bare(tokenizer):
+    "The tokenizer without any special token of its own."
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+
+
+@pytest.mark.parametrize("make", (causal, seq2seq))
+@pytest.mark.parametrize("ends", (0, [0, 3]))
+def test_the_end_of_text_is_the_configuration_s_where_the_tokenizer_has_none(tokenizers, make, ends):
+    tokenizer = bare(tokenizers["bpe"])
+    model = make(tokenizers["bpe"])
+    model.config.eos_token_id, model.generation_config.eos_token_id = ends, None
+    assert generation._end_ids(model, tokenizer) == (ends if isinstance(ends, list) else [ends])
+    assert write(model, tokenizer, SOURCES) == write(model, tokenizers["bpe"], SOURCES)
+    model.config.eos_token_id = None
+    assert generation._end_ids(model, tokenizer) == [] and len(write(model, tokenizer, SOURCES)) == len(SOURCES)

@@ -875,7 +875,7 @@ def generate(model, prompt, max_new_tokens=50, temperature=1.0, top_k=None, top_
     """
     import torch
 
-    from lmnotes.generation import check_sampling, only_said
+    from lmnotes.generation import _end_ids, check_sampling, only_said
     from lmnotes.pretraining import _check_seed
     if not isinstance(max_new_tokens, numbers.Integral) or max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens!r} must be a whole number, 1 or more")
@@ -887,12 +887,13 @@ def generate(model, prompt, max_new_tokens=50, temperature=1.0, top_k=None, top_
     ids = torch.tensor([_prompt_ids(prompt + separator, max_new_tokens, network, tokenizer)], device=network.device)
     shown = _shown(tokenizer, prompt, ids.shape[1] if separator else 0)
     pieces, cuda = _pieces(shown, on_text), [network.device] if network.device.type == "cuda" else []
-    said = _sampling(network.config, max_new_tokens, temperature, top_k, top_p)
+    ends = _end_ids(network, tokenizer)
+    said = _sampling(ends, max_new_tokens, temperature, top_k, top_p)
     with torch.random.fork_rng(cuda), only_said(network, said):       # the caller's random state stays as it is
         torch.manual_seed(seed)
         out = network.generate(inputs=ids, attention_mask=torch.ones_like(ids), streamer=pieces, generation_config=said)
     new = out[0, ids.shape[1]:]
-    ended = bool(len(new)) and int(new[-1]) in _ends(network.config)
+    ended = bool(len(new)) and int(new[-1]) in ends
     return Generation(prompt, shown(out[0].tolist()), len(new) - ended, ended)
 
 # %% ../nbs/20_cli.ipynb #9abb84a5
@@ -902,17 +903,12 @@ def _check_letters(name, text):
         raise ValueError(f"{name} {text!r} is not UTF-8: type it again, or take it from a file that is saved as UTF-8")
 
 
-def _ends(config):
-    "The ids that end a text."
-    ids = config.eos_token_id
-    return set(ids if isinstance(ids, list) else [] if ids is None else [ids])
-
-
 def _prompt_ids(prompt, max_new_tokens, model, tokenizer):
     "The prompt's ids, without an end of text after it; refuse a prompt that leaves no room."
+    from lmnotes.generation import _closing_id, _end_ids
     from lmnotes.transformer import position_limit
     ids = tokenizer(prompt).input_ids
-    while len(ids) > 1 and ids[-1] in _ends(model.config):       # some tokenizers close every text
+    while len(ids) > 1 and ids[-1] in [*_end_ids(model, tokenizer), _closing_id(model, tokenizer)]:       # some tokenizers close every text
         ids.pop()
     ids = ids or ([tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else [])
     room = position_limit(model)                           # None: as many as there is memory for
@@ -923,10 +919,9 @@ def _prompt_ids(prompt, max_new_tokens, model, tokenizer):
     return ids
 
 
-def _sampling(config, max_new_tokens, temperature, top_k, top_p):
+def _sampling(ends, max_new_tokens, temperature, top_k, top_p):
     "The library's options, each said: its own defaults (top_k of 50, for one) do not apply."
     from transformers import GenerationConfig
-    ends = sorted(_ends(config))
     common = {"max_new_tokens": max_new_tokens, "eos_token_id": ends or None, "pad_token_id": ends[0] if ends else 0}
     if temperature == 0:
         return GenerationConfig(do_sample=False, **common)

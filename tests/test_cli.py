@@ -549,6 +549,43 @@ def test_what_a_folder_says_of_sampling_does_not_apply(models, tmp_path):
         assert len({cli.generate(folder, "the", max_new_tokens=20, temperature=temperature, device="cpu").text for folder in (models / "causal", tmp_path / "own")}) == 1
 
 
+def test_generation_stops_where_the_folder_says(models, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    network, tokenizer = (kind.from_pretrained(models / "causal") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    ids = tokenizer("the", return_tensors="pt").input_ids
+    free = network.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)[0, ids.shape[1]:].tolist()
+    stop = next(number for number in free if number != free[0])                 # so that it is not the first token that ends the text
+    network.generation_config.eos_token_id = [256, stop]
+    network.save_pretrained(tmp_path / "several"), tokenizer.save_pretrained(tmp_path / "several")
+    theirs = network.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)[0, ids.shape[1]:].tolist()
+    network.generation_config.eos_token_id = network.config.eos_token_id = None
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop)
+    network.save_pretrained(tmp_path / "tokenizer"), tokenizer.save_pretrained(tmp_path / "tokenizer")
+    for name in ("several", "tokenizer"):
+        got = cli.generate(tmp_path / name, "the", max_new_tokens=12, temperature=0, device="cpu")
+        assert got.ended and got.new_tokens == free.index(stop) == len(theirs) - 1 < 11
+
+
+@pytest.mark.parametrize("end", [None, 3])
+def test_the_separator_of_word_pieces_ends_a_text_and_closes_no_prompt(models, tmp_path, end):
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertLMHeadModel
+
+    from lmnotes.generation import generate_texts
+    tokenizer = AutoTokenizer.from_pretrained(models / "masked")
+    torch.manual_seed(1)
+    network = BertLMHeadModel(BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+                                         max_position_embeddings=32, is_decoder=True, eos_token_id=end, initializer_range=0.5)).eval()
+    with torch.no_grad():                                                       # the likeliest word after a few others is the separator
+        network.cls.predictions.bias[tokenizer.sep_token_id] = 2.0
+    network.save_pretrained(tmp_path), tokenizer.save_pretrained(tmp_path)
+    got = cli.generate(tmp_path, "the array", max_new_tokens=20, temperature=0, device="cpu")
+    written, = generate_texts(network, tokenizer, ["the array"], max_new_tokens=20, progress=False)
+    ids = tokenizer("the array").input_ids[:-1]
+    theirs = network.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False, eos_token_id=tokenizer.sep_token_id, pad_token_id=0)[0]
+    assert got.text == tokenizer.decode(theirs, skip_special_tokens=True) == f"the array {written}" and got.ended and 0 < got.new_tokens < 20
+
+
 def test_a_model_that_tells_replaced_tokens_fills_no_gaps(models, tmp_path):
     import shutil
     from transformers import AutoTokenizer, ElectraConfig, ElectraForPreTraining

@@ -36,7 +36,7 @@ from .finetuning import _batches_for, _between, _blank, _encoded, _question_room
 from .generation import _generated, _separator, _times_before, check_decoding, end_of_text, generation_features, generation_loss
 from .metrics import _number_of, chrf, token_f1
 from .metrics import spans as spans_of
-from .pretraining import _lock_path, _locked
+from .pretraining import _check_seed, _lock_path, _locked
 from .tasks import _as_text, _label_name, _list_in
 from .transformer import evaluating, position_limit
 
@@ -386,6 +386,7 @@ class PredictionOptions:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} {getattr(self, name)} must be 0 or more")
         check_decoding(batch_tokens=self.batch_tokens or 1, **self._decoding())
+        _check_seed(self.seed)
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold {self.threshold} must lie between 0 and 1: it is a probability")
         if self.no_answer_threshold is not None and not math.isfinite(self.no_answer_threshold):

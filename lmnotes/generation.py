@@ -11,6 +11,7 @@ __all__ = ['logger', 'IGNORED', 'SEPARATOR', 'Features', 'end_of_text', 'complet
 # %% ../nbs/08b_generation.ipynb #9d1a64af
 import logging
 import math
+import re
 import sys
 import zlib
 from collections import Counter
@@ -29,7 +30,7 @@ from transformers import (AutoConfig, AutoModel, AutoModelForCausalLM, AutoModel
 from .checkpoints import model_tokenizer, new_layer_expected, task_of
 from .corpora import _check_list
 from .metrics import _number_of
-from .pretraining import _cross_entropy
+from .pretraining import _check_seed, _cross_entropy
 from .tokenization import _check_characters
 from .transformer import evaluating, position_limit
 
@@ -306,7 +307,12 @@ def generation_features(model, tokenizer, sources, targets, max_source_length=12
     if generator_family(model) == "causal":
         separator = _separator(model) if separator is None else separator
         return completion_features(tokenizer, sources, targets, min(max_source_length + max_target_length, positions), separator)
-    return seq2seq_features(tokenizer, sources, targets, min(max_source_length, positions), min(max_target_length, positions))
+    return seq2seq_features(tokenizer, sources, targets, min(max_source_length, _source_limit(model)), min(max_target_length, positions))
+
+
+def _source_limit(model):
+    "Tokens of a source that an encoder–decoder takes: LED's encoder has more positions than its decoder."
+    return getattr(model.config, "max_encoder_position_embeddings", None) or position_limit(model) or sys.maxsize
 
 
 def _separator(model):
@@ -449,6 +455,8 @@ class _Draw(LogitsProcessor):
 
     def __call__(self, input_ids, scores):
         summed = scores.double().softmax(-1).cumsum(-1)
+        if summed.isnan().any():
+            raise ValueError("the model's scores of the next token are no numbers: there is nothing to sample from; try a higher temperature, or the model in float32")
         number = torch.as_tensor(self.numbers[:, input_ids.shape[1] - self.start], device=scores.device)[:, None]
         token = (summed <= number * summed[:, -1:]).sum(-1, keepdim=True).clamp(max=scores.shape[1] - 1)
         return torch.full_like(scores, -math.inf).scatter(1, token, 0.0)
@@ -518,20 +526,55 @@ def generate_texts(model, tokenizer, sources, *, max_source_length=None, max_new
 def _generated(model, tokenizer, sources, max_source_length, max_new_tokens, num_beams, temperature, top_k, top_p, length_penalty, no_repeat_ngram_size, batch_tokens, seed, progress, before=None):
     "What is written for each source, and the numbers of the sources that were cut; `before` says how often each source came before, where these are a part of more."
     check_decoding(max_new_tokens, num_beams, temperature, top_k, top_p, length_penalty, no_repeat_ngram_size, batch_tokens)
+    _check_seed(seed)
     sources = _texts(sources, "sources")
-    if max_source_length is not None and max_source_length < 1:
-        raise ValueError(f"max_source_length {max_source_length} must be 1 or more; leave it out to read what the model takes")
+    if max_source_length is not None and (not isinstance(max_source_length, (int, np.integer)) or max_source_length < 1):
+        raise ValueError(f"max_source_length {max_source_length} must be a whole number, 1 or more; leave it out to read what the model takes")
     rows, cut = _inputs(model, tokenizer, sources, max_source_length, max_new_tokens)
     numbers = _numbers(sources, max_new_tokens, seed, _times_before(sources, Counter()) if before is None else before) if temperature else None
     options = _decoding(model, tokenizer, max_new_tokens, num_beams, length_penalty, no_repeat_ngram_size)
+    goes_on = not model.config.is_encoder_decoder and getattr(model.config, "prompt_separator", None) is None
     written = [""] * len(rows)
     with torch.no_grad(), evaluating(model), only_said(model, options), tqdm(total=len(rows), desc="generating", unit="text", disable=not progress) as bar:
-        for index in _batches([len(row) for row in rows], max_new_tokens, num_beams, batch_tokens, alike=no_repeat_ngram_size == 1):     # padding would be a token that came before
+        for index in _batches([len(row) for row in rows], max_new_tokens, num_beams, batch_tokens, alike=_reads_padding(model, options, rows)):
             new = _write(model, options, [rows[i] for i in index], None if numbers is None else numbers[index], temperature, top_k, top_p)
             for i, ids in zip(index, new):
-                written[i] = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                written[i] = _continuation(tokenizer, rows[i], ids) if goes_on else _text_of(tokenizer, ids)
             bar.update(len(index))
     return written, cut
+
+
+def _text_of(tokenizer, ids):
+    "Ids as text, without special tokens, without tidying, and without the beginning of a character at their end."
+    return tokenizer.decode(_whole_characters(tokenizer, ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _continuation(tokenizer, prompt, ids):
+    "What new ids add to the text of their prompt: a first piece has its space, or none, from what stands before it."
+    before, whole = _text_of(tokenizer, prompt), _text_of(tokenizer, [*prompt, *ids])
+    return whole[len(before):] if whole.startswith(before) else _text_of(tokenizer, ids)
+
+
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")          # the tokens for single bytes, in tokenizers of SentencePiece's kind
+
+
+def _whole_characters(tokenizer, ids):
+    """Ids without the bytes of an unfinished character at their end, and without special tokens there.
+
+    A tokenizer that spells rare characters in bytes (Llama's) decodes a run of bytes whole or not at all: one unfinished
+    character would lose the whole ones before it.
+    """
+    ids = list(ids)
+    while ids and ids[-1] in tokenizer.all_special_ids:
+        ids.pop()
+    found = [_BYTE.fullmatch(token or "") for token in tokenizer.convert_ids_to_tokens(ids[-3:])]
+    for place in range(1, len(found) + 1):
+        byte = int(found[-place][1], 16) if found[-place] else 0
+        if byte < 0x80:                                        # no byte of a longer character
+            return ids
+        if byte >= 0xC0:                                       # its first byte, which says how many there are
+            return ids[:-place] if place < (2 if byte < 0xE0 else 3 if byte < 0xF0 else 4) else ids
+    return ids
 
 
 def _numbers(sources, steps, seed, before):
@@ -563,6 +606,13 @@ def _batches(lengths, max_new_tokens, num_beams, budget, alike=False):
         order = order[size:]
 
 
+def _reads_padding(model, options, rows):
+    "Whether padding would change what is written: where it counts among the n-grams that may not come again, and for XLNet, whose mask the library drops when it writes."
+    size, pad = options.no_repeat_ngram_size, options.pad_token_id
+    counted = size == 1 or size > 1 and (pad not in (options.eos_token_id or []) or any(pad in row for row in rows))
+    return counted and not model.config.is_encoder_decoder or model.config.model_type == "xlnet"
+
+
 def _write(model, options, rows, numbers, temperature, top_k, top_p):
     "New ids of each row of a batch; a causal model's rows are padded on the left, so that what is written follows its prompt."
     causal = not model.config.is_encoder_decoder
@@ -574,7 +624,12 @@ def _write(model, options, rows, numbers, temperature, top_k, top_p):
     start = width if causal else 1
     out = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=options,
                          logits_processor=_samplers(numbers, start, temperature, top_k, top_p))
-    return out[:, start:].tolist()
+    return [_up_to_end(row, options.eos_token_id or []) for row in out[:, start:].tolist()]
+
+
+def _up_to_end(ids, ends):
+    "Ids up to the first that ends a text, that one included; what follows it is padding."
+    return ids[:next((i for i, token in enumerate(ids) if token in ends), len(ids)) + 1]
 
 # %% ../nbs/08b_generation.ipynb #45057bc6
 def check_sampling(temperature, top_k=None, top_p=None):
@@ -596,6 +651,8 @@ def check_sampling(temperature, top_k=None, top_p=None):
     """
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature {temperature} must be 0 (the likeliest token each time) or a positive number")
+    if 0 < temperature < 1e-30:
+        raise ValueError(f"temperature {temperature} is too small, logits divided by it are no numbers: choose 1e-30 or more, or 0 for the likeliest token each time")
     if top_k is not None and (not isinstance(top_k, (int, np.integer)) or top_k < 1):
         raise ValueError(f"top_k {top_k!r} must be 1 or more{'' if isinstance(top_k, (int, np.integer)) else ', and whole'}; leave it out to sample from all tokens")
     if top_p is not None and not 0 < top_p <= 1:
@@ -631,7 +688,7 @@ def check_decoding(max_new_tokens=64, num_beams=1, temperature=0.0, top_k=None, 
 def _inputs(model, tokenizer, sources, max_source_length, max_new_tokens):
     "Ids that the model reads for each source, cut where they leave no room, and the numbers of those that were."
     positions, causal = position_limit(model) or sys.maxsize, generator_family(model) == "causal"
-    room = positions - max_new_tokens if causal else min(positions, tokenizer.model_max_length)
+    room = positions - max_new_tokens if causal else min(_source_limit(model), tokenizer.model_max_length)
     if room < 1 or max_new_tokens >= positions:
         raise ValueError(f"max_new_tokens {max_new_tokens} leaves no room in the model's {positions} positions: choose fewer")
     room = min(room, max_source_length or room)

@@ -677,7 +677,8 @@ def position_limit(model):
     """
     config = model.config
     parts = [part for side in ("encoder", "decoder") if hasattr(part := getattr(config, side, None), "to_dict")] or [config]
-    limits = [limit for part in parts if part.model_type not in _RELATIVE and (limit := getattr(part, "max_position_embeddings", None) or getattr(part, "n_positions", None))]
+    names = ("max_position_embeddings", "n_positions", "max_encoder_position_embeddings", "max_decoder_position_embeddings")                # the last two are LED's
+    limits = [limit for part in parts if part.model_type not in _RELATIVE for name in names if (limit := getattr(part, name, None))]
     tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings") and getattr(m, "padding_idx", None) is not None]
     limits += [m.num_embeddings - m.padding_idx - 1 for m in tables if m.num_embeddings > m.padding_idx + 1]
     return min((limit for limit in limits if limit > 0), default=None)              # XLNet says -1 where it has none

@@ -254,7 +254,7 @@ def test_texts_that_are_none(classifier, text, says):
         predict(classifier, ["soup", text])
 
 
-def test_wrong_models_and_inputs(classifier, answerer, tagger, tmp_path):
+def test_wrong_models_and_inputs(classifier, answerer, tagger, writer, tmp_path):
     with pytest.raises(ValueError, match="has no context"):
         predict(answerer, "who")
     with pytest.raises(ValueError, match="the context is empty"):
@@ -271,6 +271,9 @@ def test_wrong_models_and_inputs(classifier, answerer, tagger, tmp_path):
         predict(classifier[0], "soup")
     with pytest.raises(ValueError, match="batch_tokens 0"):
         predict(classifier, "soup", batch_tokens=0)
+    for seed in (-1, 1.5, 2**32):
+        with pytest.raises(ValueError, match=f"seed {seed} must be a whole number from 0"):
+            predict(writer, "soup", seed=seed)
     with pytest.raises(ValueError, match="word_pattern '\\['"):
         predict(tagger, "soup", word_pattern="[")
     for pattern in ("", r"\w*"):

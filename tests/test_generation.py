@@ -10,7 +10,8 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, DistilBertConfig, GenerationConfig, PreTrainedTokenizerFast, RobertaConfig
+from tokenizers import Tokenizer, decoders, models
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, DistilBertConfig, GenerationConfig, LEDConfig, PreTrainedTokenizerFast, RobertaConfig, XLNetConfig
 
 from lmnotes import generation
 from lmnotes.checkpoints import info, load
@@ -261,7 +262,7 @@ def test_a_source_is_read_as_far_as_it_is_asked(tokenizers, name, caplog):
     with caplog.at_level(logging.WARNING, "lmnotes.generation"):
         assert write(model, tokenizer, SOURCES, max_source_length=4) == write(model, tokenizer, short) != write(model, tokenizer, SOURCES)
     assert "longer than 4 tokens" in caplog.text
-    with pytest.raises(ValueError, match="max_source_length 0 must be 1 or more"):
+    with pytest.raises(ValueError, match="max_source_length 0 must be a whole number, 1 or more"):
         write(model, tokenizer, SOURCES, max_source_length=0)
 
 
@@ -473,3 +474,97 @@ def test_the_end_of_text_is_the_configuration_s_where_the_tokenizer_has_none(tok
     assert write(model, tokenizer, SOURCES) == write(model, tokenizers["bpe"], SOURCES)
     model.config.eos_token_id = None
     assert generation._end_ids(model, tokenizer) == [] and len(write(model, tokenizer, SOURCES)) == len(SOURCES)
+
+
+@pytest.mark.parametrize("pad", (5, -1, 10**6))
+def test_a_padding_that_is_a_word_or_no_token_is_never_read_as_text(tokenizers, pad):
+    tokenizer = tokenizers["bpe"]
+    model = causal(tokenizer)
+    model.config.pad_token_id = pad
+    for seed in range(6):
+        way = {"temperature": 2.0, "seed": seed, "max_new_tokens": 12}
+        assert write(model, tokenizer, WORDS, **way) == [write(model, tokenizer, [word], **way)[0] for word in WORDS]
+
+
+@pytest.mark.parametrize("size", (1, 2, 3))
+def test_padding_is_no_n_gram_that_came_before(tokenizers, size):
+    tokenizer = tokenizers["bpe"]
+    for seed in range(8):
+        model = causal(tokenizer)
+        torch.manual_seed(seed)
+        torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.5)
+        model.config.eos_token_id = model.config.pad_token_id = tokenizer.eos_token_id
+        assert write(model, tokenizer, ["", "the cat sees a dog"], no_repeat_ngram_size=size)[0] == write(model, tokenizer, [""], no_repeat_ngram_size=size)[0]
+
+
+def test_xlnet_writes_in_a_batch_what_it_writes_alone(tokenizers):
+    tokenizer, sources = tokenizers["bpe"], ["the", "the cat sees a dog and hears one bird"]
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(XLNetConfig(vocab_size=len(tokenizer), d_model=32, n_layer=2, n_head=4, d_inner=64, bos_token_id=None, eos_token_id=None, pad_token_id=0))
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3) if parameter.dim() > 1 else None
+        assert write(model, tokenizer, sources) == [write(model, tokenizer, [source])[0] for source in sources]
+
+
+def test_a_continuation_begins_as_it_does_after_its_prompt(tokenizers):
+    tokenizer = tokenizers["wordpiece"]
+    prompt, word, part = (tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text)) for text in ("the cat", "dog", "the"))
+    piece = [next(i for token, i in tokenizer.get_vocab().items() if token.startswith("##"))]
+    assert generation._continuation(tokenizer, prompt, word) == " dog" and generation._continuation(tokenizer, prompt, []) == ""
+    assert generation._continuation(tokenizer, prompt, piece) == tokenizer.convert_ids_to_tokens(piece)[0][2:]
+    model = causal(tokenizer)
+    plain = write(model, tokenizer, SOURCES)
+    model.config.prompt_separator = ""                         # taught on prompts with completions: an answer stands alone
+    assert [text.lstrip() for text in plain] == [text.removeprefix("##") for text in write(model, tokenizer, SOURCES)]
+    assert any(text.startswith(" ") for text in plain) and not any(text.startswith("##") for text in plain)
+
+
+@pytest.mark.parametrize("temperature", (1e-31, 1e-45, 1e-300))
+def test_a_temperature_that_no_logit_can_be_divided_by_is_refused(tokenizers, temperature):
+    with pytest.raises(ValueError, match=f"temperature {temperature} is too small.*or 0 for the likeliest"):
+        write(causal(tokenizers["bpe"]), tokenizers["bpe"], ["the"], temperature=temperature)
+    assert write(causal(tokenizers["bpe"]), tokenizers["bpe"], SOURCES, temperature=1e-30) == write(causal(tokenizers["bpe"]), tokenizers["bpe"], SOURCES)
+
+
+def test_scores_that_are_no_numbers_are_not_drawn_from():
+    with pytest.raises(ValueError, match="no numbers"):
+        generation._Draw(np.array([[0.5]]), 1)(torch.zeros(1, 1, dtype=torch.long), torch.tensor([[0.0, float("nan")]]))
+
+
+def spelled():
+    "A tokenizer that spells in bytes what it has no token for, as SentencePiece's do."
+    vocab = {token: i for i, token in enumerate(["<unk>", "</s>", "a", *(f"<0x{byte:02X}>" for byte in range(256))])}
+    whole = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    whole.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=whole, unk_token="<unk>", eos_token="</s>")
+
+
+def test_whole_characters_stay_when_the_last_one_is_unfinished():
+    tokenizer, text = spelled(), "aé你a🙂好"
+    ids, ends = tokenizer(text)["input_ids"], np.cumsum([len(c.encode()) for c in text]).tolist()
+    for length in range(len(ids) + 1):
+        whole = text[:sum(end <= length for end in ends)]
+        for tail in ([], [tokenizer.eos_token_id]):
+            assert generation._text_of(tokenizer, ids[:length] + tail) == whole
+            assert generation._continuation(tokenizer, tokenizer("a你")["input_ids"], ids[:length] + tail) == whole
+
+
+@pytest.mark.parametrize("wrong", ({"seed": -1}, {"seed": 1.5}, {"seed": 2**32}, {"max_source_length": 2.5}))
+def test_seeds_and_lengths_that_are_none_are_named(tokenizers, wrong):
+    (name, value), = wrong.items()
+    with pytest.raises(ValueError, match=f"{name} {value} must be a whole number"):
+        write(causal(tokenizers["bpe"]), tokenizers["bpe"], ["the"], temperature=1.0, **wrong)
+
+
+def test_led_reads_more_than_it_writes(tokenizers):
+    tokenizer = tokenizers["wordpiece"]
+    model = wide(AutoModelForSeq2SeqLM.from_config(LEDConfig(vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16,
+                                                             decoder_ffn_dim=16, max_encoder_position_embeddings=32, max_decoder_position_embeddings=16, attention_window=8, pad_token_id=0, eos_token_id=3)))
+    long = " ".join(WORDS * 4)
+    rows, cut = generation._inputs(model, tokenizer, [long, "the cat"], None, 6)
+    assert len(rows[0]) == 32 and cut == [0] and len(write(model, tokenizer, [long])) == 1
+    row = generation_features(model, tokenizer, [long], [long], 100, 100).rows[0]
+    assert len(row["input_ids"]) == 32 and len(row["labels"]) == 16
+    with pytest.raises(ValueError, match="max_new_tokens 20 leaves no room in the model's 16 positions"):
+        write(model, tokenizer, ["the cat"], max_new_tokens=20)

@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, T5Config,
-                          T5ForConditionalGeneration)
+from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LEDConfig, LEDForConditionalGeneration, LlamaConfig, LlamaForCausalLM,
+                          T5Config, T5ForConditionalGeneration)
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from lmnotes import transformer
@@ -207,6 +207,12 @@ def test_operations_of_other_families():
 def test_relative_positions_have_no_limit():
     t5 = T5ForConditionalGeneration(T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, n_positions=512))
     assert position_limit(t5) is None and position_limit(gpt()) == 40
+
+
+def test_each_side_of_led_has_positions_of_its_own():
+    led = LEDConfig(vocab_size=50, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
+                    max_encoder_position_embeddings=64, max_decoder_position_embeddings=16, attention_window=8)
+    assert position_limit(LEDForConditionalGeneration(led)) == 16
 
 
 def test_a_query_without_a_key_gets_nothing():

@@ -928,14 +928,31 @@ def _sampling(ends, max_new_tokens, temperature, top_k, top_p):
     return GenerationConfig(do_sample=True, temperature=float(temperature), top_k=top_k or 0, top_p=top_p or 1.0, **common)
 
 
-def _decode(tokenizer, ids):
-    "Ids as text, without special tokens and without tidying: a longer list of ids only adds to the text."
-    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
 def _shown(tokenizer, prompt, length):
     "A function that gives ids as text; with a length of a prompt and its separator, the prompt as it was given, and what follows in a new line."
-    return lambda ids: f"{prompt}\n{_decode(tokenizer, ids[length:])}" if length else _decode(tokenizer, ids)
+    from lmnotes.generation import _text_of
+    special = set(tokenizer.all_special_ids)
+
+    def shown(ids, growing=False):
+        ids = _settled(tokenizer, ids, special) if growing else ids
+        return f"{prompt}\n{_new_text(tokenizer, ids[:length], ids[length:])}" if length else _text_of(tokenizer, ids)
+    return shown
+
+
+def _settled(tokenizer, ids, special):
+    "Ids without the run of single bytes at their end: what they spell is known when the run is over."
+    from lmnotes.generation import _BYTE
+    end = len(ids)
+    while end and (ids[end - 1] in special or _BYTE.fullmatch(tokenizer.convert_ids_to_tokens(ids[end - 1]) or "")):
+        end -= 1
+    return ids[:end]
+
+
+def _new_text(tokenizer, prompt, ids):
+    "The new ids as text, as if they stood alone; but a piece of a word (`##s`) that comes first joins the word before it."
+    from lmnotes.generation import _continuation, _text_of
+    alone, behind = _text_of(tokenizer, ids), _continuation(tokenizer, prompt, ids)
+    return alone if alone.strip() == behind.strip() else behind
 
 
 def _pieces(shown, on_text):
@@ -949,7 +966,7 @@ def _pieces(shown, on_text):
 
         def put(self, value):
             self.ids = [*self.ids, *value.flatten().tolist()]
-            text = shown(self.ids)
+            text = shown(self.ids, growing=True)
             if not text.endswith("\ufffd"):                # half of a character: wait for the rest
                 self.end(text)
 

@@ -507,6 +507,37 @@ def test_generation_streams_the_same_text(models, temperature):
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+@pytest.mark.parametrize("spelled, text", [("a E4 BD A0 b", "a你b"), ("a E4 BD A0 E5 A5", "a你"), ("E4 BD A0 E5 b E5", "����b"), ("E4 <end> BD A0 <end>", "你"), ("41 E4 BD b", "���b")])
+@pytest.mark.parametrize("length", [0, 2])
+def test_bytes_of_characters_are_streamed_as_they_are_returned(spelled, text, length):
+    import torch
+    from tokenizers import Tokenizer, decoders
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+    names = ["<unk>", "<end>", "a", "b", *(f"<0x{number:02X}>" for number in range(256))]
+    inner = Tokenizer(BPE({name: number for number, name in enumerate(names)}, [], unk_token="<unk>", byte_fallback=True))
+    inner.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="<end>")
+    ids = tokenizer.convert_tokens_to_ids(["b", "b"][:length] + [f"<0x{word}>" if len(word) == 2 else word for word in spelled.split()])
+    streamed, shown = [], cli._shown(tokenizer, "b b", length)
+    pieces = cli._pieces(shown, streamed.append)
+    for number in ids:
+        pieces.put(torch.tensor([number]))
+    pieces.end()
+    assert "".join(streamed) == shown(ids) == ("b b\n" if length else "") + text
+
+
+def test_a_piece_of_a_word_joins_the_word_before_the_new_line(models):
+    from tokenizers.models import WordPiece
+    from transformers import AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(models / "masked")
+    tokenizer.backend_tokenizer.model = WordPiece({"##s" if word == "of" else word: number for word, number in tokenizer.get_vocab().items()}, unk_token="[UNK]")
+    prompt = tokenizer.convert_tokens_to_ids(["[CLS]", "the", "array"])
+    shown = cli._shown(tokenizer, "the array", len(prompt))
+    assert shown(prompt + tokenizer.convert_tokens_to_ids(["##s", "list", "##s"])) == "the array\ns lists"
+    assert shown(prompt + tokenizer.convert_tokens_to_ids(["list", "##s"])) == "the array\nlists"
+
+
 def test_a_model_that_was_taught_a_separator_gets_it(models, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -583,7 +614,7 @@ def test_the_separator_of_word_pieces_ends_a_text_and_closes_no_prompt(models, t
     written, = generate_texts(network, tokenizer, ["the array"], max_new_tokens=20, progress=False)
     ids = tokenizer("the array").input_ids[:-1]
     theirs = network.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False, eos_token_id=tokenizer.sep_token_id, pad_token_id=0)[0]
-    assert got.text == tokenizer.decode(theirs, skip_special_tokens=True) == f"the array {written}" and got.ended and 0 < got.new_tokens < 20
+    assert got.text == tokenizer.decode(theirs, skip_special_tokens=True) == f"the array{written}" and got.ended and 0 < got.new_tokens < 20
 
 
 def test_a_model_that_tells_replaced_tokens_fills_no_gaps(models, tmp_path):

@@ -638,6 +638,12 @@ def test_generate_refuses(models, change, says):
         cli.generate(models / "causal", "the", **{"device": "cpu", **change})
 
 
+def test_a_temperature_too_small_to_divide_by_is_refused(models, capsys):
+    assert execute(cli.COMMANDS, ["generate", str(models / "causal"), "the", "--temperature", "1e-45", "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "temperature 1e-45" in said and len(said.splitlines()) == 1
+
+
 def test_missing_models_and_devices(models, monkeypatch):
     for name in ("nowhere", "runs/nowhere", "./a/b/c"):
         with pytest.raises(FileNotFoundError, match=name):

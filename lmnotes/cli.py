@@ -794,7 +794,7 @@ def _filled(text, chosen, tokenizer):
     for number, part in zip(chosen, parts):
         alone, behind = (tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in ([number], [mask_id, number]))
         behind = behind[len(mask):]
-        if alone.strip() != behind.strip() or takes_space and not behind[:1].isspace():
+        if alone.strip() != behind.strip() or takes_space and not behind[:1].isspace() and number not in tokenizer.all_special_ids:
             filled = filled.rstrip() + behind
         else:
             filled += alone.lstrip() if not filled or filled[-1].isspace() else alone

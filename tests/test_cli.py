@@ -471,7 +471,7 @@ def test_fill_mask_keeps_the_text_around_its_gaps(models, tmp_path, token, text,
     assert cli.fill_mask(tmp_path, text, device="cpu").text == filled
 
 
-@pytest.mark.parametrize("token, text, filled", [("Ġlist", "the 你 <mask>, a", "the 你 list, a"), ("s", "the array [MASK]", "the arrays"), ("Ġlist", "[MASK] a", "list a")])
+@pytest.mark.parametrize("token, text, filled", [("Ġlist", "the 你 <mask>, a", "the 你 list, a"), ("s", "the array [MASK]", "the arrays"), ("<unk>", "the [MASK] a", "the <unk> a"), ("Ġlist", "[MASK] a", "list a")])
 def test_fill_mask_where_the_gap_takes_the_space_before_it(models, tmp_path, token, text, filled):
     from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE

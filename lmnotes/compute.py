@@ -24,7 +24,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from .pretraining import _check_above_zero, _check_seed, _is_causal, _is_inside, peak_flops, resolve_device, use_bf16
 from .tokenization import _whole
-from .transformer import COUNTED, PRESETS, _GATED, _feed_forward, _on_meta, flops_per_token, model_config, parameter_count
+from .transformer import COUNTED, PRESETS, _feed_forward, _on_meta, flops_per_token, model_config, parameter_count
 
 # %% ../nbs/12_compute.ipynb #56ea231c
 def inference_flops(config, context):
@@ -69,7 +69,8 @@ def cache_bytes(config, context, batch_size=1, element=2):
     Returns
     -------
     int
-        Bytes: a key and a value for each layer, key-value head, unit of its width, and token (Pope et al. 2022, section 2.1).
+        Bytes: a key and a value for each layer, key-value head, unit of its width, and token (Pope et al. 2022, section 2.1); a layer
+        that attends to a window keeps the window less the token that comes.
 
     Raises
     ------
@@ -79,9 +80,23 @@ def cache_bytes(config, context, batch_size=1, element=2):
     for name, number in (("context", context), ("batch_size", batch_size), ("element", element)):
         if not 0 <= number < math.inf:
             raise ValueError(f"{name}={number} must be 0 or more")
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width * context * batch_size * element
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    kept = sum(context if window is None else min(context, window - 1) for window in _windows(config))
+    return 2 * kept * _key_value_heads(config) * width * batch_size * element
+
+
+def _windows(config):
+    "Tokens that each layer attends to; None where it attends to all."
+    kinds = {"sliding_attention": getattr(config, "sliding_window", None), "chunked_attention": getattr(config, "attention_chunk_size", None)}
+    layers = getattr(config, "layer_types", None) or [next((kind for kind, window in kinds.items() if window), None)] * config.num_hidden_layers
+    return [kinds.get(kind) for kind in layers]
+
+
+def _key_value_heads(config):
+    "Heads of keys and values that are kept: Falcon keeps one for all queries, or in its newer form a copy for each of them."
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        return 1
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
 
 # %% ../nbs/12_compute.ipynb #790d2c67
 PETAFLOP_DAY = 8.64e19                 # operations: 10**15 a second for 86,400 s
@@ -261,6 +276,8 @@ class Sizes:
         The configuration; None for a number of parameters, whose sizes are assumed.
     matrices : int
         Parameters in the matrices inside the blocks, which are Muon's part.
+    gated : bool
+        Whether the feed-forward layers multiply what they compute by a gate.
     """
 
     name: str
@@ -274,6 +291,7 @@ class Sizes:
     head_share: float = 1.0
     config: object = field(default=None, repr=False)
     matrices: int = field(default=0, repr=False)
+    gated: bool = field(default=False, repr=False)
 
     @property
     def counted(self):
@@ -290,8 +308,8 @@ class Sizes:
 
     def activation_bytes(self, block_size, rows, element=4, checkpointing=False):
         "Bytes that a step keeps for its backward pass, and those of the logits at their peak, with fused attention."
-        gated = self.config is not None and self.config.model_type in _GATED
-        layer = element * (8 * self.hidden + (3 if gated else 2) * self.inner + self.heads) + 16
+        inner = (4 if self.gated else 2) * self.inner              # before and after the activation; gated also the other factor, and the product
+        layer = element * (8 * self.hidden + inner + self.heads) + 16
         layers = self.layers * element * self.hidden + layer if checkpointing else self.layers * layer
         logits = self.head_share * self.vocab_size * (3 * 4 if element == 4 else 3 * 4 + 2)
         return rows * block_size * (layers + 4 * element * self.hidden + logits)
@@ -359,6 +377,9 @@ def _assumed(parameters, vocab_size):
                  matrices=max(0, round(parameters) - vocab_size * hidden))
 
 
+_GATE = re.compile(r"gate_proj|gate_up_proj|\.Wi\.|\.w3\.|\.w12\.")           # what families call the matrix of the gate
+
+
 def _config_sizes(config, name):
     causal = _is_causal(config)
     if config.is_encoder_decoder:
@@ -368,7 +389,7 @@ def _config_sizes(config, name):
     except (AttributeError, ValueError) as error:
         raise ValueError(f"model {name} ({config.model_type!r}) cannot be made as a masked or causal language model: give its number of parameters in place of it") from error
     return Sizes(name, sum(p.numel() for p in tensors.values()), config.num_hidden_layers, hidden, _feed_forward(config), config.num_attention_heads, config.vocab_size,
-                 getattr(config, "max_position_embeddings", None) or 10**9, 1.0 if causal else 0.15, config, sum(p.numel() for n, p in tensors.items() if _is_inside(n, p)))
+                 getattr(config, "max_position_embeddings", None) or 10**9, 1.0 if causal else 0.15, config, sum(p.numel() for n, p in tensors.items() if _is_inside(n, p)), any(_GATE.search(n) for n in tensors))
 
 
 def _short(number):

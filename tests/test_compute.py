@@ -3,7 +3,9 @@ import dataclasses
 import math
 
 import pytest
-from transformers import AlbertConfig, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, GPT2Config, LlamaConfig, T5Config, ViTConfig
+import torch
+from transformers import (AlbertConfig, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, FalconConfig, Gemma2Config, GemmaConfig, GPT2Config, LlamaConfig, MistralConfig,
+                          ModernBertConfig, Phi3Config, T5Config, ViTConfig)
 
 from lmnotes import compute
 from lmnotes.compute import PUBLISHED, Device, Plan, PlanOptions, cache_bytes, find_device, model_sizes, plan, this_machine, training_memory
@@ -225,6 +227,41 @@ def test_the_cache_is_counted():
             cache_bytes(LlamaConfig(), **wrong)
     with pytest.raises(ValueError, match="context=0"):
         compute.inference_flops(LlamaConfig(), 0)
+
+
+FEW = dict(vocab_size=64, hidden_size=32, num_hidden_layers=3, num_attention_heads=4)
+TWO = dict(FEW, intermediate_size=32, num_key_value_heads=2, head_dim=8)
+
+
+@pytest.mark.parametrize("config", [LlamaConfig(**TWO), MistralConfig(**TWO, sliding_window=16), MistralConfig(**TWO, sliding_window=64), Gemma2Config(**TWO, sliding_window=16), FalconConfig(**FEW),
+                                    FalconConfig(**FEW, multi_query=False), FalconConfig(**FEW, new_decoder_architecture=True, num_kv_heads=2)],
+                         ids=["llama", "mistral", "wide mistral", "gemma2", "falcon", "falcon of many heads", "new falcon"])
+def test_the_cache_is_what_transformers_keeps(config):
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        kept = model(input_ids=torch.full((2, 40), 7), use_cache=True).past_key_values
+    assert cache_bytes(config, 40, 2, 4) == sum(layer.keys.nbytes + layer.values.nbytes for layer in kept.layers)
+
+
+@pytest.mark.parametrize("config, low", [(LlamaConfig(**FEW, intermediate_size=96), 0.9), (Phi3Config(**FEW, intermediate_size=96, pad_token_id=0), 0.85), (GemmaConfig(**TWO | {"intermediate_size": 256}), 0.9)],
+                         ids=["llama", "phi3", "gemma"])
+def test_the_activations_of_gated_layers_are_those_that_are_kept(config, low):
+    model, kept = AutoModelForCausalLM.from_config(config), {}
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)              # held, so that no address comes twice
+        return tensor
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        torch.nn.functional.cross_entropy(model(input_ids=torch.full((4, 32), 7)).logits.flatten(0, 1), torch.full((128,), 7))
+    assert low < model_sizes(config).activation_bytes(32, 4) / sum(size for size, _ in kept.values()) < 1.1
+
+
+def test_gates_are_found():
+    assert model_sizes(ModernBertConfig(**FEW, pad_token_id=0)).gated and model_sizes(Gemma2Config(**TWO)).gated
+    assert not any(model_sizes(model).gated for model in (GPT2Config(n_embd=32, n_layer=2, n_head=2), "bert-tiny", "1B"))
 
 
 def test_a_coefficient_that_is_not_there():

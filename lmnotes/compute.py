@@ -24,7 +24,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from .pretraining import _check_above_zero, _check_seed, _is_causal, _is_inside, peak_flops, resolve_device, use_bf16
 from .tokenization import _whole
-from .transformer import COUNTED, PRESETS, _feed_forward, _on_meta, flops_per_token, model_config, parameter_count
+from .transformer import COUNTED, PRESETS, _feed_forward, _on_meta, flops_per_token, model_config, parameter_count, position_limit
 
 # %% ../nbs/12_compute.ipynb #56ea231c
 def inference_flops(config, context):
@@ -337,7 +337,7 @@ def model_sizes(model, vocab_size=32_768):
     FileNotFoundError
         If the folder holds no model.
     """
-    if not isinstance(model, (str, os.PathLike, int, float, PretrainedConfig)) or isinstance(model, bool):
+    if not isinstance(model, (str, os.PathLike, PretrainedConfig)) and not _is_number(model):
         raise ValueError(f"model={model!r} is {type(model).__name__}: give a number of parameters, a preset, a folder or a configuration")
     if isinstance(model, PretrainedConfig):
         return _config_sizes(model, type(model).__name__)
@@ -346,7 +346,7 @@ def model_sizes(model, vocab_size=32_768):
     number = _number(model)
     if number is not None:
         return _assumed(number, vocab_size)
-    if Path(model).is_dir():
+    if str(model).strip() and Path(model).is_dir():                     # Path("") is the working folder
         if not (Path(model) / "config.json").is_file():
             raise FileNotFoundError(f"model {str(model)!r} holds no config.json: give a folder that `pretrain` or `save` wrote")
         return _config_sizes(AutoConfig.from_pretrained(model), Path(model).name)
@@ -355,10 +355,10 @@ def model_sizes(model, vocab_size=32_768):
 
 def _number(model):
     "The number of parameters that was given, or None."
-    if isinstance(model, (int, float)) and not isinstance(model, bool):
-        number = float(model)
+    if _is_number(model):
+        number = float(min(max(model, -1), 10**18))              # an int may be too large for a float
     else:
-        found = re.fullmatch(r"\s*([+-]?(?:\d{1,3}(?:,\d{3})+|[\d_]*)(?:\.\d*)?(?:e\d+)?)\s*([kmbt]?)\s*", str(model), re.IGNORECASE)
+        found = re.fullmatch(r"\s*([+-]?(?:\d{1,3}(?:,\d{3})+|[\d_]*)(?:\.\d*)?(?:e[+-]?\d+)?)\s*([kmbt]?)\s*", str(model), re.IGNORECASE)
         if not found:
             return None
         try:
@@ -366,8 +366,12 @@ def _number(model):
         except ValueError:
             return None
     if not 1 <= number < 1e18:
-        raise ValueError(f"model={model} as a number of parameters must be from 1 to 1e18")
+        raise ValueError(f"model={str(model)[:40]} as a number of parameters must be from 1 to 1e18")
     return number
+
+
+def _is_number(value):
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 def _assumed(parameters, vocab_size):
@@ -385,11 +389,14 @@ def _config_sizes(config, name):
     if config.is_encoder_decoder:
         raise ValueError(f"model {name} is an encoder-decoder: plans are made for encoders and decoders; give its number of parameters in place of it")
     try:
-        hidden, tensors = config.hidden_size, dict(_on_meta(config).named_parameters())
-    except (AttributeError, ValueError) as error:
+        model = _on_meta(config)
+    except (AttributeError, ValueError, AssertionError) as error:
         raise ValueError(f"model {name} ({config.model_type!r}) cannot be made as a masked or causal language model: give its number of parameters in place of it") from error
-    return Sizes(name, sum(p.numel() for p in tensors.values()), config.num_hidden_layers, hidden, _feed_forward(config), config.num_attention_heads, config.vocab_size,
-                 getattr(config, "max_position_embeddings", None) or 10**9, 1.0 if causal else 0.15, config, sum(p.numel() for n, p in tensors.items() if _is_inside(n, p)), any(_GATE.search(n) for n in tensors))
+    if missing := [part for part in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size") if not isinstance(getattr(config, part, None), int)]:
+        raise ValueError(f"model {name} ({config.model_type!r}) has no {missing[0]}: plans are made for Transformers; give its number of parameters in place of it")
+    tensors = dict(model.named_parameters())
+    return Sizes(name, sum(p.numel() for p in tensors.values()), config.num_hidden_layers, config.hidden_size, _feed_forward(config), config.num_attention_heads, config.vocab_size,
+                 position_limit(model) or 10**9, 1.0 if causal else 0.15, config, sum(p.numel() for n, p in tensors.items() if _is_inside(n, p)), any(_GATE.search(n) for n in tensors))
 
 
 def _short(number):
@@ -502,13 +509,14 @@ class PlanOptions:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not known: choose {', '.join(allowed)}")
         for name in ("block_size", "batch_size", "vocab_size"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be 1 or more")
-        if not 0 < self.utilization <= 1:
-            raise ValueError(f"utilization={self.utilization} must lie in (0, 1]: the share of the peak that the run gets")
+            if not _is_number(getattr(self, name)) or not 1 <= getattr(self, name) <= 1e12:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a number from 1 to 1e12")
+        if not _is_number(self.utilization) or not 0 < self.utilization <= 1:
+            raise ValueError(f"utilization={self.utilization!r} must lie in (0, 1]: the share of the peak that the run gets")
         for name in ("spare", "price", "watts", "overhead", "carbon"):
-            if getattr(self, name) is not None and not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more")
+            value = getattr(self, name)
+            if (value is None and name not in ("price", "watts")) or (value is not None and not (_is_number(value) and 0 <= value <= 1e12)):
+                raise ValueError(f"{name}={value!r} must be a number from 0 to 1e12")
         return self
 
 # %% ../nbs/12_compute.ipynb #daefe796
@@ -533,7 +541,7 @@ class Plan:
     hours : float
         Time of the run.
     devices_needed : int
-        The fewest devices with which the wanted time is kept and the model fits; equal to `devices` where no time was asked for.
+        The fewest devices with which the wanted time is kept and the model fits, None where there is no such number; equal to `devices` where no time was asked for.
     memory : dict
         Bytes on each device, part by part.
     device_memory : float
@@ -580,7 +588,7 @@ class Plan:
         way = f"{self.sharding.upper()}, {self.precision}{', checkpointing' if self.checkpointing else ''}"
         return [("model", self.model if "parameters" in self.model else f"{self.model}: {_short(self.parameters)} parameters"), ("tokens", f"{_short(self.tokens)} ({self.tokens / self.parameters:,.3g} for each parameter)"),
                 ("operations", f"{self.flops:.3g} ({self.flops / PETAFLOP_DAY:.3g} petaflop/s-days)"), ("hardware", f"{self.devices:,} x {self.hardware} ({way})"),
-                ("time", _duration(self.hours)), *([("devices for the time asked", f"{self.devices_needed:,}")] if self.devices_needed != self.devices else []),
+                ("time", _duration(self.hours)), *([("devices for the time asked", f"{self.devices_needed:,}" if self.devices_needed else "none: it does not fit on so many")] if self.devices_needed != self.devices else []),
                 ("memory of a device", f"{self.memory_gb:,.3g} of {self.device_memory:,.3g} GB"), ("all ways", ", ".join(f"{name} {gb:,.3g} GB" for name, gb in self.alternatives.items())),
                 ("cost", f"${self.cost:,.2f}"), ("energy", f"{self.energy:,.3g} kWh"), ("emissions", f"{self.co2:,.3g} kg CO2e"), ("assumed", "; ".join(self.assumptions))]
 
@@ -646,9 +654,9 @@ def plan(model, tokens=None, hardware="this machine", devices=None, hours=None, 
     needed = count
     if budget:
         keep = [math.ceil(each * tokens / (budget * speed(checkpointing)) - 1e-9) for checkpointing in (False, True)]
-        needed = _in_time(sizes, options, device, mixed, _fewest(sizes, options, device, mixed) or count, keep)
-    if given is None and needed > count:
-        count, way = _fitting(sizes, options, device, needed, mixed)
+        needed = _in_time(sizes, options, device, mixed, keep)
+    if given is None and needed != count:
+        count, way = _fitting(sizes, options, device, needed or max(2, *keep), mixed)
     memory = training_memory(sizes, options, count, *way, mixed)
     time_needed = each * tokens / (count * speed(way[1])) / 3600
     return _priced(sizes, tokens, each, device, count, mixed, way, time_needed, needed, memory, options)
@@ -658,18 +666,14 @@ def _check_budget(devices, hours):
     "Refuse impossible numbers of devices and hours."
     if devices is not None:
         _check_devices(devices)
-    if hours is not None and not (_is_number(hours) and 0 < hours < math.inf):
-        raise ValueError(f"hours={hours!r} must be a number above 0")
+    if hours is not None and not (_is_number(hours) and 1e-9 <= hours <= 1e9):
+        raise ValueError(f"hours={hours!r} must be a number above 0, from 1e-9 to 1e9")
 
 
 def _check_devices(devices):
     "Refuse what is no number of devices."
-    if not _is_number(devices) or not 1 <= devices < math.inf or devices != int(devices):
-        raise ValueError(f"devices={devices!r} must be a whole number, 1 or more")
-
-
-def _is_number(value):
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not _is_number(devices) or not 1 <= devices <= 1e9 or devices != int(devices):
+        raise ValueError(f"devices={devices!r} must be a whole number, 1 or more and 1e9 at most")
 
 
 def _tokens(tokens):
@@ -679,7 +683,7 @@ def _tokens(tokens):
     except ValueError:
         number = None
     if number is None:
-        raise ValueError(f"tokens={tokens} must be a number from 1 to 1e18, such as 1e9 or 2.5B")
+        raise ValueError(f"tokens={str(tokens)[:40]} must be a number from 1 to 1e18, such as 1e9 or 2.5B")
     return number
 
 # %% ../nbs/12_compute.ipynb #e2062c73
@@ -695,26 +699,30 @@ def _first_way(sizes, options, device, devices, mixed):
     return next((way for way in _ways(options, devices) if fits(way)), None)
 
 
-def _fewest(sizes, options, device, mixed, most=2**20):
-    "The smallest number of devices on which the model fits, or None: memory falls as devices are added."
-    if _first_way(sizes, options, device, 1, mixed):
-        return 1
-    if not _first_way(sizes, options, device, most, mixed):
+def _fewest(sizes, options, device, mixed, least=1, most=2**20):
+    "The smallest number of devices, `least` or more, on which the model fits, or None: from two on, memory falls as devices are added."
+    if _first_way(sizes, options, device, least, mixed):
+        return least
+    if least >= most or not _first_way(sizes, options, device, most, mixed):
         return None
-    low, high = 1, most                                     # does not fit on low, fits on high
+    low, high = least, most                                 # does not fit on low, fits on high
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if _first_way(sizes, options, device, middle, mixed) else (middle, high)
     return high
 
 
-def _in_time(sizes, options, device, mixed, fewest, keep):
-    "The smallest number of devices that keeps the time, from the fewest that fit; keep: how many do without checkpointing, and with it."
-    low, high = (max(fewest, count) for count in keep)      # fewer than low are too slow in any way, high are enough in any
-    while low < high:
+def _in_time(sizes, options, device, mixed, keep):
+    "The smallest number of devices that fits and keeps the time, or None; keep: how many do without checkpointing, and with it."
+    def enough(count):
+        way = _first_way(sizes, options, device, count, mixed)
+        return way and count >= keep[way[1]]
+    if enough(1):                                           # one alone may hold what two do not: its gradients take the place of activations
+        return 1
+    low, high = max(2, keep[0]), _fewest(sizes, options, device, mixed, max(2, keep[1]))       # fewer than low are too slow in any way, high are enough in any
+    while high and low < high:
         middle = (low + high) // 2
-        way = _first_way(sizes, options, device, middle, mixed)
-        low, high = (low, middle) if way and middle >= keep[way[1]] else (middle + 1, high)
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
     return high
 
 

@@ -2,10 +2,11 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
-from transformers import (AlbertConfig, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, FalconConfig, Gemma2Config, GemmaConfig, GPT2Config, LlamaConfig, MistralConfig,
-                          ModernBertConfig, Phi3Config, T5Config, ViTConfig)
+from transformers import (AlbertConfig, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, FalconConfig, FNetConfig, Gemma2Config, GemmaConfig, GPT2Config, LlamaConfig,
+                          MambaConfig, MistralConfig, ModernBertConfig, Phi3Config, ReformerConfig, RobertaConfig, T5Config, ViTConfig, XLNetConfig)
 
 from lmnotes import compute
 from lmnotes.compute import PUBLISHED, Device, Plan, PlanOptions, cache_bytes, find_device, model_sizes, plan, this_machine, training_memory
@@ -60,7 +61,8 @@ def test_a_folder_is_read(tmp_path):
         plan(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("given, parameters", [("124M", 124e6), ("1.3B", 1.3e9), ("7e9", 7e9), ("1,000", 1000), ("1,234,567", 1_234_567), ("1_000", 1000), (".5B", 5e8), (5, 5), ("2 k", 2000)])
+@pytest.mark.parametrize("given, parameters", [("124M", 124e6), ("1.3B", 1.3e9), ("7e9", 7e9), ("1,000", 1000), ("1,234,567", 1_234_567), ("1_000", 1000), (".5B", 5e8), (5, 5), ("2 k", 2000),
+                                               ("1e+9", 1e9), (np.int64(10**8), 1e8), (np.float32(1e9), 1e9)])
 def test_numbers_are_read(given, parameters):
     assert model_sizes(given).parameters == parameters
 
@@ -74,6 +76,35 @@ def test_devices_for_the_time_asked():
     allowed = plan("1B", hardware="a100-80", devices=2, hours=24)
     assert math.isclose(allowed.hours, 24)
     assert plan("1B", hardware="a100-80").tokens == 20e9
+
+
+def test_one_device_may_hold_what_two_do_not():
+    card, options = Device("own", 73.7, 1e14, 1e13, 300), PlanOptions(sharding="ddp", checkpointing="no")
+    half = plan("3B", hardware=card, options=options, devices=1).hours / 2
+    found = plan("3B", hardware=card, options=options, devices=1, tokens="60B", hours=half)
+    assert found.devices_needed is None and "none: it does not fit on so many" in repr(found)
+    with pytest.raises(ValueError, match="needs 79.7 GB on each device"):
+        plan("3B", hardware=card, options=options, tokens="60B", hours=half)
+
+
+@pytest.mark.parametrize("memory", [20, 40, 73.7, 90])
+@pytest.mark.parametrize("faster", [0.9, 1.1, 2, 3.5, 9])
+@pytest.mark.parametrize("sharding", ["auto", "ddp", "fsdp"])
+def test_the_fewest_devices_are_those_that_trying_finds(memory, faster, sharding):
+    card = Device("own", memory, 1e14, 1e13, 300)
+    hours = plan("3B", hardware=Device("large", 1000, 1e14, 1e13, 300), devices=1).hours / faster
+    in_time = [n for n in range(1, 40) if compute._first_way(model_sizes("3B"), PlanOptions(sharding=sharding), card, n, True) and plan("3B", "60B", card, n, sharding=sharding).hours <= hours * (1 + 1e-9)]
+    if in_time:
+        assert plan("3B", "60B", card, hours=hours, sharding=sharding).devices_needed == in_time[0]
+    else:
+        with pytest.raises(ValueError, match="GB on each device"):
+            plan("3B", "60B", card, hours=hours, sharding=sharding)
+
+
+@pytest.mark.parametrize("config, block", [(XLNetConfig(d_model=32, n_layer=1, n_head=2, d_inner=32, vocab_size=64), 1024), (RobertaConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=514), 512)],
+                         ids=["xlnet", "roberta"])
+def test_blocks_are_those_that_the_model_takes(config, block):
+    assert f"blocks of {block} on" in repr(plan(config, tokens=1e6, hardware="t4"))
 
 
 def test_the_simplest_way_that_fits():
@@ -145,7 +176,11 @@ def test_representations():
     (dict(model=T5Config(), hardware="t4"), "T5Config is an encoder-decoder"), (dict(model=ViTConfig(), hardware="t4"), "cannot be made as a masked or causal"),
     (dict(model="1B", hardware="t4", devices=math.inf), "devices=inf"), (dict(model="1B", hardware="t4", devices="4"), "devices='4'"), (dict(model=None, hardware="t4"), "model=None is NoneType"),
     (dict(model=True, hardware="t4"), "model=True is bool"), (dict(model="1,5B", hardware="t4"), "'1,5B' is no number"), (dict(model="1B", hardware="t4", hours="4"), "hours='4'"),
-    (dict(model="1B", hardware="t4", tokens="2,5B"), "tokens=2,5B")])
+    (dict(model="1B", hardware="t4", tokens="2,5B"), "tokens=2,5B"), (dict(model=MambaConfig(hidden_size=32, num_hidden_layers=1), hardware="t4"), "has no num_attention_heads"),
+    (dict(model=FNetConfig(hidden_size=32, num_hidden_layers=1), hardware="t4"), "has no num_attention_heads"), (dict(model=ReformerConfig(), hardware="t4"), "cannot be made as a masked or causal"),
+    (dict(model=10**400, hardware="t4"), "1 to 1e18"), (dict(model="1B", hardware="t4", tokens=10**400), "tokens=1000"), (dict(model="1B", hardware="t4", hours=1e300, devices=1), "hours=1e\\+300"),
+    (dict(model="1B", hardware="t4", batch_size="8"), "batch_size='8'"), (dict(model="1B", hardware="t4", utilization="a"), "utilization='a'"), (dict(model="1B", hardware="t4", spare=None), "spare=None"),
+    (dict(model="", hardware="t4"), "'' is no number of parameters")])
 def test_bad_input_gets_one_sentence(wrong, message):
     with pytest.raises(ValueError, match=message) as error:
         plan(**wrong)
@@ -163,7 +198,6 @@ def test_an_impossible_plan_names_memory_and_the_largest_device():
 
 # --- laws and the reverse question
 def test_a_law_is_found_again():
-    import numpy as np
     n, d = (g.ravel() for g in np.meshgrid(np.geomspace(1e6, 1e9, 4), np.geomspace(1e8, 1e11, 4)))
     law = compute.fit_scaling_law(n, d, compute.BESIROGLU.loss(n, d), resamples=3)
     assert abs(law.E - 1.8172) < 0.01 and abs(law.alpha - 0.3478) < 0.01 and abs(law.beta - 0.3658) < 0.01 and law.samples.shape == (3, 5)
@@ -172,7 +206,6 @@ def test_a_law_is_found_again():
 
 
 def test_the_optimum_of_a_law_is_the_lowest():
-    import numpy as np
     best, tokens = compute.HOFFMANN.best(1e21)
     others = np.geomspace(best / 10, best * 10, 201)
     assert math.isclose(6 * best * tokens, 1e21) and compute.HOFFMANN.loss(best, tokens) <= compute.HOFFMANN.loss(others, 1e21 / 6 / others).min() + 1e-12
@@ -265,7 +298,6 @@ def test_gates_are_found():
 
 
 def test_a_coefficient_that_is_not_there():
-    import numpy as np
     law = dataclasses.replace(compute.HOFFMANN, samples=np.ones((3, 5)))
     assert law.interval("E") == (1, 1)
     with pytest.raises(ValueError, match="'e' is no coefficient: there are E, A, B, alpha, beta"):

@@ -36,6 +36,11 @@ def entropy(p, base=np.e):
     -------
     float or numpy.ndarray, shape (...)
         $-\\sum_x p(x) \\log p(x)$, where an outcome of probability 0 adds 0 (Shannon 1948, section 6).
+
+    Raises
+    ------
+    ValueError
+        If a row is negative or does not sum to 1, or `base` is not above 1.
     """
     return cross_entropy(p, p, base)
 
@@ -59,12 +64,12 @@ def cross_entropy(p, q, base=np.e):
     Raises
     ------
     ValueError
-        If a row is negative or does not sum to 1, or `p` and `q` differ in their number of outcomes.
+        If a row is negative or does not sum to 1, `p` and `q` differ in their number of outcomes, or `base` is not above 1.
     """
     p, q = _pair(p, q)
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(p > 0, -p * np.log(q), 0.0)
-    return terms.sum(-1) / np.log(base) + 0.0
+    return terms.sum(-1) / _log_base(base) + 0.0
 
 
 def _pair(p, q):
@@ -73,6 +78,13 @@ def _pair(p, q):
     if p.shape[-1] != q.shape[-1]:
         raise ValueError(f"p has shape {p.shape} and q {q.shape}: pass probabilities of the same outcomes, as many along the last axis")
     return p, q
+
+
+def _log_base(base):
+    "Logarithm of a unit's base."
+    if not 1 < base < np.inf:
+        raise ValueError(f"base is {base!r}: pass a number above 1, as np.e for nats or 2 for bits")
+    return np.log(base)
 
 
 def _array(values):
@@ -112,7 +124,7 @@ def kl_divergence(p, q, base=np.e):
     p, q = _pair(p, q)
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(p > 0, p * (np.log(p) - np.log(q)), 0.0)
-    return np.maximum(terms.sum(-1), 0) / np.log(base)
+    return np.maximum(terms.sum(-1), 0) / _log_base(base)
 
 # %% ../nbs/01_theory.ipynb #df8184be
 def perplexity(log_probs):
@@ -521,7 +533,7 @@ class NGramLanguageModel:
         ValueError
             If there is no token; else as in `log_probs`.
         """
-        return perplexity(_score(self, *self._encode(_as_sequences(sequences))))
+        return perplexity(_score(self, *self._encode(_as_sequences(sequences, empty=self.boundaries))))
 
     def distribution(self, context=()):
         """
@@ -647,13 +659,13 @@ def _discount_table(discounts, order):
 
 
 def _as_sequences(sequences, empty=False):
-    "A list of lists of tokens, after checking that no text stands where a sequence of tokens should."
+    "A list of lists of tokens (at least one, without tokens only where `empty`), after checking that no text stands where a sequence of tokens should."
     sequences = list(sequences)
     for sequence in sequences:
         if isinstance(sequence, (str, bytes)) or not hasattr(sequence, "__iter__"):
             raise TypeError(f"a sequence of tokens is wanted, {str(sequence)[:40]!r} is one {type(sequence).__name__}: pass text.split() or list(text)")
     sequences = [s.tolist() if hasattr(s, "tolist") else list(s) for s in sequences]
-    if not empty and not any(sequences):
+    if not sequences or not empty and not any(sequences):
         raise ValueError("sequences is empty: there is no token to count or score; pass at least one")
     return sequences
 
@@ -696,7 +708,7 @@ class SyntheticLanguage:
     Raises
     ------
     ValueError
-        If a state's probabilities do not sum to 1, a next state is missing, or the states fall into separate parts.
+        If a state's probabilities are negative or do not sum to 1, a next state is missing, or the states fall into separate parts.
 
     Attributes
     ----------
@@ -723,6 +735,8 @@ class SyntheticLanguage:
             for word, (p, state) in row.items():
                 if state not in self.rules:
                     raise ValueError(f"the rule {self.states[s]!r} -> {word!r} leads to {state!r}: no such state; add it to the rules")
+                if not p >= 0:
+                    raise ValueError(f"the rule {self.states[s]!r} -> {word!r} has the probability {p}: give one from 0 to 1")
                 if p > 0:
                     self.emission[s, self.ids[word]], self.next_state[s, self.ids[word]] = p, self.states.index(state)
         _distribution(self.emission, "a state's row of the rules")
@@ -751,7 +765,13 @@ class SyntheticLanguage:
         -------
         float
             Nats for all of them together; divided by `length`, it tends to `entropy_rate`.
+
+        Raises
+        ------
+        ValueError
+            If `length` is no whole number of at least 0.
         """
+        _check_length(length)
         state, total = np.eye(len(self.states))[0], 0.0
         step, surprise = _state_matrix(self.emission, self.next_state), entropy(self.emission)
         for _ in range(length):
@@ -773,7 +793,13 @@ class SyntheticLanguage:
         -------
         list of str
             The words.
+
+        Raises
+        ------
+        ValueError
+            If `length` is no whole number of at least 0.
         """
+        _check_length(length)
         rows = [np.cumsum(row[row > 0]).tolist() for row in self.emission]
         words = [np.flatnonzero(row).tolist() for row in self.emission]
         following, state, tokens = self.next_state.tolist(), 0, []
@@ -870,7 +896,13 @@ class SyntheticLanguage:
             The stretches, as indices into `words`.
         joint : numpy.ndarray, shape (m, states)
             Probability, anywhere in an endless text, of each stretch and the state after it.
+
+        Raises
+        ------
+        ValueError
+            If `length` is no whole number of at least 0.
         """
+        _check_length(length)
         ids, joint = np.zeros((1, 0), dtype=np.int64), self.stationary[None]
         for _ in range(length):
             parts = [(word, joint @ _step(self, word)) for word in range(len(self.words))]
@@ -978,6 +1010,12 @@ def _word_ids(ids, count):
     if wrong.size:
         raise ValueError(f"ids holds {wrong[0]}, which is no index into words, a whole number from 0 to {count - 1}: look words up in language.ids")
     return ids
+
+
+def _check_length(length):
+    "Raise where a length is none."
+    if not isinstance(length, Integral) or isinstance(length, bool) or length < 0:
+        raise ValueError(f"length is {length!r}: pass a whole number of tokens, at least 0")
 
 
 def _check_order(order):

@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,11 @@ def fitted(order, boundaries=False):
     return NGramLanguageModel(order, vocabulary=LANGUAGE.words, unknown=None, boundaries=boundaries).fit([LANGUAGE.sample(300, 1)])
 
 
+def test_an_empty_sentence_has_an_end():
+    model = NGramLanguageModel(2).fit([["a", "b"], ["a"], []])
+    assert model.perplexity([[]]) == pytest.approx(math.exp(-model.log_prob([]))) and model.perplexity([[], ["a"]]) > 1
+
+
 def test_a_failed_fit_leaves_the_model_as_it_was():
     model = NGramLanguageModel(2, unknown=None, vocabulary=["a", "b"])
     with pytest.raises(ValueError, match="'c' is not in the vocabulary"):
@@ -295,6 +301,15 @@ def test_a_failed_fit_leaves_the_model_as_it_was():
     (lambda: theory.entropy([]), ValueError, "p is no distribution"),
     (lambda: SyntheticLanguage({"a": {"x": (0.5, "a")}}), ValueError, "no distribution"),
     (lambda: SyntheticLanguage({"a": {"x": (1.0, "b")}}), ValueError, "no such state"),
+    (lambda: SyntheticLanguage({"a": {"x": (1.0, "a"), "y": (-0.5, "a")}}), ValueError, "'a' -> 'y' has the probability -0.5"),
+    (lambda: SyntheticLanguage({"a": {"x": (float("nan"), "a")}}), ValueError, "'a' -> 'x' has the probability nan"),
+    (lambda: LANGUAGE.entropy(-3), ValueError, "length is -3: pass a whole number"),
+    (lambda: LANGUAGE.entropy(2.5), ValueError, "length is 2.5"),
+    (lambda: LANGUAGE.sample(-1), ValueError, "length is -1"),
+    (lambda: LANGUAGE.contexts(-1), ValueError, "length is -1"),
+    *((partial(measure, *p, base=base), ValueError, f"base is {base}: pass a number above 1") for base in (1, 0, -2, float("nan"))
+      for measure, p in ((theory.entropy, [[0.5, 0.5]]), (theory.cross_entropy, [[0.5, 0.5]] * 2), (theory.kl_divergence, [[0.5, 0.5]] * 2))),
+    (lambda: NGramLanguageModel(2, boundaries=False).fit([["a"]]).perplexity([[]]), ValueError, "sequences is empty"),
     (lambda: SyntheticLanguage({}), ValueError, "rules"),
     (lambda: SyntheticLanguage({s: {s: (1.0, s)} for s in "ab"}), ValueError, "separate parts"),
     (lambda: LANGUAGE.log_prob(["the", "unicorn"]), ValueError, "'unicorn' is not a word"),

@@ -200,8 +200,9 @@ def _attention(model, ids, layers):
     "Attention weights of the chosen layers, each (rows, heads, tokens, tokens)."
     with _by_formula(model), evaluating(model):
         found = getattr(model(input_ids=ids, attention_mask=torch.ones_like(ids), output_attentions=True), "attentions", None)
-    if not found or len(found) < model.config.num_hidden_layers or any(found[i] is None for i in layers):
-        raise ValueError(f"model {type(model).__name__} gives no attention weights for every layer: take a model whose layers all attend")
+    tokens = (ids.shape[1],) * 2                             # Funnel shortens the text, Longformer gives a column for each place of its window
+    if not found or len(found) < model.config.num_hidden_layers or hasattr(model.config, "attention_window") or any(found[i] is None or found[i].shape[-2:] != tokens for i in layers):
+        raise ValueError(f"model {type(model).__name__} gives no attention weights for every layer, token by token: take a model whose layers all attend to the text")
     return [_numbers(model, part) for part in (found[i].float() for i in layers)]
 
 
@@ -272,7 +273,7 @@ def _heads(model):
     count = getattr(model.config, "num_attention_heads", None)
     if not isinstance(count, int):
         raise ValueError(f"model {type(model).__name__} has no attention heads of one number in every layer: take a model whose layers all attend")
-    return count
+    return max(1, count // getattr(model.config, "head_ratio", 1))             # ConvBERT has convolutions in place of some
 
 
 @contextmanager
@@ -297,6 +298,7 @@ def without_heads(model, heads):
         If a layer or a head is not there.
     """
     count, by_layer = _heads(model), {}
+    parts = 2 * count if hasattr(model.config, "head_ratio") else count        # ConvBERT puts as many convolutions behind its heads
     for place in heads:
         if not isinstance(place, (tuple, list)) or len(place) != 2:
             raise ValueError(f"heads holds {place!r}: name each head as (layer, head)")
@@ -306,7 +308,7 @@ def without_heads(model, heads):
     found, handles = [(_projection(model, layer), chosen) for layer, chosen in by_layer.items()], []      # all are there before one is touched
     try:
         for part, chosen in found:
-            handles.append(part.register_forward_pre_hook(partial(_silence, chosen, count)))
+            handles.append(part.register_forward_pre_hook(partial(_silence, chosen, parts)))
         yield model
     finally:
         for handle in handles:
@@ -526,6 +528,8 @@ def _states(model, ids):
     finally:
         for handle in handles:
             handle.remove()
+    if len(found) != len(blocks) + 1:
+        raise ValueError(f"model {type(model).__name__} does not give a state for each token after each layer: take a model whose layers all keep the text's length")
     return found
 
 
@@ -615,8 +619,8 @@ def logit_lens(model, text, tokenizer=None, top=5):
     """
     model, tokenizer, _ = _opened(model, tokenizer, ("causal", "masked"))
     ids, shown, _ = _encoded(model, tokenizer, text)
-    if top < 1:
-        raise ValueError(f"top {top} must be at least 1")
+    if not isinstance(top, (int, np.integer)) or top < 1:
+        raise ValueError(f"top {top!r} must be at least 1, and whole")
     with evaluating(model):
         states = _states(model, ids)
         final = _seen_from(model, ids, states[-1]).log_softmax(-1)
@@ -636,6 +640,11 @@ def _lens_row(logits, top, final):
 # %% ../nbs/14_understanding.ipynb #40642ddd
 _METHODS = ("integrated_gradients", "input_x_gradient", "occlusion")
 _MOST_STEPS = 1024
+
+
+def _allowed(tolerance, difference):
+    "What shares may lack to a difference of outputs."
+    return tolerance * abs(difference) + 1e-5
 
 
 @dataclass(frozen=True)
@@ -660,6 +669,8 @@ class Attribution:
         How it was computed.
     steps : int
         Points of the integral; 0 for other methods.
+    tolerance : float
+        Share of the difference of outputs that the sum of an integral may lack.
     """
 
     text: str
@@ -671,11 +682,17 @@ class Attribution:
     baseline_output: float
     method: str
     steps: int = 0
+    tolerance: float = 0.01
 
     @property
     def delta(self):
         "What the shares lack to the difference of the outputs: near 0 for integrated gradients (completeness), anything for other methods."
         return sum(self.scores) - (self.output - self.baseline_output)
+
+    @property
+    def complete(self):
+        "Whether the shares add up to the difference of the outputs, but for the tolerance."
+        return abs(self.delta) <= _allowed(self.tolerance, self.output - self.baseline_output)
 
     def ranked(self):
         "Pairs of token and share, the greatest share (of either sign) first."
@@ -691,7 +708,8 @@ class Attribution:
         return ax
 
     def __repr__(self):
-        return f"{self.target} {self.output:.3f} (without information {self.baseline_output:.3f}), {self.method}: " + " ".join(f"{t}({s:+.2f})" for t, s in zip(self.tokens, self.scores))
+        delta = f", delta {self.delta:+.3g} after {self.steps:,} steps" if self.steps and not self.complete else ""
+        return f"{self.target} {self.output:.3f} (without information {self.baseline_output:.3f}), {self.method}{delta}: " + " ".join(f"{t}({s:+.2f})" for t, s in zip(self.tokens, self.scores))
 
     def _repr_html_(self):
         top, at, parts = max(map(abs, self.scores), default=0) or 1, 0, []
@@ -712,7 +730,7 @@ def _token_target(tokenizer, target, size):
     if not isinstance(target, str):
         raise ValueError(f"target {target!r} is no token: give its text, or a number from 0 to {size - 1}")
     found = tokenizer(target, add_special_tokens=False)["input_ids"]
-    if len(found) != 1 or found[0] == tokenizer.unk_token_id:
+    if len(found) != 1 or (found[0] == tokenizer.unk_token_id and target.strip() != tokenizer.unk_token):
         raise ValueError(f"target {target!r} is {'not in the vocabulary' if len(found) == 1 else f'{len(found)} tokens'}: give a text that is a single token (with its leading space where the tokenizer marks one)")
     return found[0]
 
@@ -728,6 +746,8 @@ def _asked_place(ids, tokenizer, task, position):
         return position
     if task == "causal":
         return length - 1
+    if tokenizer.mask_token_id is None:
+        raise ValueError("the tokenizer has no mask token: give the place that is asked about, position=")
     masks = (ids[0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
     if len(masks) != 1:
         raise ValueError(f"text has {len(masks)} mask tokens: put one {tokenizer.mask_token} where the model shall predict, or give position=")
@@ -749,6 +769,13 @@ def _uninformed(ids, tokenizer, baseline):
     return torch.where(special, ids, token)
 
 # %% ../nbs/14_understanding.ipynb #7ecbfbe4
+def _exchanged(model, rows, _, args):
+    "The rows in place of the ids that the embedding would read."
+    if args[0].shape != rows.shape:
+        raise ValueError(f"model {type(model).__name__} reads its tokens in another shape, turned or padded: take a model that reads the text as it is")
+    return (rows,)
+
+
 def _asked(model, tokenizer, ids, task, target, position):
     "The function of the ids whose value is explained, and its name."
     pair = target if isinstance(target, (tuple, list)) else (target,)
@@ -761,7 +788,7 @@ def _asked(model, tokenizer, ids, task, target, position):
     scale = torch.nn.functional.logsigmoid if getattr(model.config, "problem_type", None) == "multi_label_classification" else partial(torch.log_softmax, dim=-1)
 
     def outputs(rows):
-        handle = model.get_input_embeddings().register_forward_pre_hook(lambda _, args: (rows,))        # words change; places and padding are those of the text
+        handle = model.get_input_embeddings().register_forward_pre_hook(partial(_exchanged, model, rows))        # words change; places and padding are those of the text
         try:
             logits = model(input_ids=ids.expand(len(rows), -1), attention_mask=torch.ones_like(rows)).logits.float()
         finally:
@@ -798,7 +825,7 @@ def attribute(model, text, tokenizer=None, target=None, method="integrated_gradi
     position : int, optional
         Place whose prediction is asked about, for a language model; by default the mask token, or the last token.
     steps : int
-        Points of the integral; doubled until the shares are complete.
+        Points of the integral; doubled until the shares are complete, but not beyond 1,024: a warning and the result then say what they lack.
     tolerance : float
         Share of the difference of outputs that the sum may lack.
 
@@ -818,8 +845,8 @@ def attribute(model, text, tokenizer=None, target=None, method="integrated_gradi
     """
     if method not in _METHODS:
         raise ValueError(f"method {method!r} is not known: choose {', '.join(_METHODS)}")
-    if steps < 1 or not tolerance > 0:
-        raise ValueError(f"steps {steps} must be at least 1 and tolerance {tolerance} above 0")
+    if not isinstance(steps, (int, np.integer)) or steps < 1 or not tolerance > 0:
+        raise ValueError(f"steps {steps!r} must be a whole number of at least 1 and tolerance {tolerance} above 0")
     model, tokenizer, task = _opened(model, tokenizer, ("causal", "masked", "classification"))
     ids, shown, offsets = _encoded(model, tokenizer, text)
     blank = _uninformed(ids, tokenizer, baseline)
@@ -829,7 +856,7 @@ def attribute(model, text, tokenizer=None, target=None, method="integrated_gradi
             output, empty = value(ids).item(), value(blank).item()
         _numbers(model, (output, empty))
         scores, steps = _shares(value, model.get_input_embeddings(), ids, blank, method, steps, tolerance, output - empty, 1 if _one_by_one(model, task) else 64)
-    return Attribution(text, shown, offsets, tuple(scores.tolist()), name, output, empty, method, steps)
+    return Attribution(text, shown, offsets, tuple(scores.tolist()), name, output, empty, method, steps, tolerance)
 
 
 def _shares(value, embedding, ids, blank, method, steps, tolerance, difference, batch=64):
@@ -841,10 +868,10 @@ def _shares(value, embedding, ids, blank, method, steps, tolerance, difference, 
     while True:
         scores = LayerIntegratedGradients(value, embedding).attribute(ids, baselines=blank, n_steps=steps, internal_batch_size=batch)[0].sum(-1).detach()
         lacking = abs(scores.sum().item() - difference)
-        if lacking <= tolerance * abs(difference) + 1e-5 or steps * 2 > _MOST_STEPS:
+        if lacking <= _allowed(tolerance, difference) or steps * 2 > _MOST_STEPS:
             break
         steps *= 2
-    if lacking > tolerance * abs(difference) + 1e-5:
+    if lacking > _allowed(tolerance, difference):
         logger.warning("the shares lack %.3g of %.3g after %d steps: take a larger tolerance, or another baseline", lacking, difference, steps)
     return scores, steps
 
@@ -907,7 +934,8 @@ def _word_states(model, tokenizer, rows, max_words):
             spans.append((begin, begin + len(word)))
             begin += len(word) + 1
         ids, _, offsets = _encoded(model, tokenizer, text, f"row {number} of data")
-        states = torch.cat(_states(model, ids)).float()
+        states = [state.transpose(0, 1) if state.shape[:2] == (ids.shape[1], 1) else state for state in _states(model, ids)]      # XLNet puts tokens first
+        states = _numbers(model, torch.cat(states).float())
         for i, (a, b) in enumerate(spans):
             pieces = [j for j, (c, d) in enumerate(offsets) if max(a, c) < min(b, d)]
             if pieces:                                       # a tokenizer may drop a word
@@ -1019,9 +1047,13 @@ def probe(model, data, tokenizer=None, *, layers=None, test_data=None, test_frac
         the model is an encoder-decoder, or its tokenizer is missing.
     TypeError
         If the model is no folder, pair or model.
+    FloatingPointError
+        If the model gives no numbers.
     """
     model, tokenizer, _ = _opened(model, tokenizer)
     layers = _chosen(layers, model.config.num_hidden_layers + 1)
+    if not isinstance(regularisation, (int, float, np.integer, np.floating)) or not regularisation > 0:
+        raise ValueError(f"regularisation {regularisation!r} must be a number above 0: the smaller, the stronger the penalty")
     if not max_words >= 1:
         raise ValueError(f"max_words {max_words} must be at least 1")
     train_rows, test_rows = _held_out(_tagged_rows(data, least=2 if test_data is None else 1), test_data, test_fraction, seed)
@@ -1152,10 +1184,10 @@ def induction_scores(model, tokenizer=None, period=None, rows=32, seed=0):
     usable = np.array([i for i in range(model.config.vocab_size) if i not in special])
     most = min((position_limit(model) or 1024) // 2, len(usable))
     period = min(25, most) if period is None else period
-    if not 2 <= period <= most:
-        raise ValueError(f"period {period} must be at least 2 and at most {most}: half of the model's positions, and its vocabulary, as no token is drawn twice")
-    if rows < 1:
-        raise ValueError(f"rows {rows} must be at least 1")
+    if not isinstance(period, (int, np.integer)) or not 2 <= period <= most:
+        raise ValueError(f"period {period!r} must be at least 2 and at most {most}, and whole: half of the model's positions, and its vocabulary, as no token is drawn twice")
+    if not isinstance(rows, (int, np.integer)) or rows < 1:
+        raise ValueError(f"rows {rows!r} must be at least 1, and whole")
     draw = np.random.default_rng(seed)
     ids = torch.from_numpy(np.stack([draw.choice(usable, period, replace=False) for _ in range(rows)])).repeat(1, 2).to(model.device)
     with torch.no_grad(), evaluating(model):

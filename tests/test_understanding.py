@@ -7,8 +7,8 @@ import torch
 from datasets import ClassLabel, Dataset, Features, List, Value, load_dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel, DistilBertConfig, DistilBertForMaskedLM, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig,
-                          GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, ModernBertConfig, ModernBertForMaskedLM, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM,
-                          T5Config, T5ForConditionalGeneration)
+                          GPTNeoXForCausalLM, ConvBertConfig, ConvBertForMaskedLM, FunnelConfig, FunnelForMaskedLM, LlamaConfig, LlamaForCausalLM, LongformerConfig, LongformerForMaskedLM, ModernBertConfig, ModernBertForMaskedLM, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM,
+                          T5Config, T5ForConditionalGeneration, XLNetConfig, XLNetLMHeadModel)
 
 from lmnotes.checkpoints import load, save
 from lmnotes.tokenization import train_tokenizer
@@ -29,6 +29,12 @@ def word_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", mask_token="[MASK]", cls_token="[CLS]", sep_token="[SEP]")
 
 
+def without_mask():
+    tokenizer = word_tokenizer()
+    tokenizer.mask_token = None
+    return tokenizer
+
+
 def scrambled(model, scale=0.2):
     torch.manual_seed(1)
     with torch.no_grad():
@@ -46,6 +52,9 @@ def make(family):
         "modernbert": lambda: ModernBertForMaskedLM(ModernBertConfig(max_position_embeddings=20, pad_token_id=0, cls_token_id=None, sep_token_id=None, **NONE, **SIZE)),
         "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=len(WORDS), n_embd=16, n_layer=2, n_head=2, n_positions=20, **NONE)),
         "llama": lambda: LlamaForCausalLM(LlamaConfig(max_position_embeddings=20, num_key_value_heads=1, **NONE, **SIZE)),
+        "longformer": lambda: LongformerForMaskedLM(LongformerConfig(attention_window=4, max_position_embeddings=40, pad_token_id=0, **NONE, **SIZE | {"sep_token_id": 3})),
+        "funnel": lambda: FunnelForMaskedLM(FunnelConfig(vocab_size=len(WORDS), d_model=16, n_head=2, d_head=8, d_inner=24, block_sizes=[1, 1])),
+        "xlnet": lambda: XLNetLMHeadModel(XLNetConfig(vocab_size=len(WORDS), d_model=16, n_layer=2, n_head=2, d_inner=24)),
         "neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(max_position_embeddings=20, **NONE, **SIZE)),
     }[family]())
 
@@ -223,6 +232,37 @@ def test_labels_that_do_not_fit(settings, label, message, tokenizer):
         ablate_heads(model, [SENTENCE], tokenizer, labels=[label], progress=False)
 
 
+@pytest.mark.parametrize("ratio, heads", [(1, 4), (2, 2), (4, 1)])
+def test_heads_of_convbert_are_those_that_attend(ratio, heads, tokenizer):
+    torch.manual_seed(0)
+    model = scrambled(ConvBertForMaskedLM(ConvBertConfig(embedding_size=16, head_ratio=ratio, max_position_embeddings=20, **SIZE | {"num_attention_heads": 4})))
+    assert attention_maps(model, SENTENCE, tokenizer).weights.shape[1] == heads == ablate_heads(model, [SENTENCE], tokenizer, progress=False).losses.shape[1]
+    found, part = [], model.convbert.encoder.layer[0].attention
+    handle = part.output.dense.register_forward_hook(lambda _, args, output: found.append(args[0]))
+    with without_heads(model, [(0, heads - 1)]):
+        logits_of(model, encoded(tokenizer, SENTENCE))
+    logits_of(model, encoded(tokenizer, SENTENCE))
+    handle.remove()
+    width, (off, on) = part.self.attention_head_size, found
+    silent = slice((heads - 1) * width, heads * width)
+    assert not off[..., silent].any() and on[..., silent].all() and torch.equal(off[..., heads * width:], on[..., heads * width:])
+
+
+def test_a_token_may_be_the_unknown_one_and_other_things(tokenizer):
+    several = word_tokenizer()
+    several.eos_token = several.bos_token = "[UNK]"
+    assert attribute(make("gpt2"), SENTENCE, several, target="[UNK]").target == "log P([UNK])"
+
+
+def test_a_probe_of_a_model_that_puts_tokens_first(tokenizer):
+    from lmnotes.understanding import _states, _word_states
+    model, words = make("xlnet"), SENTENCE.split()
+    states, found, _ = _word_states(model, tokenizer, [(words, words)], 10)
+    first = _states(model, encoded(tokenizer, SENTENCE))
+    assert found == words and first[0].shape == (len(words), 1, 16)
+    np.testing.assert_allclose(states, torch.stack(first)[:, :, 0].numpy(), atol=1e-5)
+
+
 def test_no_hook_stays_where_a_layer_is_refused(tokenizer, monkeypatch):
     import lmnotes.understanding as understanding
     bert, real = make("bert"), understanding._projection
@@ -331,7 +371,9 @@ def test_incomplete_shares_are_reported(tokenizer, caplog, monkeypatch):
     monkeypatch.setattr("lmnotes.understanding._MOST_STEPS", 2)
     with caplog.at_level(logging.WARNING, logger="lmnotes.understanding"):
         found = attribute(make("bert"), GAP, tokenizer, target="watch", steps=1, tolerance=1e-9)
-    assert "the shares lack" in caplog.text and found.steps == 2
+    assert "the shares lack" in caplog.text and found.steps == 2 and not found.complete and f"delta {found.delta:+.3g} after 2 steps" in repr(found)
+    whole = attribute(make("bert"), GAP, tokenizer, target="watch", tolerance=0.5)
+    assert whole.complete and "delta" not in repr(whole)
 
 
 # probes
@@ -460,6 +502,19 @@ BAD = [
     (lambda m, t: probe(m, tagged_sentences(5), t, test_fraction=1.0), ValueError, "test_fraction 1.0"),
     (lambda m, t: induction_scores(m, period=11), ValueError, "period 11 must be at least 2 and at most 10"),
     (lambda m, t: induction_scores(m, rows=0), ValueError, "rows 0"),
+    (lambda m, t: induction_scores(m, period=2.5), ValueError, "period 2.5 must be .* whole"),
+    (lambda m, t: induction_scores(m, rows=2.5), ValueError, "rows 2.5 must be .* whole"),
+    (lambda m, t: logit_lens(m, SENTENCE, t, top=1.5), ValueError, "top 1.5 must be .* whole"),
+    (lambda m, t: attribute(m, SENTENCE, t, steps=2.5), ValueError, "steps 2.5 must be a whole"),
+    (lambda m, t: probe(m, tagged_sentences(5), t, regularisation=0, progress=False), ValueError, "regularisation 0 must be a number above 0"),
+    (lambda m, t: probe(m, tagged_sentences(5), t, regularisation="a", progress=False), ValueError, "regularisation 'a' must be a number above 0"),
+    (lambda m, t: attention_maps(make("longformer"), SENTENCE, t), ValueError, "gives no attention weights for every layer, token by token"),
+    (lambda m, t: attention_maps(make("longformer"), "the dog see my dog", t), ValueError, "LongformerForMaskedLM gives no attention weights"),
+    (lambda m, t: attention_maps(make("funnel"), SENTENCE, t), ValueError, "FunnelForMaskedLM gives no attention weights"),
+    (lambda m, t: probe(make("funnel"), tagged_sentences(5), t, progress=False), ValueError, "FunnelForMaskedLM does not give a state for each token"),
+    (lambda m, t: attribute(make("xlnet"), SENTENCE, t), ValueError, "XLNetLMHeadModel reads its tokens in another shape"),
+    (lambda m, t: attribute(make("longformer"), GAP, t), ValueError, "LongformerForMaskedLM reads its tokens in another shape"),
+    (lambda m, t: attribute(make("bert"), SENTENCE, without_mask()), ValueError, "the tokenizer has no mask token: give the place"),
     (lambda m, t: induction_scores(make("bert")), ValueError, "is for masked: this needs one for causal"),
     (lambda m, t: attention_maps(T5ForConditionalGeneration(T5Config(vocab_size=50, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0)), SENTENCE, t),
      ValueError, "is an encoder-decoder"),
@@ -491,7 +546,8 @@ def test_a_model_that_gives_no_number_is_refused(tokenizer):
     with torch.no_grad():
         model.transformer.h[0].attn.c_attn.weight.fill_(float("nan"))
     for look in (lambda: attention_maps(model, SENTENCE, tokenizer), lambda: logit_lens(model, SENTENCE, tokenizer), lambda: attribute(model, SENTENCE, tokenizer),
-                 lambda: ablate_heads(model, [SENTENCE], tokenizer, progress=False), lambda: induction_scores(model, period=4, rows=2)):
+                 lambda: ablate_heads(model, [SENTENCE], tokenizer, progress=False), lambda: induction_scores(model, period=4, rows=2),
+                 lambda: probe(model, tagged_sentences(5), tokenizer, progress=False)):
         with pytest.raises(FloatingPointError, match="GPT2LMHeadModel gives no number: its weights are damaged"):
             look()
 

@@ -308,7 +308,8 @@ class Sizes:
 
     def activation_bytes(self, block_size, rows, element=4, checkpointing=False):
         "Bytes that a step keeps for its backward pass, and those of the logits at their peak, with fused attention."
-        inner = (4 if self.gated else 2) * self.inner              # before and after the activation; gated also the other factor, and the product
+        experts = 1 if hasattr(self.config, "moe_intermediate_size") else getattr(self.config, "num_experts_per_tok", None) or 1
+        inner = (4 if self.gated else 2) * self.inner * experts    # before and after the activation; gated also the other factor, and the product
         layer = element * (8 * self.hidden + inner + self.heads) + 16
         layers = self.layers * element * self.hidden + layer if checkpointing else self.layers * layer
         logits = self.head_share * self.vocab_size * (3 * 4 if element == 4 else 3 * 4 + 2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import (AlbertConfig, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, FalconConfig, FNetConfig, Gemma2Config, GemmaConfig, GPT2Config, LlamaConfig,
-                          MambaConfig, MistralConfig, ModernBertConfig, Phi3Config, ReformerConfig, RobertaConfig, T5Config, ViTConfig, XLNetConfig)
+                          MambaConfig, MistralConfig, MixtralConfig, ModernBertConfig, Phi3Config, ReformerConfig, RobertaConfig, T5Config, ViTConfig, XLNetConfig)
 
 from lmnotes import compute
 from lmnotes.compute import PUBLISHED, Device, Plan, PlanOptions, cache_bytes, find_device, model_sizes, plan, this_machine, training_memory
@@ -276,8 +276,8 @@ def test_the_cache_is_what_transformers_keeps(config):
     assert cache_bytes(config, 40, 2, 4) == sum(layer.keys.nbytes + layer.values.nbytes for layer in kept.layers)
 
 
-@pytest.mark.parametrize("config, low", [(LlamaConfig(**FEW, intermediate_size=96), 0.9), (Phi3Config(**FEW, intermediate_size=96, pad_token_id=0), 0.85), (GemmaConfig(**TWO | {"intermediate_size": 256}), 0.9)],
-                         ids=["llama", "phi3", "gemma"])
+@pytest.mark.parametrize("config, low", [(LlamaConfig(**FEW, intermediate_size=96), 0.9), (Phi3Config(**FEW, intermediate_size=96, pad_token_id=0), 0.85), (GemmaConfig(**TWO | {"intermediate_size": 256}), 0.9),
+                                         (MixtralConfig(**TWO | {"intermediate_size": 96}, num_local_experts=4, num_experts_per_tok=2), 0.8)], ids=["llama", "phi3", "gemma", "mixtral"])
 def test_the_activations_of_gated_layers_are_those_that_are_kept(config, low):
     model, kept = AutoModelForCausalLM.from_config(config), {}
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}

@@ -507,7 +507,7 @@ class PlanOptions:
     def check(self):
         "Refuse what cannot be; give the options back."
         for name, allowed in (("optimizer", OPTIMIZER_NUMBERS), ("precision", ("auto", "mixed", "fp32")), ("sharding", ("auto", "ddp", "fsdp")), ("checkpointing", ("auto", "yes", "no"))):
-            if getattr(self, name) not in allowed:
+            if getattr(self, name) not in tuple(allowed):
                 raise ValueError(f"{name}={getattr(self, name)!r} is not known: choose {', '.join(allowed)}")
         for name in ("block_size", "batch_size", "vocab_size"):
             if not _is_number(getattr(self, name)) or not 1 <= getattr(self, name) <= 1e12:

@@ -179,7 +179,7 @@ def test_representations():
     (dict(model="1B", hardware="t4", tokens="2,5B"), "tokens=2,5B"), (dict(model=MambaConfig(hidden_size=32, num_hidden_layers=1), hardware="t4"), "has no num_attention_heads"),
     (dict(model=FNetConfig(hidden_size=32, num_hidden_layers=1), hardware="t4"), "has no num_attention_heads"), (dict(model=ReformerConfig(), hardware="t4"), "cannot be made as a masked or causal"),
     (dict(model=10**400, hardware="t4"), "1 to 1e18"), (dict(model="1B", hardware="t4", tokens=10**400), "tokens=1000"), (dict(model="1B", hardware="t4", hours=1e300, devices=1), "hours=1e\\+300"),
-    (dict(model="1B", hardware="t4", batch_size="8"), "batch_size='8'"), (dict(model="1B", hardware="t4", utilization="a"), "utilization='a'"), (dict(model="1B", hardware="t4", spare=None), "spare=None"),
+    (dict(model="1B", hardware="t4", batch_size="8"), "batch_size='8'"), (dict(model="1B", hardware="t4", utilization="a"), "utilization='a'"), (dict(model="1B", hardware="t4", spare=None), "spare=None"), (dict(model="1B", hardware="t4", optimizer=["adamw"]), "optimizer=.'adamw'. is not known"),
     (dict(model="", hardware="t4"), "'' is no number of parameters")])
 def test_bad_input_gets_one_sentence(wrong, message):
     with pytest.raises(ValueError, match=message) as error:

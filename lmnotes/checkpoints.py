@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from .corpora import check_output_dir, write_aside
 from .pretraining import damaged_files, resolve_device, write_checksums
+from .transformer import position_limit
 
 # %% ../nbs/06_checkpoints.ipynb #79735593
 _AUTO = {"masked": "AutoModelForMaskedLM", "causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM", "classification": "AutoModelForSequenceClassification",
@@ -604,8 +605,8 @@ def export(model, output_dir, overwrite=False):
     ModuleNotFoundError
         If the packages of the extra `onnx` are not installed.
     ValueError
-        If the model writes texts for texts: that is a loop of an encoder and a decoder, no one computation; or if `output_dir` is
-        the model's own folder or holds it.
+        If the model writes texts for texts: that is a loop of an encoder and a decoder, no one computation; if the exporter cannot
+        trace it or the runtime cannot run it; or if `output_dir` is the model's own folder or holds it.
     RuntimeError
         If the exported logits differ by more than 1e-4 of the largest of them, or of 1.
     """
@@ -617,11 +618,15 @@ def export(model, output_dir, overwrite=False):
     if family == "seq2seq":
         raise ValueError(f"model {str(model)!r} is for {family}, an encoder and a decoder that are called in turns: models that are one computation are exported")
     inputs = ["input_ids", "attention_mask"] + ["token_type_ids"] * segments
-    outputs = ["start_logits", "end_logits"] if family == "question-answering" else ["logits"]
+    outputs, limit = ["start_logits", "end_logits"] if family == "question-answering" else ["logits"], position_limit(opened) or 17
     with write_aside(output_dir, overwrite) as aside:
-        _write_onnx(_Outputs(opened, outputs).eval(), inputs, outputs, aside / "model.onnx")
+        with _in_a_line(model, opened, "the exporter of PyTorch cannot trace"):
+            program = _traced(_Outputs(opened, outputs).eval(), inputs, outputs, min(7, limit))
+        program.save(str(aside / "model.onnx"))
         opened.config.save_pretrained(aside), tokenizer.save_pretrained(aside)
-        difference, shapes = _compare(runtime.InferenceSession(aside / "model.onnx"), opened, inputs, outputs)
+        with _in_a_line(model, opened, "onnxruntime cannot run"):
+            session = runtime.InferenceSession(aside / "model.onnx")
+        difference, shapes = _compare(session, opened, inputs, outputs, [(rows, min(length, limit)) for rows, length in ((1, 5), (2, 12), (3, 17))])
         size = sum(p.stat().st_size for p in aside.glob("model.onnx*"))
         write_checksums(aside)
     return Export(str(Path(output_dir) / "model.onnx"), size, difference, shapes)
@@ -636,24 +641,38 @@ def _onnx_runtime():
         raise ModuleNotFoundError(f"the export to ONNX needs {error.name}: pip install \"lmnotes[onnx]\"") from error
 
 
-def _write_onnx(network, inputs, outputs, path):
-    "Trace the network with symbolic batch and length, and write the file."
+@contextmanager
+def _in_a_line(name, model, what):
+    "Turn an error of the exporter or the runtime, of which there are many kinds and long ones, into a line that says what to do."
+    try:
+        yield
+    except (MemoryError, OSError, ImportError):
+        raise
+    except Exception as error:
+        raise ValueError(f"model {str(name)!r} is of type {model.config.model_type!r} and configured in a way that {what}: use it with PyTorch, as `load` opens it, or try other versions of torch, onnxscript and onnxruntime") from error
+
+
+def _traced(network, inputs, outputs, length):
+    "Trace the network with symbolic batch and length, on an example of two rows; nothing is said on the way."
+    import io
     import logging
     import warnings
-    example = {name: torch.ones((2, 7), dtype=torch.long) for name in inputs}
-    example["attention_mask"][1, 4:] = 0                   # else the library drops the mask, and so would the file
+    from contextlib import redirect_stderr
+    example = {name: torch.ones((2, length), dtype=torch.long) for name in inputs}
+    example["attention_mask"][1, length // 2 + 1:] = 0     # else the library drops the mask, and so would the file
     axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    quiet = logging.getLogger("torch.onnx")
-    level = quiet.level
+    quiet = [logging.getLogger(name) for name in ("torch", "torch.onnx")]
+    levels = [logger.level for logger in quiet]
     try:
-        quiet.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        for logger in quiet:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):            # of what fails the exporter prints its graph
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(network, tuple(example.values()), dynamo=True, verbose=False, input_names=inputs, output_names=outputs,
-                                        dynamic_shapes={name: axes for name in inputs})
+            return torch.onnx.export(network, tuple(example.values()), dynamo=True, verbose=False, input_names=inputs, output_names=outputs,
+                                     dynamic_shapes={name: axes for name in inputs})
     finally:
-        quiet.setLevel(level)
-    program.save(str(path))
+        for logger, level in zip(quiet, levels):
+            logger.setLevel(level)
 
 
 @torch.no_grad()

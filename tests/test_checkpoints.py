@@ -427,6 +427,31 @@ def test_what_cannot_be_exported_is_refused(tokenizer, tmp_path, monkeypatch):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("part", ["exporter", "runtime"])
+def test_what_exporter_or_runtime_cannot_do_is_said_in_a_line(part, tokenizer, tmp_path, monkeypatch, capsys):
+    def failing(*given, **named):
+        print("a graph of many lines", file=sys.stderr)
+        raise RuntimeError("of many\nlines")
+
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, package, type(sys)(package))
+    sys.modules["onnxruntime"].InferenceSession = lambda path: failing() if part == "runtime" else None
+    monkeypatch.setattr(torch.onnx, "export", failing if part == "exporter" else lambda *given, **named: SimpleNamespace(save=lambda path: None))
+    save(MAKE["gpt2"](), tokenizer, tmp_path / "m")
+    capsys.readouterr()
+    with pytest.raises(ValueError, match="is of type 'gpt2' and configured in a way that .* cannot .*: use it with PyTorch") as caught:
+        export(tmp_path / "m", tmp_path / "x")
+    assert "\n" not in str(caught.value) and not (tmp_path / "x").exists()
+    assert part == "runtime" or "graph" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("positions", [5, 16])
+def test_a_model_of_few_positions_is_exported(positions, tokenizer, tmp_path):
+    result, _ = exported(AutoModelForCausalLM.from_config(GPT2Config(vocab_size=len(tokenizer), n_positions=positions, n_embd=16, n_layer=1, n_head=2)), tokenizer, tmp_path)
+    assert max(length for _, length in result.shapes) == positions and result.difference < 1e-5
+
+
 @pytest.mark.parametrize("sums", [True, False])
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "lmnotes.json", "model.safetensors.index.json"])
 def test_a_folder_with_a_cut_file_is_described_and_not_opened(bert, tokenizer, tmp_path, name, sums):

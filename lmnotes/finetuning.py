@@ -592,7 +592,7 @@ class FinetuningOptions:
     learning_rate : float, optional
         Highest learning rate of AdamW; by default by the size of the model and the method (`default_learning_rate`).
     batch_size : int
-        Examples of a step, on average: batches hold equally many tokens, and examples of like length.
+        Examples of mean length that a step has room for: batches hold at most so many tokens, padding included, and examples of like length, on average a few per cent fewer.
     batch_tokens : int, optional
         Tokens of a step, padding included, in place of what `batch_size` makes of them.
     max_length : int, optional

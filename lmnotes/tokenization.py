@@ -907,7 +907,11 @@ def _alphabet(counts, normalizer, min_frequency, limit_alphabet):
         for piece in normalizer.normalize_str(character) if normalizer else character:
             normal[piece] += 0 if piece.isspace() else count
     frequent = [c for c in normal if normal[c] >= max(min_frequency, 1) and not "\ud800" <= c <= "\udfff"]
-    return sorted(sorted(frequent, key=lambda c: (-normal[c], c))[:limit_alphabet])
+    kept = sorted(frequent, key=lambda c: (-normal[c], c))[:limit_alphabet]
+    lost = 1 - sum(normal[c] for c in kept) / max(1, sum(normal[c] for c in frequent))
+    if lost > 0.01:
+        logger.warning("limit_alphabet %d leaves out %.1f %% of the corpus's characters, which become unknown tokens: raise it, for all of them to %d", limit_alphabet, 100 * lost, len(frequent))
+    return sorted(kept)
 
 
 def _continues(character):
@@ -1005,7 +1009,8 @@ def train_tokenizer(corpus, kind="wordpiece", vocab_size=8192, *, text_column="t
     min_frequency : int
         Occurrences that a pair or a character needs to enter the vocabulary.
     limit_alphabet : int
-        Most characters in the alphabet, the rarest left out (unigram counts white space apart); bpe always has its 256 bytes.
+        Most characters in the alphabet, the rarest left out (unigram counts white space apart); bpe always has its 256 bytes. Chinese and Japanese
+        want thousands; where more than 1 % of a corpus's characters is left out, a warning says so.
     model_max_length : int
         Longest sequence in tokens that the tokenizer truncates to.
     progress : bool

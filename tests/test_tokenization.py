@@ -158,6 +158,17 @@ def test_the_classes_remember_a_bounded_number_of_words(monkeypatch):
         assert 0 < len(ours.cache) <= 10 and max(map(len, ours.cache)) <= 100
 
 
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_warns_where_the_alphabet_leaves_characters_out(kind, caplog):
+    "A writing of thousands of characters, of which the default takes a thousand: silently, a third of the text would be unknown."
+    characters = [chr(0x4E00 + i) for i in range(1500)]
+    texts = ["".join(characters[i:i + 30]) for i in range(0, 1500, 30)] * 2
+    train_tokenizer(texts, kind, 4000, limit_alphabet=1500, progress=False)
+    assert "limit_alphabet" not in caplog.text
+    train_tokenizer(texts, kind, 4000, progress=False)
+    assert "limit_alphabet 1000 leaves out 33.3 % of the corpus's characters, which become unknown tokens: raise it, for all of them to 1500" in caplog.text
+
+
 def test_warns_where_the_corpus_is_too_small(caplog):
     tokenizer = train_tokenizer(["a few words"], "bpe", 400, progress=False)
     assert len(tokenizer) < 400 and "gave only" in caplog.text

@@ -34,7 +34,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("LMNOTES_SHARED", ROOT.parent / "shared")) / "data"
 RESULTS = ROOT / "benchmarks" / "results"
-PARTS = ["speed", "ways", "predict", "sst2", "wnut17", "ewt", "sms", "rte", "cola", "squad", "thucnews", "value"]
+PARTS = ["speed", "ways", "predict", "sst2", "wnut17", "ewt", "sms", "rte", "cola", "squad", "thucnews", "characters", "value"]
 
 
 def minilm(folder):
@@ -293,6 +293,18 @@ def thucnews(folder, args, add):
                          "without_a_model": result.majority["accuracy"], "minutes": (time.perf_counter() - start) / 60, "pretraining_minutes": pretrained.seconds / 60, "choices": result.choices})
 
 
+def characters(args, add):
+    "Chinese headlines without a network: logistic regression on counts of one and two characters, with the examples of `thucnews`."
+    from lmnotes.tasks import load_task
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    for count in (64,) if args.quick else (500, 2000, 10_000):
+        splits = load_task(str(SHARED / "thucnews"), train_examples=count, seed=args.seed or 0)
+        counts = TfidfVectorizer(analyzer="char", ngram_range=(1, 2), sublinear_tf=True)
+        found = LogisticRegression(C=10, max_iter=1000).fit(counts.fit_transform(splits["train"]["text"]), splits["train"]["label"])
+        add({"part": "characters", "data": "thucnews", "train_examples": count, "accuracy": found.score(counts.transform(splits["test"]["text"]), splits["test"]["label"])})
+
+
 EMBEDDED = {"package": ("classification", "accuracy", {"epochs": 4, "max_length": 64}), "parameters": ("tokens", "span_f1", {"epochs": 4, "max_length": 96}),
             "qa": ("question-answering", "token_f1", {"epochs": 3, "max_length": 160, "stride": 64}), "summary": ("summarization", "rougeL", {"epochs": 4, "max_length": 96, "max_new_tokens": 20})}
 
@@ -418,7 +430,7 @@ def main():
                     (RESULTS / "finetuning.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
                     (RESULTS / "finetuning.md").write_text(report(result), encoding="utf-8")
             {"speed": lambda: speed(model, folder, args, narrow, add), "ways": lambda: ways(model, folder, args, narrow, add), "predict": lambda: predict(model, folder, args, add), "squad": lambda: squad(model, folder, args, add),
-             "thucnews": lambda: thucnews(folder, args, add), "value": lambda: value(folder, args, add)}.get(part, lambda: real(part, model, folder, args, add))()
+             "thucnews": lambda: thucnews(folder, args, add), "characters": lambda: characters(args, add), "value": lambda: value(folder, args, add)}.get(part, lambda: real(part, model, folder, args, add))()
             if part == "value" and not args.quick:
                 draw_value([row for row in result["rows"] if row["part"] == "value"])
     print(report(result))

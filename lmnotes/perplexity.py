@@ -450,9 +450,9 @@ def _attended_once(part, place, forward, hidden, attention_mask=None, *others, *
         return forward(hidden, attention_mask, *others, **more)
     rows, heads, width = len(hidden), part.num_attention_heads, part.attention_head_size
     by_head = lambda vectors: vectors.view(heads, width, -1)
-    query = part.query(hidden[torch.arange(rows, device=place.device), place]).view(rows, heads, width).transpose(0, 1)
+    query = part.query(hidden[torch.arange(rows, device=place.device), place]).mul_(width ** -0.5).view(rows, heads, width).transpose(0, 1)
     asked = torch.bmm(query, by_head(part.key.weight)).transpose(0, 1)                       # the key's bias adds the same to all scores of a row
-    weights = (asked @ hidden.mT).mul_(width ** -0.5).softmax(-1)
+    weights = (asked @ hidden.mT).softmax(-1)
     seen = torch.bmm((weights @ hidden).transpose(0, 1), by_head(part.value.weight).mT).transpose(0, 1).reshape(rows, 1, -1)
     return (seen if part.value.bias is None else seen + part.value.bias).expand(*hidden.shape[:2], -1), None
 

@@ -547,12 +547,7 @@ def _exponentials(query, key, scale, bias=None):
     "Exponentials of the scores as they are, and the sum of each row in fp32; None in place of the sums where one of them is endless or almost nothing. Three dimensions."
     weights = torch.baddbmm(query.new_empty(1, 1, 1) if bias is None else bias, query, key.mT, beta=int(bias is not None), alpha=scale).exp_()
     sums = weights.sum(-1, keepdim=True, dtype=torch.float32)
-    return weights, sums if _sound(sums) else None
-
-
-def _sound(sums):
-    "Whether no exponential of these sums has overflowed, and none that counts has vanished."
-    return bool(((sums > _LEAST) & (sums < math.inf)).all())
+    return weights, sums if ((sums > _LEAST) & (sums < math.inf)).all() else None
 
 
 class _ShortAttention(_ByOneDNN):

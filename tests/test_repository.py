@@ -268,6 +268,9 @@ def test_fine_tuning_on_the_page_is_that_of_the_benchmark():
     chinese = {kind: [row["accuracy"] for row in rows if row["part"] == "thucnews" and row["side"] == kind] for kind in ("pretrained", "random twin")}
     in_words = {kind: "{:.3f}, {:.3f} and {:.3f}".format(*values) for kind, values in chinese.items()}
     assert f"has {in_words['pretrained']} of 10,000 test headlines right with 500, 2,000 and 10,000" in page and f"from random weights {in_words['random twin']}." in page
+    assert f"with 500 pretraining is worth {100 * (chinese['pretrained'][0] - chinese['random twin'][0]):.0f} points" in page
+    counted = "{:.3f}, {:.3f} and {:.3f}".format(*[row["accuracy"] for row in rows if row["part"] == "characters"])
+    assert f"counts of one and two characters, which has {counted} (`--only characters`)" in page
 
 
 def test_products_on_the_page_are_those_of_the_benchmark():

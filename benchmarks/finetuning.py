@@ -281,7 +281,7 @@ def thucnews(folder, args, add):
     from datasets import Dataset
     headlines = data("thucnews")["train"]["text"][:]
     corpus = load_corpus(Dataset.from_dict({"text": [*data("chinese_novel")["train"]["text"], *4 * headlines]}), deduplicate=False)    # as many characters of headlines as of the novel
-    tokenizer = train_tokenizer(corpus, vocab_size=8192, limit_alphabet=6000)                       # the default of 1,000 characters leaves out an eighth of the headlines
+    tokenizer = train_tokenizer(corpus, vocab_size=8192, limit_alphabet=6000)                       # a thousand characters would leave out an eighth of the headlines
     pretrained = pretrain(corpus, tokenizer, "bert-tiny" if args.quick else "bert-mini", Path(folder) / "chinese", block_size=64, recipe="fast", mask_rate=0.3, learning_rate=4e-3, overwrite=True,
                           **({"steps": 5} if args.quick else {"minutes": args.pretraining_minutes}))
     for count in (64,) if args.quick else (500, 2000, 10_000):

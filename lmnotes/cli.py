@@ -1117,7 +1117,7 @@ def check_tokenizer(values):
     if values.get("kind", KINDS[0]) not in KINDS:
         raise ValueError(f"kind {values['kind']!r} is unknown: choose one of {', '.join(KINDS)}")
     for name, least in (("vocab_size", 2), ("min_frequency", 0), ("limit_alphabet", 1), ("model_max_length", 1)):
-        _whole(name, values.get(name, least), least)
+        _whole(name, least if values.get(name) is None else values[name], least)
     check_output_dir(values["output_dir"], values["overwrite"])
 
 

@@ -160,13 +160,26 @@ def test_the_classes_remember_a_bounded_number_of_words(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
 def test_warns_where_the_alphabet_leaves_characters_out(kind, caplog):
-    "A writing of thousands of characters, of which the default takes a thousand: silently, a third of the text would be unknown."
+    "A writing of thousands of characters: with a thousand of them, a third of the text would be unknown, silently."
     characters = [chr(0x4E00 + i) for i in range(1500)]
     texts = ["".join(characters[i:i + 30]) for i in range(0, 1500, 30)] * 2
     train_tokenizer(texts, kind, 4000, limit_alphabet=1500, progress=False)
     assert "limit_alphabet" not in caplog.text
-    train_tokenizer(texts, kind, 4000, progress=False)
+    train_tokenizer(texts, kind, 4000, limit_alphabet=1000, progress=False)
     assert "limit_alphabet 1000 leaves out 33.3 % of the corpus's characters, which become unknown tokens: raise it, for all of them to 1500" in caplog.text
+
+
+@pytest.mark.parametrize("kind, first, entries", [("wordpiece", 0x4E00, 1), ("wordpiece", 0xAC00, 2), ("unigram", 0x4E00, 1)], ids=["wordpiece-hanzi", "wordpiece-hangul", "unigram-hanzi"])
+def test_the_default_alphabet_grows_with_the_writing(kind, first, entries, caplog):
+    "Hangul stays inside of words, so each syllable has a continuation, too; two thirds of the vocabulary are the most that an alphabet takes."
+    texts = [chr(first + i) * 30 for i in range(2000)] + [chr(first + 2000 + i) * 2 for i in range(10)]
+    known = lambda size, **more: sum(len(piece) == 1 and ord(piece) >= first for piece in train_tokenizer(texts, kind, size, lowercase=False, progress=False, **more).get_vocab())
+    assert known(9000) == 2000                                                      # 99.95 % of 60,020 characters
+    assert "limit_alphabet" not in caplog.text
+    assert known(3000) == 2000 // entries
+    assert known(9000, limit_alphabet=1000) == 1000
+    vocabulary = train_tokenizer([chr(0x100 + i) * 300 for i in range(200)] + ["☃ ☃"], kind, 2000, lowercase=False, progress=False).get_vocab()
+    assert "☃" in vocabulary                                                        # few characters: none is left out
 
 
 def test_warns_where_the_corpus_is_too_small(caplog):

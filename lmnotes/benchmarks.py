@@ -451,7 +451,8 @@ def minimal_pairs(model, pairs, tokenizer=None, *, bos=True, before="", max_pair
     model : str, path or PreTrainedModel
         A folder, a hub name, or a model in hand (then with its tokenizer).
     pairs : str, path, Dataset or list
-        As `load_pairs` takes them.
+        A folder or file (JSONL, Parquet, CSV) or hub name, a data set or table, or a list of (good, bad), as `load_pairs` takes them;
+        the columns are `sentence_good` and `sentence_bad` (or `good` and `bad`).
     tokenizer : PreTrainedTokenizerFast, optional
         The model's tokenizer; by default that of the folder.
     bos : bool
@@ -1218,7 +1219,7 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
         Folder of the run: one folder for each finished task, `results.json`, `results.md`, `submission/`. A row that is missing in a
         test file is answered there by the most frequent label, with a warning.
     data_dir : str or path, optional
-        Local folder of the data, as `glue_data` takes it; by default the hub.
+        Folder of the data, one folder for each task (`cola` or `CoLA`) with Parquet or the benchmark's TSV files; by default `nyu-mll/glue` of the hub.
     wnli_majority : bool
         Answer WNLI by the most frequent training label and do not train on it, as Devlin et al. 2019 did.
     options : FinetuningOptions, optional

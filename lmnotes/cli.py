@@ -218,7 +218,7 @@ def _default_text(value):
     "How a default is shown: nothing for None and for values that are made anew at each call."
     shown = value if isinstance(value, (bool, int, float, str, tuple)) else None
     shown = repr(shown) if isinstance(shown, str) and not shown.isprintable() else shown         # a line feed as \n
-    return "" if shown is None or shown == () else f"  [default: {str(shown).lower() if isinstance(shown, bool) else shown}]"
+    return "" if shown is None or shown in ((), "") else f"  [default: {str(shown).lower() if isinstance(shown, bool) else shown}]"
 
 
 def _parameter(option, by_position):
@@ -227,7 +227,8 @@ def _parameter(option, by_position):
     asked = bool if option.types == (bool,) else list[str] if many else str
     metavar = None if asked is bool else "|".join([*map(str, _choices(option)), *(_READERS[kind][1] for kind in _allowed(option))])
     if option.required:
-        info = typer.Argument(help=option.help, show_default=False, metavar=option.name.upper())
+        choices = [str(choice) for choice in _choices(option)]
+        info = typer.Argument(help=option.help + f" One of: {', '.join(choices)}." * bool(choices), show_default=False, metavar=option.name.upper())
     elif by_position:
         info = typer.Argument(help=option.help + _default_text(option.default), show_default=False, metavar=option.name.upper())
     else:

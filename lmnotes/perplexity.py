@@ -693,7 +693,7 @@ def _as_texts(texts, text_column=None, name="texts", aligned=False):
             lines, split = _lines(texts, text_column)
             return _checked(lines, name), split
         with _only_utf8():
-            corpus = load_corpus(texts, deduplicate=False) if embedded else _streamed(texts, text_column)
+            corpus = load_corpus(texts) if embedded else _streamed(texts, text_column)      # as `pretrain` reads it, so that none of its texts was trained on
         (texts, split), text_column = _chosen(corpus), "text"
     if any(getattr(texts, columns, None) is not None for columns in ("column_names", "columns")):
         return _checked(_column(texts, text_column or "text"), name), split

@@ -388,6 +388,8 @@ def test_every_command_has_help_for_every_option(name, capsys):
     assert execute(cli.COMMANDS, [*name.split(), "--help"]) == 0
     out = capsys.readouterr().out
     assert cli.COMMANDS[name].summary in " ".join(out.split()) and "Examples:" in out
+    asked = [option for option in options.values() if option.required]
+    assert all(choice in out for option in asked for choice in cli._choices(option)) and "[default: ]" not in out
 
 
 @pytest.mark.parametrize("name, example", [(name, example) for name, command in cli.COMMANDS.items() for example in command.examples])

@@ -1362,3 +1362,11 @@ def test_names_of_files_are_not_scored_as_texts(bpe, tmp_path):
         with pytest.raises(ValueError, match=r"texts: .*a\.txt.* names? of .*read one file at a time.*or give the texts"):
             quiet(gpt(len(bpe)), texts, bpe)
     assert len(quiet(gpt(len(bpe)), [names[0], "the cat"], bpe).tokens) == 2
+
+
+def test_the_embedded_corpus_is_scored_on_texts_that_were_not_trained_on(tmp_path, monkeypatch):
+    "Copies of a training text stood in the test split, for it was read with its duplicates."
+    monkeypatch.setenv("LMNOTES_CACHE", str(tmp_path))
+    texts, split = _as_texts("docstrings:asyncio")
+    texts = list(texts)
+    assert split == "test" and texts and not set(texts) & set(lmnotes.load_corpus("docstrings:asyncio")["train"]["text"])

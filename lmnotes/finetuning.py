@@ -2070,7 +2070,7 @@ def _checked_space(space, trials, minutes):
     number = lambda value: isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     _check_whole("trials", trials, 1)
     if minutes is not None and not (number(minutes) and minutes > 0):
-        raise ValueError(f"minutes {minutes!r} must be a number above 0; leave it out for no limit")
+        raise ValueError(f"minutes {minutes!r} must be above 0; leave it out for no limit")
     if not isinstance(space, dict):
         raise TypeError(f"space is a {type(space).__name__}: give a dict, such as {SPACE}")
     for name, bounds in space.items():

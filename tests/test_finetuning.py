@@ -1171,7 +1171,7 @@ def test_prediction_refuses_a_length_without_room(tokenizer):
 @pytest.mark.parametrize("choice, kind, says", [
     ({"space": ["learning_rate"]}, TypeError, "space is a list: give a dict"), ({"space": {"learning_rate": 0.1}}, ValueError, "space learning_rate 0.1 must be a lowest and a highest"),
     ({"space": {"learning_rate": ("a", "b")}}, ValueError, "space learning_rate"), ({"trials": "3"}, TypeError, "trials '3' must be a whole number"), ({"trials": 2.5}, TypeError, "trials 2.5 must be a whole number"),
-    ({"minutes": "1"}, ValueError, "minutes '1' must be a number above 0"), ({"minutes": 1e-9}, ValueError, "minutes 1e-09 were over before the first trial began"), ({"options": {"seed": 1}}, TypeError, "options is a dict: give FinetuningOptions")])
+    ({"minutes": "1"}, ValueError, "minutes '1' must be above 0"), ({"minutes": 1e-9}, ValueError, "minutes 1e-09 were over before the first trial began"), ({"options": {"seed": 1}}, TypeError, "options is a dict: give FinetuningOptions")])
 def test_a_search_names_what_cannot_be(encoder, choice, kind, says):
     with pytest.raises(kind, match=says):
         search(encoder, classes(), **({} if "options" in choice else {**TINY, "epochs": 1}), **choice)

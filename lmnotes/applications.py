@@ -32,11 +32,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import load, task_of
 from .corpora import _check_list
-from .finetuning import _batches_for, _between, _blank, _encoded, _question_room, _questions_in_windows, _reads_last_place, _too_long, _words_in_windows, answer_places, collate, predict_answers, predict_logits, predict_tags, predicted_labels
+from .finetuning import _batches_for, _between, _blank, _chosen, _encoded, _question_room, _questions_in_windows, _reads_last_place, _too_long, _words_in_windows, answer_places, collate, predict_answers, predict_logits, predict_tags, predicted_labels
 from .generation import _generated, _separator, _times_before, check_decoding, end_of_text, generation_features, generation_loss
-from .metrics import _number_of, chrf, token_f1
+from .metrics import _answers as _answer_texts
+from .metrics import _as_set, _check_whole, _number_of, _numbers, _translations, chrf, token_f1
 from .metrics import spans as spans_of
-from .pretraining import _check_seed, _lock_path, _locked
+from .pretraining import _check_seed, _lock_path, _locked, _plain_numbers
 from .tasks import _as_text, _label_name, _list_in
 from .transformer import evaluating, position_limit
 
@@ -228,11 +229,14 @@ class TaggedText:
         Stretches that are not `O`; every word for tags without `B-` and `I-`, such as parts of speech.
     words : tuple of Entity
         Every word with its tag.
+    labels : tuple of str
+        Tags that the model knows, in their order; empty where nobody said them.
     """
 
     text: str
     entities: tuple
     words: tuple
+    labels: tuple = ()
 
     def __repr__(self):
         return f"{_short(self.text)}: {'; '.join(map(repr, self.entities)) or 'nothing found'}"
@@ -379,6 +383,9 @@ class PredictionOptions:
 
     def check(self):
         "Raise a `ValueError` that names the first choice that cannot be."
+        if isinstance(self.no_answer_threshold, (float, np.floating)) and not math.isfinite(self.no_answer_threshold):
+            raise ValueError(f"no_answer_threshold {self.no_answer_threshold} must be a finite number; leave it out for the model's own")
+        _plain_numbers(self)
         for name in ("max_length", "n_best", "max_answer_length", "max_new_tokens", "num_beams", "batch_tokens"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be 1 or more")
@@ -389,11 +396,9 @@ class PredictionOptions:
         _check_seed(self.seed)
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold {self.threshold} must lie between 0 and 1: it is a probability")
-        if self.no_answer_threshold is not None and not math.isfinite(self.no_answer_threshold):
-            raise ValueError(f"no_answer_threshold {self.no_answer_threshold} must be a finite number; leave it out for the model's own")
         try:
             empty = re.match(self.word_pattern, "")
-        except re.error as error:
+        except (re.error, TypeError) as error:
             raise ValueError(f"word_pattern {self.word_pattern!r} is no regular expression: {error}") from None
         if empty:
             raise ValueError(f"word_pattern {self.word_pattern!r} finds words without letters: let it take one character or more, as in '\\w+'")
@@ -542,12 +547,12 @@ def _stretches(text, places, probabilities, names):
     "A tagged text from the probabilities of its words' tags."
     words = tuple(Entity(names[int(p.argmax())], text[a:b], a, b, float(p.max())) for (a, b), p in zip(places, probabilities))
     if not all(re.fullmatch(r"O|[BIESLU]-.+", name) for name in names):
-        return TaggedText(text, tuple(w for w in words if w.label != "O"), words)
+        return TaggedText(text, tuple(w for w in words if w.label != "O"), words, tuple(names))
     entities = []
     for label, first, last in spans_of([w.label for w in words]):
         start, end = words[first].start, words[last - 1].end
         entities.append(Entity(label, text[start:end], start, end, float(np.mean([w.confidence for w in words[first:last]]))))
-    return TaggedText(text, tuple(entities), words)
+    return TaggedText(text, tuple(entities), words, tuple(names))
 
 
 def _answered(opened, records, options):
@@ -606,13 +611,13 @@ def predict(model, inputs, context=None, options=None, **changes):
     Raises
     ------
     TypeError
-        If `model` is no folder, hub name or pair, or `inputs` is a table.
+        If `model` is no folder, hub name or pair, `options` are none, or `inputs` is a table.
     FileNotFoundError
         If there is no such model.
     ValueError
         If an input is empty, has no context, or is no text; if the model is of no family that answers.
     """
-    options = replace(options or PredictionOptions(), **changes).check()
+    options = _chosen(options, PredictionOptions, changes)
     alone = isinstance(inputs, (str, tuple, dict))
     if not alone:
         _check_list("inputs", inputs, "text")
@@ -796,7 +801,7 @@ def _as_row(number, prediction):
     "A line of the output."
     if isinstance(prediction, Exception):
         return json.dumps({"row": number, "error": " ".join(str(prediction).split()) or type(prediction).__name__}, ensure_ascii=False)
-    hidden = ("question", "context", "words", "source") if not isinstance(prediction, (LabelPrediction, LabelsPrediction, NumberPrediction)) else ("text",)
+    hidden = ("question", "context", "words", "labels", "source") if not isinstance(prediction, (LabelPrediction, LabelsPrediction, NumberPrediction)) else ("text",)
     row = {k: v for k, v in asdict(prediction).items() if k not in hidden and (k, v) != ("cut", False)}
     if isinstance(prediction, TaggedText):
         row.pop("text")
@@ -920,7 +925,7 @@ def predict_file(model, file, output=None, text_column=None, overwrite=False, op
     ValueError
         If the file has no column of that name, or is of a kind that cannot be read.
     """
-    options = replace(options or PredictionOptions(), **changes).check()
+    options = _chosen(options, PredictionOptions, changes)
     file = _readable(file)
     if output is None:
         return _to_output(_opened(model, options.device), file, options, text_column, progress)
@@ -1267,6 +1272,7 @@ def _chosen_word(words, word):
         if not found:
             raise ValueError(f"word {word!r} is not one of the text's: {', '.join(w.text for w in words)[:200]}")
         return found[0]
+    _check_whole("word", word)
     if not 0 <= word < len(words):
         raise ValueError(f"word {word} must lie between 0 and {len(words) - 1}: the text has {_number_of(len(words), 'word')}")
     return word
@@ -1343,17 +1349,19 @@ def explain(model, text, method="occlusion", label=None, word=None, context=None
     Raises
     ------
     TypeError
-        If `model` is no folder, hub name or pair.
+        If `model` is no folder, hub name or pair, `options` are none, `label` is no text, or `word` neither a text nor a whole number.
     FileNotFoundError
         If there is no such model.
     ValueError
         If the text is empty, the model has no such label or method (one that gives a number has none), the text no such word, or the context no such answer.
     """
-    options = replace(options or PredictionOptions(), **changes).check()
+    options = _chosen(options, PredictionOptions, changes)
     if method not in ("occlusion", "gradient"):
         raise ValueError(f"method {method!r} is not known: 'occlusion' or 'gradient'")
     opened = _opened(model, options.device)
     options = _settled(options, opened)
+    if label is not None and not isinstance(label, str):
+        raise TypeError(f"label {label!r} is a {type(label).__name__}: give the name of a label, or a text, as predict answers it")
     if word is not None and opened.family != "tokens":
         raise ValueError(f"word is for a model that tags words, and this one is for {opened.family}: leave word out")
     record = _record(text, opened.family, options, context)
@@ -1458,21 +1466,43 @@ def _checked_truth(predictions, references, ids=False):
     "References (`ids`: of a fine-tuning, by place) in the form of their predictions; a label that the model does not know, or tags that are not as many as words, are refused."
     if len(predictions) != len(references) or not predictions:
         raise ValueError(f"{_number_of(len(predictions), 'prediction')} and {_number_of(len(references), 'reference')}: they must be as many, and at least one")
-    first = predictions[0]
-    if isinstance(first, (LabelPrediction, LabelsPrediction)):
-        names = list(first.probabilities)
-        references = [_named(v, names, ids) if isinstance(first, LabelPrediction) else tuple(_named(label, names, ids) for label in v) for v in references]
-        flat = references if isinstance(first, LabelPrediction) else [label for row in references for label in row]
-        if unknown := sorted(set(flat) - set(names)):
-            raise ValueError(f"references hold the labels {', '.join(unknown[:5])}, which the model does not know: it knows {', '.join(names)}")
-    if isinstance(first, TaggedText):
-        references = [[_label_name(tag) for tag in row] for row in references]
-        wrong = [i for i, (p, r) in enumerate(zip(predictions, references)) if len(p.words) != len(r)]
-        if wrong:
-            raise ValueError(f"reference {wrong[0]} has {_number_of(len(references[wrong[0]]), 'tag')}, and its text {_number_of(len(predictions[wrong[0]].words), 'word')}: give one tag for each word")
+    first, blank = predictions[0], [""] * len(references)
+    references = [label.tolist() if hasattr(label, "tolist") else label for label in references]
+    if isinstance(first, NumberPrediction):
+        return _numbers([0] * len(references), references)[1].tolist()
+    if isinstance(first, GeneratedText):
+        return _translations(blank, references) and references
     if isinstance(first, AnswerPrediction):
-        references = [[r] if isinstance(r, str) else list(r["text"] if isinstance(r, dict) else r) for r in references]
+        references = [list(r["text"]) if isinstance(r, dict) and "text" in r else [r] if isinstance(r, str) else r for r in references]
+        return _answer_texts(blank, references) and references
+    return _known_labels(predictions, references, ids)
+
+
+def _known_labels(predictions, references, ids):
+    "True labels as the model names them: one for each prediction, a set of them, or one for each word."
+    first = predictions[0]
+    names = list(first.labels if isinstance(first, TaggedText) else first.probabilities)
+    if isinstance(first, LabelPrediction):
+        references = flat = [_named(v, names, ids) for v in references]
+    else:
+        if isinstance(first, LabelsPrediction):
+            [_as_set("references", i, row) for i, row in enumerate(references)]
+        else:
+            _check_tags(predictions, references)
+        references = [tuple(_named(label, names, ids) for label in row) for row in references]
+        flat = [label for row in references for label in row]
+    if names and (unknown := sorted(set(flat) - set(names))):
+        raise ValueError(f"references hold the labels {', '.join(unknown[:5])}, which the model does not know: it knows {', '.join(names)}")
     return references
+
+
+def _check_tags(predictions, references):
+    "Refuse rows that have not one tag for each word."
+    for i, (prediction, row) in enumerate(zip(predictions, references)):
+        if isinstance(row, (str, bytes, dict)) or not hasattr(row, "__len__"):
+            raise ValueError(f"reference {i} is {str(row)[:60]!r}: give a list of tags, one for each word")
+        if len(prediction.words) != len(row):
+            raise ValueError(f"reference {i} has {_number_of(len(row), 'tag')}, and its text {_number_of(len(prediction.words), 'word')}: give one tag for each word")
 
 # %% ../nbs/11_applications.ipynb #6a5c1b4b
 _AS_TESTED = ("max_length", "stride", "max_new_tokens", "num_beams", "length_penalty", "no_repeat_ngram_size")    # choices of a fine-tuning that its test was read with
@@ -1486,7 +1516,7 @@ def worst_errors(predictions, references=None, count=10, texts=None):
     predictions : list or FinetuningResult
         What `predict` gave for many inputs; or the result of a fine-tuning, whose folder is then asked about `texts` as in its test.
     references : sequence, optional
-        The truth of each; by default that of the result's test split: a label (its name, or its place where no name is a number), labels, a number, the tags of the words, answers (a text, a list of texts or
+        The truth of each; by default that of the result's test split: a label (its name, or its place where no name is a number), labels, a number, the tags of the words (names or places), answers (a text, a list of texts or
         `{"text": […]}`; empty for no answer), or a text.
     count : int
         Rows of the table at most.
@@ -1500,10 +1530,13 @@ def worst_errors(predictions, references=None, count=10, texts=None):
 
     Raises
     ------
+    TypeError
+        If `predictions` or `references` are no list, or `count` is no whole number.
     ValueError
-        If they are not equally many, a reference is a label that the model does not know, a row of words has another number of tags, or `texts` are
-        missing for the result of a fine-tuning.
+        If they are not equally many, a reference is a label that the model does not know or of another form than its family's, a row of words has another
+        number of tags, or `texts` are missing for the result of a fine-tuning.
     """
+    _check_whole("count", count, 0)
     known, ids = (), hasattr(predictions, "output_dir") and references is None
     if hasattr(predictions, "output_dir"):
         if texts is None:
@@ -1511,7 +1544,9 @@ def worst_errors(predictions, references=None, count=10, texts=None):
         references = predictions.references if references is None else references
         asked = {name: value for name, value in getattr(predictions, "choices", {}).items() if name in _AS_TESTED}
         known, predictions = getattr(predictions, "labels", ()), predict(predictions.output_dir, list(texts), **asked)
-    predictions, references = list(predictions), [] if references is None else references
+    references = [] if references is None else references
+    _check_list("predictions", predictions, "prediction"), _check_list("references", references, "reference")
+    predictions = list(predictions)
     references = _checked_truth(predictions, list(references), ids)
     found = [_misses(p, r) for p, r in zip(predictions, references)]
     wrong = sorted((i for i, miss in enumerate(found) if miss[2] > 0), key=lambda i: -found[i][2])
@@ -1570,15 +1605,16 @@ class Dialogue:
     turns: list = field(default_factory=list)
 
     def __post_init__(self):
-        _text(self.document, "document")
-        self.model = _opened(self.model, (self.options or PredictionOptions()).device)
+        _text(self.document, "document"), _check_whole("history_tokens", self.history_tokens, 0)
+        self.options = _chosen(self.options, PredictionOptions, {})
+        self.model = _opened(self.model, self.options.device)
         if self.model.family != "question-answering":
             raise ValueError(f"the model is for {self.model.family}: a dialogue needs one that answers questions about a text")
 
     def with_history(self, question):
         "The question behind as many earlier ones as fit."
         kept, size = [question], lambda texts: len(self.model.tokenizer(" ".join(texts), add_special_tokens=False)["input_ids"])
-        _, room = _question_room(self.model.tokenizer, _longest(self.model, (self.options or PredictionOptions()).max_length or 384))
+        _, room = _question_room(self.model.tokenizer, _longest(self.model, self.options.max_length or 384))
         for turn in reversed(self.turns):
             if size([turn.question, *kept]) > min(self.history_tokens, room):     # the end of a longer question would be cut, and the new one stands there
                 break
@@ -1630,6 +1666,7 @@ def converse(model, document, questions, history_tokens=64, options=None):
     """
     if isinstance(questions, str):
         raise ValueError(f"questions {_short(questions)!r} is one text, whose letters would be asked: give a list, [{_short(questions)!r}]")
+    _check_list("questions", questions, "question")
     dialogue = Dialogue(model, document, history_tokens, options)
     for question in questions:
         yield dialogue.ask(question)

@@ -39,9 +39,9 @@ from . import pretraining as engine
 from .checkpoints import model_card, model_tokenizer, new_layer_expected
 from .corpora import check_output_dir, write_aside
 from .generation import _texts, check_decoding, generate_texts, generation_features, generation_loss, open_generator
-from .metrics import _number_of, score
+from .metrics import _check_whole, _number_of, score
 from .pretraining import damaged_files, last_checkpoint, resolve_device, use_bf16, world_size, write_checksums
-from .tasks import _groups_and_strata, _loaded_family, class_weights, load_task, stratified_split
+from .tasks import _groups_and_strata, _loaded_family, _trimmed, class_weights, load_task, stratified_split
 from .transformer import evaluating, position_limit
 
 logger = logging.getLogger(__name__)
@@ -113,8 +113,16 @@ def _between(tokenizer):
     return "" if tokenizer.num_special_tokens_to_add(pair=True) >= 2 else tokenizer.sep_token or tokenizer.eos_token or " "
 
 
+def _check_room(tokenizer, max_length, least=1, pair=False):
+    "Refuse a length that leaves too few tokens for what is read."
+    room = max_length - tokenizer.num_special_tokens_to_add(pair)
+    if room < least:
+        raise ValueError(f"max_length {max_length} leaves {max(0, room)} tokens beside the special ones: give more")
+
+
 def _encoded(tokenizer, texts, pairs, max_length):
-    "Token ids of texts or pairs."
+    "Token ids of texts or pairs, where each has room for one token."
+    _check_room(tokenizer, max_length, 1 if pairs is None else 2, pairs is not None)
     if pairs is not None:
         pairs = [_between(tokenizer) + text for text in pairs]
     return tokenizer(texts, pairs, truncation=True, max_length=max_length, return_attention_mask=False)
@@ -239,7 +247,7 @@ def predict_logits(model, tokenizer, texts, max_length=128, batch_tokens=None, p
     TypeError
         If `texts` or `pairs` is no list of texts.
     ValueError
-        If the model is no sequence classifier, or texts and pairs are not equally many.
+        If the model is no sequence classifier, texts and pairs are not equally many, or `max_length` leaves no token of a text beside the special ones.
     """
     _check_family(model, "SequenceClassification")
     texts, pairs = _texts(texts, "texts"), None if pairs is None else _texts(pairs, "pairs")
@@ -251,7 +259,7 @@ def predict_logits(model, tokenizer, texts, max_length=128, batch_tokens=None, p
 
     def take(places, output):
         logits[places] = output.logits.float().cpu().numpy()
-    _forward(model, tokenizer, _rows(_encoded(tokenizer, texts, pairs, min(max_length or 128, position_limit(model) or sys.maxsize))), batch_tokens, take)
+    _forward(model, tokenizer, _rows(_encoded(tokenizer, texts, pairs, min(128 if max_length is None else max_length, position_limit(model) or sys.maxsize))), batch_tokens, take)
     return logits
 
 
@@ -331,8 +339,7 @@ def word_windows(tokenizer, rows, max_length, stride):
 def _words_in_windows(tokenizer, rows, max_length, stride):
     "The windows as the tokenizer gives them, and the three arrays of `word_windows`."
     special = tokenizer.num_special_tokens_to_add()
-    if max_length - special < 2:
-        raise ValueError(f"max_length {max_length} leaves {max_length - special} tokens beside the special ones: give more")
+    _check_room(tokenizer, max_length, 2)
     stride = min(stride, (max_length - special) // 2)
     encoded = tokenizer(_words(tokenizer, rows), is_split_into_words=True, truncation=True, max_length=max_length, stride=stride,
                         return_overflowing_tokens=True, return_offsets_mapping=True, return_attention_mask=False)
@@ -562,7 +569,8 @@ def _candidates(model, tokenizer, questions, contexts, max_length, stride, max_a
             owner, size = owners[w], len(offsets[w])
             none[owner] = min(none[owner], float(first[line, 0] + last[line, 0]))
             for start, end, value in best_spans(first[line, :size], last[line, :size], offsets[w], n_best, max_answer_length):
-                spans[owner][start, end] = max(value, spans[owner].get((start, end), -math.inf))
+                if span := _trimmed(contexts[owner], start, end):             # a token may begin with its blank
+                    spans[owner][span] = max(value, spans[owner].get(span, -math.inf))
     _forward(model, tokenizer, rows, batch_tokens, take)
     return spans, none
 
@@ -736,6 +744,13 @@ class FinetuningOptions:
                            ("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "0 or more, and finite"), ("samples", self.samples, self.samples >= 0, "0 (no intervals) or more"))
         check_decoding(self.max_new_tokens, self.num_beams, length_penalty=self.length_penalty, no_repeat_ngram_size=self.no_repeat_ngram_size)
         return self
+
+
+def _chosen(options, kind, changes):
+    "Options with the changes in their place, checked; what are no options of the kind is refused."
+    if options is not None and not isinstance(options, kind):
+        raise TypeError(f"options is a {type(options).__name__}: give {kind.__name__}(…), or each choice by its name, as seed=1")
+    return replace(options or kind(), **changes).check()
 
 
 _POSITIVE = ("epochs", "learning_rate", "batch_size", "batch_tokens", "max_length", "max_new_tokens", "num_beams", "last_layers", "lora_rank", "clip", "accumulation",
@@ -1354,8 +1369,18 @@ def best_threshold(probabilities, truths):
     -------
     float
         In the middle between two neighbouring probabilities; 0.5 where no example is of the class.
+
+    Raises
+    ------
+    ValueError
+        If the two are not equally many, or a probability is no finite number.
     """
     probabilities, truths = np.asarray(probabilities, float), np.asarray(truths, bool)
+    if probabilities.ndim != 1 or probabilities.shape != truths.shape:
+        raise ValueError(f"probabilities have shape {probabilities.shape} and truths {truths.shape}: give one of each for every example")
+    if not np.isfinite(probabilities).all():
+        i = int(np.flatnonzero(~np.isfinite(probabilities))[0])
+        raise ValueError(f"probabilities[{i}] is {probabilities[i]}, no finite number: leave the example out")
     if not truths.any():
         return 0.5
     order = np.argsort(-probabilities, kind="stable")
@@ -1427,7 +1452,14 @@ def baseline(task, train, test):
         For classes the most frequent one, for numbers the mean, for sets the labels that most examples have; for words the most frequent label of the word in
         training; for questions the sentence that shares most words with the question (or none, where most have no answer); for texts the first line of the source.
         (The cards of tasks have rules of their own for sets, questions and texts: `lmnotes.tasks.heuristic_predictions`.)
+
+    Raises
+    ------
+    ValueError
+        If there is no such task.
     """
+    if task not in TASKS:
+        raise ValueError(f"task {task!r} is not known: {', '.join(TASKS)}")
     if task == "classification":
         return [Counter(train["label"]).most_common(1)[0][0]] * len(test)
     if task == "regression":
@@ -1581,6 +1613,8 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
 
     Raises
     ------
+    TypeError
+        If `options` are none, or task or a column is no name.
     ValueError
         If a choice or the data cannot be, or the model is of a family that cannot do the task.
     FileNotFoundError
@@ -1599,7 +1633,7 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
     A regression learns its labels less their mean, over their spread, and its last layer takes both in at the end: neither unit nor zero point matters. Where that layer
     has no bias (GPT-2, Llama), the labels are only divided by their root mean square, and a mean far from 0 is told of in a warning.
     """
-    options = replace(options or FinetuningOptions(), **changes).check()
+    options = _chosen(options, FinetuningOptions, changes)
     device = resolve_device(options.device)
     check_output_dir(output_dir, options.overwrite or options.resume)
     task, splits = _load(data, task, text_column, label_column, options)
@@ -1609,9 +1643,9 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
         generate_texts(opened, tokenizer, [], progress=False, **_as_written(options))
     if _some_unanswered(task, splits["train"]):
         opened.config.no_answer_threshold = 0.0
+    rows = _examples(task, opened, tokenizer, splits["train"], options)
     if "text" in splits["train"].column_names:
         _tell_of_cut(tokenizer, splits, _length(task, opened, tokenizer, options), options)
-    rows = _examples(task, opened, tokenizer, splits["train"], options)
     if not rows:
         raise ValueError("the training split gives no example to learn from: check its texts and labels")
     arguments = _arguments(output_dir, options, device)
@@ -1991,10 +2025,12 @@ def search(model, data="docstrings/package", options=None, trials=8, minutes=Non
 
     Raises
     ------
+    TypeError
+        If `options` are none, `space` is no dict, or `trials` is no whole number.
     ValueError
-        If a choice, the space or the data cannot be.
+        If a choice, the space or the data cannot be, or `minutes` are over before a trial began.
     """
-    options = replace(options or FinetuningOptions(), **changes).check()
+    options = _chosen(options, FinetuningOptions, changes)
     space = _checked_space(space or SPACE, trials, minutes)
     device = resolve_device(options.device)
     task, splits = _load(data, task, text_column, label_column, replace(options, best=True))
@@ -2017,7 +2053,12 @@ def search(model, data="docstrings/package", options=None, trials=8, minutes=Non
     def objective(metrics):
         noted[-1]["score"] = metrics["eval_score"]
         return metrics["eval_score"]
-    _search(trainer, draw, objective, trials, minutes, options.seed)
+    try:
+        _search(trainer, draw, objective, trials, minutes, options.seed)
+    except ValueError:
+        if noted:
+            raise
+        raise ValueError(f"minutes {minutes} were over before the first trial began: give more, or leave minutes out") from None
     best = max(noted, key=lambda row: row["score"])
     noted = [{**row, "score": run["sign"] * row["score"]} if "score" in row else row for row in noted]     # a loss as it is, though the search looks for the highest of its negatives
     return SearchResult({k: v for k, v in best.items() if k != "score"}, run["sign"] * best["score"], run["metric"], tuple(noted))
@@ -2026,15 +2067,17 @@ def search(model, data="docstrings/package", options=None, trials=8, minutes=Non
 
 def _checked_space(space, trials, minutes):
     "The space, where it can be."
-    if not trials >= 1:
-        raise ValueError(f"trials {trials} must be 1 or more")
-    if minutes is not None and not minutes > 0:
-        raise ValueError(f"minutes {minutes} must be above 0; leave it out for no limit")
+    number = lambda value: isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    _check_whole("trials", trials, 1)
+    if minutes is not None and not (number(minutes) and minutes > 0):
+        raise ValueError(f"minutes {minutes!r} must be above 0; leave it out for no limit")
+    if not isinstance(space, dict):
+        raise TypeError(f"space is a {type(space).__name__}: give a dict, such as {SPACE}")
     for name, bounds in space.items():
         if name not in SPACE:
             raise ValueError(f"space {name!r} is not searched: {', '.join(SPACE)}")
-        if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
-            raise ValueError(f"space {name} {bounds} must be a lowest and a highest value, both above 0")
+        if not isinstance(bounds, (tuple, list)) or len(bounds) != 2 or not all(map(number, bounds)) or not 0 < bounds[0] <= bounds[1] < math.inf:
+            raise ValueError(f"space {name} {bounds!r} must be a lowest and a highest value, both above 0")
     return space
 
 

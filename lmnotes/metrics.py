@@ -14,9 +14,11 @@ import logging
 import math
 import re
 import string
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from html import escape
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +30,8 @@ def _paired(predictions, references):
     "Both as lists, equally long and not empty."
     given = []
     for name, values in (("predictions", predictions), ("references", references)):
-        if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__len__"):
-            raise TypeError(f"{name} is a {type(values).__name__}: give a list with one element for each example")
-        given.append(values.tolist() if hasattr(values, "tolist") else [v.tolist() if hasattr(v, "tolist") else v for v in values])
+        _check_listed(name, values)
+        given.append(_plain_values(values))
     if len(given[0]) != len(given[1]):
         raise ValueError(f"{_number_of(len(given[0]), 'prediction')} and {_number_of(len(given[1]), 'reference')}: give one prediction for each reference, in the same order")
     if not given[0]:
@@ -38,10 +39,20 @@ def _paired(predictions, references):
     return given
 
 
+def _check_listed(name, values, each="example"):
+    "Refuse what is no list: a text, a dict, something without length."
+    if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__len__"):
+        raise TypeError(f"{name} is a {type(values).__name__}: give a list with one element for each {each}")
+
+
+def _plain_values(values):
+    "A list of the plain values of a list, an array or a tensor."
+    return values.tolist() if hasattr(values, "tolist") else [v.tolist() if hasattr(v, "tolist") else v for v in values]
+
+
 def _length(references):
     "Number of references; what has none is refused."
-    if not hasattr(references, "__len__"):
-        raise TypeError(f"references is a {type(references).__name__}: give a list with one element for each example")
+    _check_listed("references", references)
     return len(references)
 
 
@@ -87,7 +98,10 @@ def _in_order(labels):
     "A label set as a list; a text is none, and a set has no order."
     if isinstance(labels, (str, bytes, set, frozenset)) or not hasattr(labels, "__iter__"):
         raise TypeError(f"labels {labels!r} must be a list of labels, in an order")
-    return list(labels)
+    labels = _plain_values(labels)
+    for i, label in enumerate(labels):
+        _check_label("labels", i, label)
+    return labels
 
 
 def _shown(labels):
@@ -279,7 +293,7 @@ def _numbers(predictions, references):
     given = _paired(predictions, references)
     for name, values in zip(("predictions", "references"), given):
         for i, value in enumerate(values):
-            if isinstance(value, (str, bool)) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            if isinstance(value, (str, bool)) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
                 raise ValueError(f"{name}[{i}] is {str(value)[:60]!r}, no finite number: a correlation and an error need one number for each example")
     return np.array(given[0], float), np.array(given[1], float)
 
@@ -369,7 +383,14 @@ def normalize_answer(text):
     -------
     str
         The normalised answer, perhaps empty.
+
+    Raises
+    ------
+    TypeError
+        If it is no text.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"text {text!r} is a {type(text).__name__}: give an answer as a text, '' for none")
     text = "".join(c for c in text.lower() if c not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
@@ -484,9 +505,12 @@ def spans(tags):
 
     Raises
     ------
+    TypeError
+        If `tags` is no list (a text, a dict, something without length).
     ValueError
         If a tag has another form.
     """
+    _check_listed("tags", tags, "token")
     found, kind, begin, over = [], None, 0, True               # over: nothing to continue
     for i, tag in enumerate([*tags, "O"]):
         match = _TAG.fullmatch(tag) if isinstance(tag, str) else None
@@ -750,6 +774,7 @@ def _table(probabilities):
 
 def _confidences(probabilities, references, labels):
     "Confidence of each prediction and whether it is right."
+    _check_listed("references", references)
     given = _table(probabilities)
     if given.ndim not in (1, 2) or not np.isfinite(given).all() or given.size and not (0 <= given.min() and given.max() <= 1):
         raise ValueError("probabilities must be an array of numbers between 0 and 1, (examples, labels), or (examples,) for the second of two labels: apply softmax or sigmoid to logits first")
@@ -854,7 +879,7 @@ def _entries(values):
 def _draws(size, confidence, samples, seed):
     "Choices of examples, one array for each bootstrap sample."
     _check_whole("samples", samples), _check_whole("seed", seed, 0)
-    if isinstance(confidence, str) or not 0 < confidence < 1:
+    if not isinstance(confidence, (int, float, np.number)) or not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence!r} must lie between 0 and 1, as 0.95")
     if samples < 1:
         raise ValueError(f"samples {samples} must be 1 or more")
@@ -872,7 +897,12 @@ def _measure_of(metric, predictions, references, options):
     prepared = {accuracy: _accuracy, precision_recall_f1: _precision_recall_f1, matthews_correlation: _matthews_correlation, pearson: _pearson,
                 spearman: _spearman, exact_match: _exact_match, token_f1: _token_f1, span_f1: _span_f1, bleu: _bleu, chrf: _chrf, rouge: _rouge,
                 calibration_error: _calibration_error}
+    if not callable(metric):
+        raise TypeError(f"metric {metric!r} is no function: give one, such as accuracy, or call score({metric!r}, …) where it is a kind of task")
     if metric in prepared:
+        known = list(signature(metric).parameters)[2:]
+        if unknown := [name for name in options if name not in known]:
+            raise TypeError(f"{metric.__name__} takes no option {unknown[0]!r}: it takes {', '.join(known) or 'none'}")
         return prepared[metric](predictions, references, **options)
     predictions, references = _paired(predictions, references)
     pick = lambda values, chosen: [values[i] for i in np.arange(len(values))[chosen]]
@@ -906,7 +936,7 @@ def bootstrap_interval(metric, predictions, references, *, confidence=0.95, samp
     Raises
     ------
     TypeError
-        If predictions or references are no list (a text, a dict, something without length), or `samples` or `seed` is no whole number.
+        If `metric` is no function or has no such option, predictions or references are no list (a text, a dict, something without length), or `samples` or `seed` is no whole number.
     ValueError
         If the metric refuses the input, or confidence or samples cannot be.
     """
@@ -1083,7 +1113,7 @@ def score(task_type, predictions, references, *, labels=None, probabilities=None
     kinds = {"classification": (_classification, ("labels", "probabilities", "positive")), "multi-label": (_multilabel, ("labels",)), "regression": (_regression, ()),
              "tokens": (_tokens, ("labels",)), "question-answering": (_question_answering, ()), "translation": (_translation, ()),
              "summarization": (_summarization, ()), "generation": (_generation, ())}
-    if task_type not in kinds:
+    if not isinstance(task_type, str) or task_type not in kinds:
         raise ValueError(f"task_type {task_type!r} must be one of {_shown(list(kinds))}")
     given, (make, takes) = {"labels": labels, "probabilities": probabilities, "positive": positive}, kinds[task_type]
     other = [name for name, value in given.items() if value is not None and name not in takes]
@@ -1274,13 +1304,15 @@ def paired_bootstrap(metric, predictions_a, predictions_b, references, *, confid
     Returns
     -------
     Difference, or dict of str to Difference
-        A dict where the metric gives one (Koehn 2004; the p-value centres the samples, as sacrebleu's); what one side lacks, such as
-        a label that the other model alone predicts, counts as 0.
+        A dict where the metric gives one (Koehn 2004); what one side lacks, such as a label that the other model alone predicts, counts as 0.
+        The p-value is the share of samples (the observed one counted with them) whose difference lies as far from the samples' mean, to either side, as
+        the observed one from 0. It is two-sided, and so larger than that of sacrebleu, which takes the absolute differences first and centres them
+        after: where all samples have one sign, those remain that lie above the mean, about half.
 
     Raises
     ------
     TypeError
-        If predictions or references are no list (a text, a dict, something without length), or `samples` or `seed` is no whole number.
+        If `metric` is no function or has no such option, predictions or references are no list (a text, a dict, something without length), or `samples` or `seed` is no whole number.
     ValueError
         If the metric refuses the input, or confidence or samples cannot be.
     """

@@ -26,7 +26,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Json, List, Translation, Value, load_dataset, load_from_disk
 
 from .corpora import _check_encoding, _package_folder, load_corpus
-from .metrics import _number_of, score
+from .metrics import _check_whole, _number_of, score
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +152,14 @@ def _roles(split, task, text_column, label_column):
     return family, texts, labels
 
 
+def _check_names(**named):
+    "Refuse what is no name; a text column may be a list of them."
+    for role, name in named.items():
+        several = role == "text_column" and isinstance(name, (list, tuple))
+        if name is not None and not all(isinstance(one, str) for one in (name if several else [name])):
+            raise TypeError(f"{role} {name!r} is no name: give {'a text, or a list of two' if role == 'text_column' else 'a text'}, or leave it out")
+
+
 def _check_columns(role, missing, features):
     "Raise a `ValueError` that names a column which is not there, and those that are."
     if missing:
@@ -177,9 +185,12 @@ def recognise(splits, *, text_column=None, label_column=None):
 
     Raises
     ------
+    TypeError
+        If a column is no name.
     ValueError
         If `splits` is neither, a column is not there, the columns fit no family, or labels are numbers that are written as texts.
     """
+    _check_names(text_column=text_column, label_column=label_column)
     split = splits.get("train", next(iter(splits.values()), None)) if isinstance(splits, dict) else splits
     if not isinstance(split, Dataset):
         kind = "empty" if split is None else type(split).__name__ if split is splits else f"a dict of {type(split).__name__}"
@@ -293,6 +304,8 @@ def _read_texts(split, name, texts, label, family):
     "Columns of texts with a label, a number, or a list of labels."
     columns = dict(zip(("text", "text_pair"), (_texts_of(split, c) for c in texts)))
     feature, values = split.features[label], _values(split, label)
+    if isinstance(feature, Json) or isinstance(_inner(feature), Json):
+        _check_alike(split, name, label)
     if family == "multi-label":
         inner = _inner(feature)
         if inner is None:
@@ -305,6 +318,15 @@ def _read_texts(split, name, texts, label, family):
         columns["label"] = said = _named_values(feature, values)
     keep = [value is not None and not (isinstance(value, list) and None in value) and all(map(_filled, row)) for value, *row in zip(said, *list(columns.values())[:len(texts)])]
     return columns, keep
+
+
+def _check_alike(split, name, column):
+    "Refuse labels of several forms, of which some are lists or objects, by the first row that is not as the one before it."
+    form = lambda value: "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else "a text or number"
+    forms = [(i, form(value), value) for i, value in enumerate(split.with_format(None)[column][:]) if value is not None]
+    i, odd, value = next((here for last, here in zip(forms, forms[1:]) if last[1] != here[1]), forms[0])
+    raise ValueError(f"{name}, row {i}: label_column {column!r} holds {odd} here, {str(value)[:60]!r}, {'and other forms elsewhere' if odd != forms[0][1] else 'not plain labels'}: "
+                     "give a text or number in every row, or a list of them in every row")
 
 
 def _label_sets(rows, name, column, values, inner):
@@ -491,11 +513,16 @@ def stratified_split(groups, strata, fraction=0.1, seed=0):
 
     Raises
     ------
+    TypeError
+        If a group is no text.
     ValueError
         If `fraction` is not between 0 and 1, or groups and strata are not equally many.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction {fraction} must lie between 0 and 1, as 0.1")
+    wrong = next((i for i, group in enumerate(groups) if not isinstance(group, str)), None)
+    if wrong is not None:
+        raise TypeError(f"groups[{wrong}] is {groups[wrong]!r}, no text: give the text of each example, or the name of its group, such as str(number)")
     keys, first = [" ".join(group.lower().split()) for group in groups], {}
     strata = [_plain_label(stratum) for stratum in strata]
     if len(keys) != len(strata):
@@ -809,13 +836,14 @@ def load_task(data="docstrings/package", task=None, *, text_column=None, label_c
     FileNotFoundError
         If there is no such data.
     TypeError
-        If `data` is nothing that can be read.
+        If `data` is nothing that can be read, task or a column no name, a number of examples or the seed no whole number.
     ValueError
         If `data` is an empty name, a column is not there, labels are numbers that are written as texts and no task is said, two splits share a usual name, there are fewer than two labels, a held-out label stands nowhere in training, tokens and tags differ in length,
         or a label of a regression is no number.
     """
     if regression not in (True, False, None):
         raise ValueError(f"regression {regression!r} must be True, False or None (by the labels)")
+    _check_names(task=task, text_column=text_column, label_column=label_column), _check_whole("seed", seed, 0)
     family = {"translation": "generation", "summarization": "generation"}.get(task, task) or {True: "regression", False: "classification", None: None}[regression]
     _check_choices(task, family, regression, train_examples, test_examples)
     splits = _with_usual_names(_embedded(data, cache_dir) if _is_embedded(data) else _read_source(data, cache_dir, label_column))
@@ -839,8 +867,8 @@ def _check_choices(task, family, regression, train_examples, test_examples):
     if regression is not None and (family == "regression") != regression:
         raise ValueError(f"regression={regression} and task={task!r} say different things: leave one out")
     for name, value in (("train_examples", train_examples), ("test_examples", test_examples)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} {value} must be at least 1")
+        if value is not None:
+            _check_whole(name, value, 1)
 
 # %% ../nbs/08a_tasks.ipynb #ffc6ea1c
 @dataclass(frozen=True)
@@ -1195,7 +1223,7 @@ def task_card(name="docstrings/package", *, seed=0, cache_dir=None):
     ValueError
         If there is no such task.
     """
-    kind = name.partition(":")[0]
+    kind = str(name).partition(":")[0]
     if kind not in _CARDS:
         raise ValueError(f"name {name!r} is no embedded task: there are {', '.join(_CARDS)}")
     splits = load_task(name, seed=seed, cache_dir=cache_dir)
@@ -1311,9 +1339,9 @@ def class_weights(labels, count=None):
         If there is no label, or one is not among the `count` labels.
     """
     many = any(isinstance(label, (list, tuple, np.ndarray)) for label in labels)
-    flat = np.array([label for row in labels for label in row] if many else labels, dtype=int)
-    if not flat.size or flat.min() < 0 or count is not None and flat.max() >= count:
+    flat = np.array([label for row in labels for label in row] if many else labels)
+    if not flat.size or flat.dtype.kind not in "biu" or flat.min() < 0 or count is not None and flat.max() >= count:
         raise ValueError("labels must be ids from 0 on" + (f" below {count}" if count else "") + f", and at least one: there are {sorted(set(flat.tolist()))[:5] or 'none'}")
-    seen = np.bincount(flat, minlength=count or 0).astype(float)
+    seen = np.bincount(flat.astype(int), minlength=count or 0).astype(float)
     above = len(labels) - seen if many else np.full_like(seen, len(labels) / (seen > 0).sum())
     return np.divide(above, seen, out=np.zeros_like(seen), where=seen > 0)

@@ -1,6 +1,7 @@
 """Predictions against transformers' own pipelines and forward passes; files, faults and resuming; explanations, errors, dialogue."""
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -1112,3 +1113,73 @@ def test_command_chat_writes_json_lines(answerer, tmp_path, capsys, monkeypatch)
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     expected = converse(tmp_path / "model", (tmp_path / "a.txt").read_text(), ["when opens", "who"])
     assert rows == [{"question": t.question, "answer": t.answer, "start": t.start, "end": t.end, "confidence": t.confidence} for t in expected]
+
+
+@pytest.mark.parametrize("choice, says", [
+    ({"threshold": "a"}, "threshold 'a' must be a number"), ({"max_length": "5"}, "max_length '5' must be a whole number"), ({"max_length": True}, "max_length True must be a whole number"), ({"max_length": 2.5}, "max_length 2.5"),
+    ({"n_best": "3"}, "n_best '3'"), ({"n_best": 2.5}, "n_best 2.5 must be a whole number"), ({"stride": 1.5}, "stride 1.5 must be a whole number"), ({"temperature": "1"}, "temperature '1' must be a number"),
+    ({"no_answer_threshold": "0"}, "no_answer_threshold '0' must be a number"), ({"word_pattern": 5}, "word_pattern 5 is no regular expression")])
+def test_choices_of_another_kind_are_named(classifier, choice, says):
+    with pytest.raises(ValueError, match=says):
+        predict(classifier, "good soup", **choice)
+
+
+def test_options_of_another_kind_are_named(classifier, answerer, tmp_path):
+    (tmp_path / "a.txt").write_text("good soup\n", encoding="utf-8")
+    for call in (lambda: predict(classifier, "good", options={"n_best": 1}), lambda: explain(classifier, "good", options={}), lambda: predict_file(classifier, tmp_path / "a.txt", tmp_path / "b.jsonl", options={"n_best": 1}),
+                 lambda: next(converse(answerer, "the soup", ["what"], options={"n_best": 1}))):
+        with pytest.raises(TypeError, match="options is a dict: give PredictionOptions"):
+            call()
+
+
+def test_dialogues_and_explanations_name_what_cannot_be(answerer, tagger, writer):
+    for history, kind in ((-1, ValueError), ("x", TypeError), (1.5, TypeError)):
+        with pytest.raises(kind, match=f"history_tokens {history!r} must be"):
+            Dialogue(answerer, "the soup was good", history)
+    with pytest.raises(TypeError, match="questions is a NoneType: give a list of questions"):
+        next(converse(answerer, "the soup was good", None))
+    with pytest.raises(TypeError, match="word 1.5 must be a whole number"):
+        explain(tagger, "in paris", word=1.5)
+    with pytest.raises(TypeError, match="label 5 is a int: give the name of a label, or a text"):
+        explain(writer, "a", label=5)
+
+
+def test_tags_of_the_truth_may_be_places_and_must_be_known(tagger):
+    names = ["O", "B-CITY", "I-CITY", "B-DAY"]
+    tagged = predict(tagger, ["in new york on monday", "soup in rome"])
+    assert tagged[0].labels == tuple(names)
+    truth = [["O", "B-CITY", "I-CITY", "O", "B-DAY"], ["O", "O", "B-CITY"]]
+    places = [[names.index(tag) for tag in row] for row in truth]
+    named = worst_errors(tagged, truth)
+    for given in (places, [np.array(row) for row in places], [torch.tensor(row) for row in places]):
+        got = worst_errors(tagged, given)
+        assert got.rows == named.rows and got.labels == named.labels and (got.confusion == named.confusion).all()
+    for wrong, says in (([["NOPE", *truth[0][1:]], truth[1]], "labels NOPE, which the model does not know: it knows O, B-CITY"), ([[9, *places[0][1:]], places[1]], "labels 9, which"),
+                        (["OOOOO", truth[1]], "reference 0 is 'OOOOO': give a list of tags"), ([None, truth[1]], "reference 0 is 'None': give a list of tags")):
+        with pytest.raises(ValueError, match=says):
+            worst_errors(tagged, wrong)
+
+
+@pytest.mark.parametrize("family, truth, says", [
+    ("sets", ["ab", "b"], r"references\[0\] is 'ab': multi-label needs a list of labels"), ("sets", [None, ["b"]], r"references\[0\] is None: multi-label needs"),
+    ("answers", [None, "a"], r"references\[0\] is 'None': give a text, or a list"), ("answers", [{"answer": "a"}, "a"], r"references\[0\] is .*give a text, or a list"),
+    ("numbers", ["a", 1.0], r"references\[0\] is 'a', no finite number"), ("numbers", [1.0, None], r"references\[1\] is 'None', no finite number"), ("numbers", [math.nan, 1.0], "is 'nan', no finite number"),
+    ("texts", [None, "a"], r"references\[0\] is 'None': give a text")])
+def test_truths_of_another_form_are_refused(family, truth, says):
+    found = {"sets": [app.LabelsPrediction("x", ("a",), {"a": 0.9, "b": 0.1})] * 2, "answers": [app.AnswerPrediction("q", "a b", "a", 0, 1, 0.5, ())] * 2,
+             "numbers": [app.NumberPrediction("x", 1.0)] * 2, "texts": [app.GeneratedText("x", "a")] * 2}[family]
+    with pytest.raises(ValueError, match=says):
+        worst_errors(found, truth)
+    good = {"sets": [["a"], ["a"]], "answers": ["a", {"text": ["a"]}], "numbers": [1, np.float32(1)], "texts": ["a", "a"]}[family]
+    assert worst_errors(found, good).errors == 0
+
+
+def test_the_count_of_the_worst_and_their_lists_are_checked(classifier):
+    found = predict(classifier, sentences(3))
+    for count, kind in (("3", TypeError), (-1, ValueError), (2.5, TypeError)):
+        with pytest.raises(kind, match=f"count {count!r} must be"):
+            worst_errors(found, LABELS, count=count)
+    with pytest.raises(TypeError, match="references is one reference: give a list"):
+        worst_errors(found, "praise")
+    with pytest.raises(TypeError, match="predictions is a LabelPrediction: give a list"):
+        worst_errors(found[0], ["praise"])

@@ -1146,3 +1146,61 @@ def test_letters_and_names_of_columns_are_no_texts(tokenizer, wrong):
                        (lambda: predict_answers(reader, tokenizer, wrong, ["the cat"]), "questions"), (lambda: predict_answers(reader, tokenizer, ["the cat"], wrong), "contexts")):
         with pytest.raises(TypeError, match=f"{name} is .*give a list of texts"):
             call()
+
+
+@pytest.mark.parametrize("family", ["classification", "regression", "multi-label", "pair"])
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_length_without_room_for_a_token_is_refused(encoder, tmp_path, family, length):
+    label = {"regression": [i / 7 for i in range(len(TEXTS))], "multi-label": [["a", "b"][:1 + i % 2] for i in range(len(TEXTS))]}.get(family, [ANIMALS[i % 2] for i in range(len(TEXTS))])
+    data = split(Dataset.from_dict({"text": TEXTS, **({"text_pair": TEXTS} if family == "pair" else {}), "labels" if family == "multi-label" else "label": label}))
+    with pytest.raises(ValueError, match=f"max_length {length} leaves 0 tokens beside the special ones: give more"):
+        finetune(encoder, data, tmp_path / "f", **{**TINY, "max_length": length})
+    assert not (tmp_path / "f").exists()
+
+
+def test_prediction_refuses_a_length_without_room(tokenizer):
+    model = head(BertForSequenceClassification, tokenizer)
+    for length, pairs, left in ((1, None, 0), (2, None, 0), (3, ["cat"], 0), (4, ["cat"], 1)):
+        with pytest.raises(ValueError, match=f"max_length {length} leaves {left} tokens beside"):
+            predict_logits(model, tokenizer, ["dog"], length, pairs=pairs)
+        with pytest.raises(ValueError, match=f"max_length {length} leaves {left} tokens beside"):
+            predict((model, tokenizer), ("dog", "cat") if pairs else "dog", max_length=length)
+    assert predict_logits(model, tokenizer, ["dog"], 3).shape == predict_logits(model, tokenizer, ["dog"], 5, pairs=["cat"]).shape == (1, 2)
+
+
+@pytest.mark.parametrize("choice, kind, says", [
+    ({"space": ["learning_rate"]}, TypeError, "space is a list: give a dict"), ({"space": {"learning_rate": 0.1}}, ValueError, "space learning_rate 0.1 must be a lowest and a highest"),
+    ({"space": {"learning_rate": ("a", "b")}}, ValueError, "space learning_rate"), ({"trials": "3"}, TypeError, "trials '3' must be a whole number"), ({"trials": 2.5}, TypeError, "trials 2.5 must be a whole number"),
+    ({"minutes": "1"}, ValueError, "minutes '1' must be above 0"), ({"minutes": 1e-9}, ValueError, "minutes 1e-09 were over before the first trial began"), ({"options": {"seed": 1}}, TypeError, "options is a dict: give FinetuningOptions")])
+def test_a_search_names_what_cannot_be(encoder, choice, kind, says):
+    with pytest.raises(kind, match=says):
+        search(encoder, classes(), **({} if "options" in choice else {**TINY, "epochs": 1}), **choice)
+
+
+def test_thresholds_baselines_and_options_of_another_kind_are_named(encoder, tmp_path):
+    with pytest.raises(ValueError, match=r"probabilities have shape \(1,\) and truths \(2,\)"):
+        best_threshold([0.5], [1, 0])
+    with pytest.raises(ValueError, match=r"probabilities\[0\] is nan, no finite number"):
+        best_threshold([math.nan, 0.2], [1, 0])
+    with pytest.raises(ValueError, match="task 'foo' is not known: classification"):
+        baseline("foo", classes()["train"], classes()["test"])
+    with pytest.raises(TypeError, match="options is a dict: give FinetuningOptions"):
+        finetune(encoder, classes(), tmp_path / "f", options={"epochs": 1})
+
+
+def test_answers_have_no_blank_at_their_ends():
+    "A tokenizer in the manner of SentencePiece, whose tokens begin with their blank."
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+    inner = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, **{f"▁{word}": i for i, word in enumerate(WORDS, 3)}}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace()
+    inner.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=64)
+    contexts, questions = [" ".join(WORDS[i:i + 9]) for i in range(8)], ["the cat sat"] * 8
+    assert tokenizer(contexts[0], return_offsets_mapping=True)["offset_mapping"][1] == (3, 7)          # " cat"
+    model = head(BertForQuestionAnswering, tokenizer, initializer_range=0.6)
+    found = [answers[0] for answers in predict_answers(model, tokenizer, questions, contexts)]
+    assert any(answer.start for answer in found) and all(answer.text == answer.text.strip() == context[answer.start:answer.end] for answer, context in zip(found, contexts))
+    inner.pre_tokenizer, inner.model = pre_tokenizers.WhitespaceSplit(), models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, **{word: i for i, word in enumerate(WORDS, 3)}}, unk_token="<unk>")
+    plain = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=64)      # the same ids, whose offsets have no blanks
+    assert plain(contexts[0])["input_ids"] == tokenizer(contexts[0])["input_ids"] and found == [answers[0] for answers in predict_answers(model, plain, questions, contexts)]

@@ -651,3 +651,32 @@ def test_options_of_a_metric_are_read_again_for_each_sample():
     for metric in (accuracy, share):
         found, expected = (paired_bootstrap(metric, ["a"], ["b"], ["a"], labels=labels, samples=5) for labels in (iter("ab"), ["a", "b"]))
         assert found == expected
+
+
+@pytest.mark.parametrize("call, kind, says", [
+    (lambda: calibration_error([0.5], None), TypeError, "references is a NoneType: give a list"), (lambda: calibration_error([0.5], 0), TypeError, "references is a int"),
+    (lambda: spans("O"), TypeError, "tags is a str: give a list with one element for each token"), (lambda: spans(None), TypeError, "tags is a NoneType"),
+    (lambda: bootstrap_interval("accuracy", [1], [1]), TypeError, "metric 'accuracy' is no function"), (lambda: bootstrap_interval(accuracy, [1], [1], confidence=None), ValueError, "confidence None must lie"),
+    (lambda: bootstrap_interval(accuracy, [1], [1], positive=1), TypeError, "^accuracy takes no option 'positive': it takes labels"), (lambda: paired_bootstrap(pearson, [1], [1], [1], labels=[1]), TypeError, "^pearson takes no option 'labels': it takes none"),
+    (lambda: score(["a"], [1], [1]), ValueError, r"task_type \['a'\] must be one of"), (lambda: accuracy(["a"], ["b"], labels=[["a"], "b"]), ValueError, r"labels\[0\] is \"\['a'\]\", no label"),
+    (lambda: pearson([10**400], [1]), ValueError, r"predictions\[0\] is '10000.*no finite number"), (lambda: normalize_answer(None), TypeError, "text None is a NoneType")])
+def test_wrong_kinds_are_named(call, kind, says):
+    with pytest.raises(kind, match=says):
+        call()
+
+
+def test_labels_of_numpy_are_labels():
+    assert accuracy([0, 1], [0, 0], labels=np.arange(2)) == accuracy([0, 1], [0, 0], labels=list(np.arange(2))) == 0.5 and accuracy(["a"], ["a"], labels=np.array(["a"])) == 1
+
+
+def test_the_p_value_is_two_sided_and_larger_than_that_of_sacrebleu():
+    generator = np.random.default_rng(1)
+    truth = np.ones(60, int)
+    a, b = (generator.random(60) < 0.8).astype(int), (generator.random(60) < 0.6).astype(int)
+    found = paired_bootstrap(accuracy, a, b, truth, samples=2000)
+    from lmnotes.metrics import _draws
+    drawn = np.array([(a[i] == 1).mean() - (b[i] == 1).mean() for i in _draws(60, 0.95, 2000, 0)])
+    theirs = np.abs(drawn) - np.abs(drawn).mean()                              # sacrebleu.significance, _paired_bs_test and _compute_p_value
+    sided = ((theirs > found.difference).sum() + 1) / 2001
+    own = (np.sum(np.abs(drawn - drawn.mean()) >= found.difference) + 1) / 2001
+    assert found.p_value == own > sided and "to either side" in " ".join(paired_bootstrap.__doc__.split()) and "as sacrebleu's" not in paired_bootstrap.__doc__

@@ -611,3 +611,37 @@ def test_strata_of_any_kind_are_those_of_a_list(strata):
 def test_what_is_not_there_or_of_another_kind_is_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+GOOD = Dataset.from_dict({"text": [f"text {i}" for i in range(8)], "label": list("xy" * 4)})
+
+
+@pytest.mark.parametrize("choice, kind, says", [
+    ({"text_column": 5}, TypeError, "text_column 5 is no name"), ({"text_column": ["text", 5]}, TypeError, r"text_column \['text', 5\] is no name"), ({"label_column": ["label"]}, TypeError, r"label_column \['label'\] is no name"),
+    ({"task": ["classification"]}, TypeError, r"task \['classification'\] is no name"), ({"train_examples": "5"}, TypeError, "train_examples '5' must be a whole number"),
+    ({"test_examples": 2.5}, TypeError, "test_examples 2.5 must be a whole number"), ({"seed": -1}, ValueError, "seed -1 must be 0 or more"), ({"seed": "a"}, TypeError, "seed 'a' must be a whole number")])
+def test_choices_of_another_kind_are_named(choice, kind, says):
+    with pytest.raises(kind, match=says):
+        load_task(GOOD, **choice)
+    if "column" in next(iter(choice)):
+        with pytest.raises(kind, match=says):
+            recognise(GOOD, **choice)
+
+
+def test_labels_groups_and_names_of_another_kind_are_named():
+    with pytest.raises(ValueError, match=r"name None is no embedded task: there are docstrings/package"):
+        tasks.task_card(None)
+    for labels in (["a", "b"], [0.5, 1.0], [["a"], ["b"]]):
+        with pytest.raises(ValueError, match="labels must be ids from 0 on, and at least one: there are"):
+            class_weights(labels)
+    with pytest.raises(TypeError, match=r"groups\[1\] is None, no text"):
+        stratified_split(["a", None], ["x", "y"])
+
+
+@pytest.mark.parametrize("odd, says", [("b", "row 2: label_column 'labels' holds a text or number here, 'b', and other forms"), ({"b": 1}, "row 2: label_column 'labels' holds an object")])
+def test_labels_in_several_forms_are_refused_by_their_row(tmp_path, odd, says):
+    rows = [{"text": f"text {i}", "labels": odd if i % 3 == 2 else [["a"], ["b", "a"]][i % 2]} for i in range(30)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for task in (None, "multi-label", "classification"):
+        with pytest.raises(ValueError, match=says):
+            load_task(tmp_path / "a.jsonl", task)

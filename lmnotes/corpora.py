@@ -31,11 +31,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from html import escape
+from numbers import Integral, Real
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import regex
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, concatenate_datasets, load_dataset, load_from_disk
 
 logger = logging.getLogger(__name__)
@@ -135,7 +138,7 @@ def harvest(packages, num_proc=None):
     Parameters
     ----------
     packages : str or iterable of str
-        Names as in `PACKAGES`, or one; `stdlib` is the standard library. Each must be installed.
+        Names as in `PACKAGES`, or one; `stdlib` is the standard library. Each must be installed, and counts once.
     num_proc : int, optional
         Processes; by default as many as there are cores, at most 8.
 
@@ -147,13 +150,15 @@ def harvest(packages, num_proc=None):
     Raises
     ------
     ValueError
-        If a package is not installed.
+        If there is no package, or one is not installed.
     TypeError
         If `packages` is no list of names.
     """
     packages = [packages] if isinstance(packages, str) else packages
     _check_list("packages", packages, "package")
-    packages = list(packages)
+    packages = list(dict.fromkeys(packages))
+    if not packages:
+        raise ValueError("packages is empty: name one at least, such as ['stdlib']")
     if absent := [p for p in packages if not _package_folder(p)]:
         raise ValueError(f"docstrings of {', '.join(absent)} cannot be read: not installed")
     found = [(path, package, module) for package in packages for path, module in _modules_of(package)]
@@ -259,12 +264,16 @@ _UNSPACED = ("\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece\u0edc-\u0edf"             
              "\u3005-\u3007\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f\U0001aff0-\U0001b16f"                       # kana
              "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff")                   # ideographs
 _ONE = re.compile(f"[{_UNSPACED}]")
-_WORD, _WORD_OR_ONE = re.compile(r"\w+"), re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+_WORD, _WORD_OR_ONE, _MARK = re.compile(r"\w+"), re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+"), regex.compile(r"\p{M}")
+_MARKED = regex.compile(r"[\p{L}\p{N}_][\p{L}\p{N}\p{M}_]*")
+_MARKED_OR_ONE = regex.compile(rf"(?V1)[{_UNSPACED}]|[[\p{{L}}\p{{N}}_]--[{_UNSPACED}]][[\p{{L}}\p{{N}}\p{{M}}_]--[{_UNSPACED}]]*")
 
 
 def _words(text):
     "Words of a text; each character of a script written without spaces is one."
-    return (_WORD if text.isascii() or not _ONE.search(text) else _WORD_OR_ONE).findall(text.lower())
+    text = text.lower()
+    plain, one = (_MARKED, _MARKED_OR_ONE) if not text.isascii() and _MARK.search(text) else (_WORD, _WORD_OR_ONE)         # marks take up to three times as long
+    return (plain if text.isascii() or not _ONE.search(text) else one).findall(text)
 
 
 def _signatures(texts, codes):
@@ -578,7 +587,7 @@ def _versions(packages):
 
 def _docstring_packages(config):
     "The packages asked for (comma-separated), or the installed ones among `PACKAGES`."
-    wanted = [p.strip() for p in config.split(",") if p.strip()] if config else [p for p in PACKAGES if _package_folder(p)]
+    wanted = dict.fromkeys(p.strip() for p in config.split(",") if p.strip()) if config else [p for p in PACKAGES if _package_folder(p)]
     absent = [p for p in wanted if not _package_folder(p)]
     if absent or not wanted:
         raise ValueError(f"docstrings of {', '.join(absent) or 'no package'} cannot be read: not installed; installed here are {', '.join(p for p in PACKAGES if _package_folder(p))}")
@@ -676,12 +685,44 @@ def _check_encoding(path, encoding, remedy=None):
             raise ValueError(f"{path} is damaged or no gzip file ({error}): copy it again, or name it without .gz if it was never packed") from None
 
 
+_SAVED = ({"dataset_dict.json"}, {"dataset_info.json", "state.json"}, {"tokenizer.json", "tokenizer_config.json"}, {"config.json", "model.safetensors"}, {"config.json", "model.safetensors.index.json"})
+
+
+def _is_saved(folder):
+    "Whether a folder is a saved data set, tokenizer or model: its JSON files hold no text."
+    names = set(os.listdir(folder)) if os.access(folder, os.R_OK) else set()
+    return any(marks <= names for marks in _SAVED)
+
+
+def _files_in(folder):
+    "Files with text in a folder, sorted; hidden ones and what was saved below it are passed over."
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [f for f in folders if not f.startswith(".") and not _is_saved(Path(place) / f)]
+        found += [str(Path(place) / f) for f in files if not f.startswith(".") and _format_of(f) and (Path(place) / f).is_file()]
+    return sorted(found)
+
+
+def _is_bare(file):
+    "Whether a file has no row: nothing but white space, packed or not, the header of a CSV, an empty list of JSON, a Parquet file of none."
+    kind, blank = _format_of(file), b" \t\r\n\0\xef\xbb\xbf\xff\xfe"                    # with the marks of encodings
+    try:
+        if kind == "parquet":
+            return not pq.read_metadata(file).num_rows
+        with (gzip.open if str(file).lower().endswith(".gz") else open)(file, "rb") as stream:
+            lines = (line for line in iter(lambda: stream.readline(1 << 16), b"") if line.strip(blank))
+            first = next(lines, b"").strip(blank)
+            return not first or (kind == "csv" or kind == "json" and first in (b"[]", b"{}")) and next(lines, None) is None
+    except (OSError, EOFError, ValueError, zlib.error):
+        return False                                             # its reader tells what is wrong
+
+
 def _files_of(source):
     "Files with text that a path, a glob, a folder or a list of them names."
     if isinstance(source, (list, tuple)):
         return [f for part in source for f in _files_of(part)]
     if Path(source).is_dir():
-        return sorted(str(p) for p in Path(source).rglob("*") if p.is_file() and _format_of(p) and not any(part.startswith(".") for part in p.relative_to(source).parts))
+        return _files_in(source)
     if Path(source).is_file():
         return [str(source)]
     found = sorted(glob.glob(str(source), recursive=True))
@@ -695,7 +736,7 @@ def _read_files(files, text_column, encoding, streaming, cache_dir):
     unknown = [f for f in files if not _format_of(f)]
     if unknown or not files:
         raise ValueError(f"{unknown[0] if unknown else 'the folder'} holds no text that can be read: endings are {', '.join(_FORMATS)}, each also with .gz")
-    if not (filled := [f for f in files if os.path.getsize(f)]):
+    if not (filled := [f for f in files if not _is_bare(f)]):
         raise ValueError(f"the corpus is empty: {files[0]} has no text")
     parts = []
     for kind in dict.fromkeys(map(_format_of, filled)):
@@ -721,10 +762,10 @@ def _read_group(files, kind, text_column, encoding, streaming, cache_dir):
         if streaming:
             next(iter(rows), None)                               # what cannot be read is told now
     except Exception as error:
-        raise ValueError(f"{files[0]} cannot be read as {kind}: {str(error.__cause__ or error).splitlines()[0]}") from error
+        raise ValueError(f"{files[0]} cannot be read as {kind}: {str(error.__cause__ or error).splitlines()[0]}; mend it, or give the files with text only") from error
     if kind == "text" and (streaming or _has_gaps(rows)):               # the library cuts at lines that are quite empty only
         rows = rows.map(_paragraphs, batched=True, features=datasets.Features({"text": datasets.Value("string")}))
-    return _with_text(rows, text_column if kind != "text" else None).select_columns(["text"])
+    return _with_text(rows, text_column if kind != "text" else None, f"{files[0]}: ").select_columns(["text"])
 
 
 _NOTHING = ["", *"#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")]      # as pandas has it
@@ -751,16 +792,24 @@ def _paragraphs(batch):
     return {"text": [part for text in batch["text"] for part in _GAP.split(text) if part]}
 
 
-def _with_text(split, text_column):
-    "The split with its text column under the name `text`."
+def _what(feature):
+    "What a column holds, in words."
+    return "values of several types" if type(feature).__name__ == "Json" else "records" if isinstance(feature, dict) else getattr(feature, "dtype", "lists")
+
+
+def _with_text(split, text_column, place=""):
+    "The split with its text column under the name `text`, as Python has texts; errors begin with the place."
+    if isinstance(split, IterableDataset) or split.format["type"] != "custom":         # a transform of the caller's makes texts
+        split = split.with_format(None)
     columns, wanted = split.column_names, text_column or "text"
     if columns is not None and wanted not in columns:
-        raise ValueError(f"text_column {wanted!r} is not there: the columns are {', '.join(columns)}; name the one with the text, text_column=… (--text-column)")
+        others = f", or give the files with text only, such as {str(Path(place[:-2]).with_name('*.txt'))!r}" if place else ""
+        raise ValueError(f"{place}text_column {wanted!r} is not there: the columns are {', '.join(columns)}; name the one with the text, text_column=… (--text-column){others}")
     if wanted != "text":
         split = (split.remove_columns("text") if "text" in (columns or []) else split).rename_column(wanted, "text")
     feature = (split.features or {}).get("text")
     if feature is not None and getattr(feature, "dtype", None) not in ("string", "large_string", "null"):
-        raise ValueError(f"text_column {wanted!r} holds {getattr(feature, 'dtype', 'lists')}, not text: name a column of strings")
+        raise ValueError(f"{place}text_column {wanted!r} holds {_what(feature)}, not text: name a column of strings")
     return split
 
 # %% ../nbs/02_corpora.ipynb #0fed7e64
@@ -788,7 +837,7 @@ def _is_hub_layout(source):
     if packed and len(packed) < len(files) and {"train"} < set(_by_split(source, packed)):
         logger.warning("the corpus %r is read from its Parquet files: %s is left out", str(source), next(f for f in files if f not in packed))
         return True
-    return bool(packed) and len(packed) == len(files)
+    return bool(packed) and len(packed) == len(files) and not any(map(_is_bare, packed))          # a file without a row stops the library
 
 
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "dev", "test": "test"}
@@ -829,7 +878,7 @@ def load_corpus(source="docstrings", *, text_column=None, config=None, validatio
         `docstrings` (also `docstrings:numpy,torch`), a file, folder or glob, several of them, a hub name (`NAME:CONFIG`), or a data set;
         also lists of texts by their splits. Where each file of a folder is named by its split (`train.txt`, `wiki.test.tokens.txt`;
         train, valid, validation, val, dev, test), they are read as splits, of which one must be train if there are several; else all of
-        them are training text.
+        them are training text. Saved data sets, tokenizers and models below a folder, and files without a row, are passed over.
     text_column : str, optional
         Column with the text; by default `text`.
     config : str, optional
@@ -841,7 +890,8 @@ def load_corpus(source="docstrings", *, text_column=None, config=None, validatio
     encoding : str
         Encoding of text files.
     deduplicate : bool or str
-        Remove exact and near duplicates from the training split (of `docstrings`, before the split); `exact` for exact ones only.
+        Remove exact and near duplicates from the training split (of `docstrings`, before the split; exact ones always before a split is
+        carved); `exact` for exact ones only.
         Takes some 600 bytes of memory a document, `exact` some 100, False none.
     streaming : bool
         Read while it is used, holding nothing in memory (no duplicates are removed, but from `docstrings`).
@@ -887,12 +937,12 @@ def load_corpus(source="docstrings", *, text_column=None, config=None, validatio
 
 def _check_choices(validation_fraction, deduplicate, max_documents):
     "Raise a `ValueError` for choices that make no sense."
-    if not 0 <= validation_fraction < 1:
-        raise ValueError(f"validation_fraction {validation_fraction} must be at least 0 and below 1, for example 0.05")
+    if not isinstance(validation_fraction, Real) or not 0 <= validation_fraction < 1:
+        raise ValueError(f"validation_fraction {validation_fraction!r} must be a number, at least 0 and below 1, for example 0.05")
     if deduplicate not in (True, False, "exact"):
         raise ValueError(f"deduplicate {deduplicate!r} is not known: True, 'exact' or False")
-    if max_documents is not None and max_documents < 1:
-        raise ValueError(f"max_documents {max_documents} must be at least 1")
+    if max_documents is not None and (not isinstance(max_documents, Integral) or isinstance(max_documents, bool) or max_documents < 1):
+        raise ValueError(f"max_documents {max_documents!r} must be a whole number of at least 1, or None for all")
 
 
 def _name_of(source):
@@ -929,7 +979,7 @@ def _read(source, text_column, config, encoding, streaming, cache_dir):
             return _load_hub(source, config, text_column, streaming, cache_dir)
     files = _files_of(source)
     named = _by_split(source, files) if files and isinstance(source, (str, os.PathLike)) and Path(source).is_dir() else {"train": files}
-    named = {split: files for split, files in named.items() if split == "train" or len(named) == 1 or any(map(os.path.getsize, files))}
+    named = {split: files for split, files in named.items() if split == "train" or len(named) == 1 or not all(map(_is_bare, files))}
     return {split: _read_files(files, text_column, encoding, streaming, cache_dir) for split, files in named.items()}
 
 # %% ../nbs/02_corpora.ipynb #a49be6aa
@@ -984,27 +1034,35 @@ def _training_split(splits, source):
 
 
 def _finish(splits, source, fraction, seed, deduplicate):
-    "Drop empty rows, hold out, remove duplicates, describe."
+    "Drop empty rows, remove exact duplicates, hold out, remove near ones, describe."
     splits = dict(splits)
     train = _filled(_training_split(splits, source))
     splits = {split: _filled(rows) for split, rows in splits.items()}
     if not len(train):
         raise ValueError(f"the corpus {source!r} is empty: no row of its training split has text")
     given = {"validation": splits.pop("validation" if "validation" in splits else "dev", None), **splits}
-    if given["validation"] is None and fraction:
-        train, given["validation"] = _hold_out(train, source, fraction, seed)
+    carve, first = given["validation"] is None and fraction, {"exact": 0}
     given = {s: d for s, d in given.items() if d is not None}
+    if carve:                                                    # copies go first, or the held-out one would take all others with it
+        train, first = _deduplicated(train, deduplicate and "exact", against=list(given.values()))
+        train, validation = _hold_out(_some_left(train, source), source, fraction, seed, first["exact"])
+        given = {"validation": validation, **given}
     train, removed = _deduplicated(train, deduplicate, against=list(given.values()))
+    return _described(DatasetDict({"train": _some_left(train, source), **given}), source, {**removed, "exact": first["exact"] + removed["exact"]})
+
+
+def _some_left(train, source):
+    "The training split, after checking that there is one."
     if not len(train):
         raise ValueError(f"the corpus {source!r} has no training text left: all of it stands in the held-out splits; use deduplicate=False")
-    return _described(DatasetDict({"train": train, **given}), source, removed)
+    return train
 
 
-def _hold_out(train, source, fraction, seed):
+def _hold_out(train, source, fraction, seed, copies=0):
     "Cut a validation split off, in groups of neighbouring documents."
     size = _GROUP if len(train) >= 4 * _GROUP else 1
     if len(train) < 2:
-        raise ValueError(f"the corpus {source!r} has one document only: none can be held out; add text, separate paragraphs by blank lines, or set validation_fraction=0")
+        raise ValueError(f"the corpus {source!r} has one document only{f' ({copies:,} more repeat it or a held-out one)' if copies else ''}: none can be held out; add text, separate paragraphs by blank lines, or set validation_fraction=0")
     groups = [str(i // size) for i in range(len(train))]
     held = held_out(groups, fraction, seed)
     where = np.array([g in held for g in groups])

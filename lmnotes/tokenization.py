@@ -19,7 +19,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain, groupby, islice
 from numbers import Integral
 
 import regex
@@ -42,7 +42,14 @@ def well_formed(text):
     -------
     str
         The text itself if nothing is wrong with it.
+
+    Raises
+    ------
+    ValueError
+        If `text` is not a string.
     """
+    if not isinstance(text, str):
+        raise ValueError(f"text is {text!r:.60} ({type(text).__name__}): pass one string")
     return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
@@ -65,6 +72,9 @@ def _is_punctuation(character):
     return unicodedata.category(character)[0] == "P" or ("!" <= character <= "~" and not character.isalnum())
 
 
+_LATE = "\u0890\u0891\u08e2\U000110cd" + "".join(map(chr, range(0x13430, 0x13439)))           # format characters that are younger than the library's table of them
+
+
 def bert_normalize(text, lowercase=True):
     """Clean a text as BERT does, and fold case and accents for the uncased models.
 
@@ -78,10 +88,11 @@ def bert_normalize(text, lowercase=True):
     Returns
     -------
     str
-        The cleaned text, with spaces around Chinese characters.
+        The cleaned text, with spaces around Chinese characters; characters younger than Python's tables stay, as in the library; its
+        own table of accents is older still, and younger accents, which it leaves, go here.
     """
-    text = "".join(" " if c in "\t\n\r" or unicodedata.category(c) == "Zs" else c for c in well_formed(text))
-    text = "".join(c for c in text if c != "\ufffd" and unicodedata.category(c) not in ("Cc", "Cf", "Cn", "Co"))
+    text = "".join(" " if c in "\t\n\r" or unicodedata.category(c)[0] == "Z" else c for c in well_formed(text))
+    text = "".join(c for c in text if c != "\ufffd" and (unicodedata.category(c) not in ("Cc", "Cf", "Co") or c in _LATE))
     text = "".join(f" {c} " if _is_chinese(c) else c for c in text)
     if lowercase:
         text = "".join(c.lower() for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
@@ -357,9 +368,10 @@ class BytePairEncoding:
         Raises
         ------
         ValueError
-            If `vocab_size` has no room for the bytes, or `texts` is not a collection of strings with some text.
+            If `vocab_size` or `min_frequency` is no whole number, `vocab_size` has no room for the bytes, or `texts` is not a collection of strings with some text.
         """
         visible, alphabet = byte_characters(), sorted(byte_characters().values())
+        vocab_size, min_frequency = _whole("vocab_size", vocab_size, 1), _whole("min_frequency", min_frequency, 0)
         if vocab_size < len(alphabet):
             raise ValueError(f"vocab_size {vocab_size} is smaller than the alphabet of {len(alphabet)} bytes: raise it")
         words = _count(texts, lambda text: gpt2_words(well_formed(text)))
@@ -408,7 +420,11 @@ class BytePairEncoding:
 
 def _tokens_of(ids, tokens):
     "The tokens of numbers, after checking that each is in the vocabulary."
+    if not hasattr(ids, "__iter__"):
+        raise ValueError(f"ids is {ids!r} ({type(ids).__name__}): pass a list of token numbers, such as [{ids!r}]")
     ids = [i.item() if getattr(i, "ndim", None) == 0 else i for i in ids]        # a tensor's numbers are tensors
+    if wrong := [i for i in ids if not isinstance(i, Integral)]:
+        raise ValueError(f"ids holds {wrong[0]!r:.60} ({type(wrong[0]).__name__}): pass the token numbers of one text, and decode the rows of a batch one by one")
     unknown = [i for i in ids if i not in tokens]
     if unknown:
         raise ValueError(f"ids holds {unknown[0]}, which is not in the vocabulary of {len(tokens):,} tokens: decode with the tokenizer that encoded")
@@ -530,10 +546,11 @@ class WordPiece:
         Raises
         ------
         ValueError
-            If `score` is unknown, `vocab_size` has no room for the alphabet, or `texts` is not a collection of strings with some text.
+            If `score` is unknown, `vocab_size` or `min_frequency` is no whole number, `vocab_size` has no room for the alphabet, or `texts` is not a collection of strings with some text.
         """
         if score not in ("frequency", *WORDPIECE_SCORES):
             raise ValueError(f"score {score!r} is unknown: choose frequency, {' or '.join(WORDPIECE_SCORES)}")
+        vocab_size, min_frequency = _whole("vocab_size", vocab_size, 1), _whole("min_frequency", min_frequency, 0)
         counts = _count(texts, lambda text: bert_words(bert_normalize(text)))
         words = {(word[0], *("##" + c for c in word[1:])): n for word, n in counts.items()}
         alphabet = sorted({piece for word in words for piece in word})
@@ -585,8 +602,16 @@ class WordPiece:
         -------
         list of int
             The numbers.
+
+        Raises
+        ------
+        ValueError
+            If a word cannot be spelled and the vocabulary has no unknown token.
         """
-        return [self.vocabulary[piece] for piece in self.tokenize(text)]
+        pieces = self.tokenize(text)
+        if self.unknown not in self.vocabulary and self.unknown in pieces:
+            raise ValueError(f"text has a word that cannot be spelled, and the vocabulary has no unknown token {self.unknown!r}: add it, or name another one, WordPiece(vocabulary, unknown=…)")
+        return [self.vocabulary[piece] for piece in pieces]
 
     def decode(self, ids):
         """The text of token numbers.
@@ -609,7 +634,7 @@ class WordPiece:
         return " ".join(_tokens_of(ids, self.tokens)).replace(" ##", "")
 
 # %% ../nbs/03_tokenization.ipynb #6cf4c5e4
-def viterbi(text, scores, unknown_score=None, longest=None):
+def viterbi(text, scores, unknown_score=None, longest=None, unknown=None):
     """Cut a text into the pieces with the highest total log-probability (Kudo 2018).
 
     Parameters
@@ -622,6 +647,8 @@ def viterbi(text, scores, unknown_score=None, longest=None):
         Of a character in no piece; the default is ten below the lowest score, as in the library.
     longest : int, optional
         Characters of the longest piece; found from `scores` if not given.
+    unknown : str, optional
+        A piece that stands for unknown characters, and is one with those beside it.
 
     Returns
     -------
@@ -646,7 +673,7 @@ def viterbi(text, scores, unknown_score=None, longest=None):
     while end:
         pieces.append(text[best[end][1]:end])
         end = best[end][1]
-    return _fuse(pieces[::-1], scores)
+    return _fuse(pieces[::-1], scores, unknown)
 
 
 def _not_empty(scores):
@@ -655,15 +682,10 @@ def _not_empty(scores):
         raise ValueError("scores is empty: pass at least one piece with its log-probability")
 
 
-def _fuse(pieces, scores):
-    "Neighbouring pieces that are not in the vocabulary, as one."
-    out = []
-    for piece in pieces:
-        if out and piece not in scores and out[-1] not in scores:
-            out[-1] += piece
-        else:
-            out.append(piece)
-    return out
+def _fuse(pieces, scores, unknown):
+    "Neighbouring pieces that are not in the vocabulary, or are its unknown one, as one."
+    runs = groupby(pieces, lambda piece: piece not in scores or piece == unknown)
+    return [piece for strange, run in runs for piece in (["".join(run)] if strange else run)]
 
 # %% ../nbs/03_tokenization.ipynb #bdc62a05
 def expected_counts(word_counts, scores):
@@ -781,11 +803,11 @@ class Unigram:
         Raises
         ------
         ValueError
-            If `shrink` or `rounds` is out of its range, `vocab_size` has no room for the alphabet, or `texts` is not a collection of strings with some text.
+            If `shrink` or `rounds` is out of its range, `vocab_size` is no whole number or has no room for the alphabet, or `texts` is not a collection of strings with some text.
         """
         if not 0 < shrink < 1:
             raise ValueError(f"shrink is {shrink!r}: pass a share between 0 and 1, such as 0.75, or the vocabulary never gets smaller")
-        rounds = _whole("rounds", rounds, 1)
+        vocab_size, rounds = _whole("vocab_size", vocab_size, 1), _whole("rounds", rounds, 1)
         words = _count(texts, unigram_words)
         alphabet = len({character for word in words for character in word})
         if vocab_size <= alphabet:
@@ -811,7 +833,7 @@ class Unigram:
         list of str
             Its pieces; what is in no piece stands as it is.
         """
-        cut = lambda word: viterbi(word, self.scores, self.lowest, self.longest)
+        cut = lambda word: viterbi(word, self.scores, self.lowest, self.longest, self.unknown)
         return [piece for word in unigram_words(text) for piece in _remember(self.cache, word, cut)]
 
     def encode(self, text):
@@ -980,6 +1002,16 @@ def _unigram_normalizer(lowercase):
     return normalizers.Sequence([normalizers.NFKC()] + [normalizers.Lowercase()] * bool(lowercase))
 
 
+def _repeatable(vocab, special):
+    "Pieces of the library's trainer, whose last digits and order differ from run to run: rounded, ties in the order of Unicode."
+    scores = {piece: score for piece, score in vocab if piece not in special}
+    lowest = min(scores.values())
+    steps = {piece: (score - lowest) * 1e4 for piece, score in scores.items() if len(piece) == 1}          # a letter that it lost returns one step above the last lost one, in an order of chance
+    lost = [piece for piece, step in steps.items() if abs(step - round(step)) < 1e-6 and step < len(steps)]
+    scores = {piece: round(score, 6) for piece, score in {**scores, **dict.fromkeys(lost, lowest)}.items()}
+    return [*((token, 0.0) for token in special), *sorted(scores.items(), key=lambda item: (-item[1], item[0]))]
+
+
 def _train_unigram(texts, counts, vocab_size, lowercase, min_frequency, limit_alphabet):
     tokenizer, normalizer = Tokenizer(models.Unigram()), _unigram_normalizer(lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -992,6 +1024,8 @@ def _train_unigram(texts, counts, vocab_size, lowercase, min_frequency, limit_al
     table = defaultdict(lambda: None, str.maketrans(known))         # the trainer takes every character that it meets, so the others go first
     trainer = trainers.UnigramTrainer(vocab_size=vocab_size, special_tokens=BERT_SPECIAL_TOKENS, unk_token="[UNK]", initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator((normalizer.normalize_str(text).translate(table) for text in texts), trainer)
+    vocab = _repeatable(json.loads(tokenizer.to_str())["model"]["vocab"], BERT_SPECIAL_TOKENS)
+    tokenizer = _with_model(tokenizer, models.Unigram(vocab, unk_id=BERT_SPECIAL_TOKENS.index("[UNK]")), BERT_SPECIAL_TOKENS)
     tokenizer.normalizer, tokenizer.decoder, tokenizer.post_processor = normalizer, decoders.Metaspace(), _bert_template(tokenizer)
     return tokenizer
 
@@ -1030,7 +1064,7 @@ def train_tokenizer(corpus, kind="wordpiece", vocab_size=8192, *, text_column="t
     Raises
     ------
     ValueError
-        Unknown kind, too small a vocabulary, a number out of its range, empty corpus, missing column, rows that are not text.
+        Unknown kind, too small a vocabulary, a number out of its range, a `lowercase` that is no bool, empty corpus, missing column, rows that are not text.
 
     Notes
     -----
@@ -1042,6 +1076,8 @@ def train_tokenizer(corpus, kind="wordpiece", vocab_size=8192, *, text_column="t
         raise ValueError(f"kind {kind!r} is unknown: choose one of {', '.join(KINDS)}")
     vocab_size, min_frequency = _whole("vocab_size", vocab_size, 2), _whole("min_frequency", min_frequency, 0)
     limit_alphabet, model_max_length = limit_alphabet if limit_alphabet is None else _whole("limit_alphabet", limit_alphabet, 1), _whole("model_max_length", model_max_length, 1)
+    if lowercase is not None and not isinstance(lowercase, bool):
+        raise ValueError(f"lowercase {lowercase!r} is neither True, False nor None: pass one of them")
     corpus = _split_of(corpus, text_column)
     lowercase = kind == "wordpiece" if lowercase is None else lowercase
     normalize = _unigram_normalizer(lowercase).normalize_str if kind == "unigram" else str
@@ -1174,6 +1210,8 @@ def tokenizer_report(tokenizer, texts):
         A single string or a table in place of texts, no texts, or texts that are not strings.
     """
     if isinstance(texts, dict):
+        if not texts:
+            raise ValueError("texts is empty: nothing to measure")
         return TokenizerReports({name: tokenizer_report(tokenizer, group) for name, group in texts.items()})
     _check_collection(texts)
     return _measure(tokenizer, texts)

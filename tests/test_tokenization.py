@@ -643,3 +643,94 @@ def test_memory_on_the_published_vocabularies(shared_data):
         for start in range(0, len(texts), 200):
             some = texts[start:start + 200]
             assert memory(some) == [e.ids for e in library.encode_batch(some)]
+
+
+def test_unigram_is_the_same_file_in_every_process(tmp_path):
+    code = ("import sys; sys.path.insert(0, 'tests'); from test_tokenization import TEXTS, train_tokenizer; han = ''.join(map(chr, range(0x4E00, 0x4EC8)));"
+            "train_tokenizer(TEXTS + [han, han[::-1]], 'unigram', 900, progress=False).save_pretrained(sys.argv[1])")
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for name in "abc":
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True, cwd=root)
+    files = [(tmp_path / name / "tokenizer.json").read_bytes() for name in "abc"]
+    assert files[0] == files[1] == files[2]
+    vocab = json.loads(files[0])["model"]["vocab"]
+    assert [piece for piece, _ in vocab[:5]] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] and vocab[5:] == sorted(vocab[5:], key=lambda item: (-item[1], item[0]))
+
+
+def test_rounded_scores_cut_real_texts_as_before(shared_data, monkeypatch):
+    import lmnotes.tokenization as tokenization
+    texts, seen, repeatable = real_texts(shared_data, 4000), [], tokenization._repeatable
+    monkeypatch.setattr(tokenization, "_repeatable", lambda vocab, special: seen.append(vocab) or repeatable(vocab, special))
+    after = train_tokenizer(texts[:2000], "unigram", 3000, progress=False).backend_tokenizer
+    before = Tokenizer(models.Unigram(list(map(tuple, seen[0])), unk_id=1))
+    before.normalizer, before.pre_tokenizer = after.normalizer, after.pre_tokenizer
+    old, new, differ = dict(map(tuple, seen[0])), dict(map(tuple, json.loads(after.to_str())["model"]["vocab"])), 0
+    assert old.keys() == new.keys()
+    for text, one, other in zip(texts, before.encode_batch(texts), after.encode_batch(texts, add_special_tokens=False)):
+        loss = sum(old.get(piece, 0) for piece in one.tokens) - sum(old.get(piece, 0) for piece in other.tokens)
+        assert loss <= sum(abs(old[piece] - new[piece]) for piece in one.tokens + other.tokens if piece in old) + 1e-9, text
+        differ += one.tokens != other.tokens
+    assert differ < len(texts) / 100                                # near ties only
+
+
+def test_bert_normalize_equals_library_over_all_code_points():
+    for lowercase in (False, True):
+        library, differ = normalizers.BertNormalizer(lowercase=lowercase), []
+        for number in (*range(0xD800), *range(0xE000, 0x110000)):
+            text = f"a{chr(number)}b"
+            if unicodedata.category(chr(number)) == "Cn":                        # younger than Python's table: it stays
+                assert lowercase or bert_normalize(text, lowercase) == library.normalize_str(text), hex(number)
+            elif bert_normalize(text, lowercase) != library.normalize_str(text):
+                differ.append(chr(number))
+        # what differs are marks that were not yet in Unicode 3.2, or were of another kind in it: the library's table is older than Python's
+        assert all(lowercase and unicodedata.category(c)[0] == "M" and unicodedata.ucd_3_2_0.category(c) != unicodedata.category(c) for c in differ)
+    assert WordPiece({"[UNK]": 0, "hi": 1}).tokenize("hi \U0001fae8") == ["hi", "[UNK]"] and bert_normalize("a\u2028b\u2029c") == "a b c"
+
+
+def test_a_spelled_out_unknown_token_is_one_with_unknown_characters():
+    rng = random.Random(0)
+    for _ in range(1500):
+        pieces = ["".join(rng.choices("ab☃▁", k=rng.randint(1, 3))) for _ in range(rng.randint(1, 6))] + rng.choice([[], ["[", "U"], ["a[UNK]"]])
+        scores = {"[UNK]": rng.choice([0.0, -3.0]), **{piece: -rng.uniform(0.1, 6) for piece in pieces}}
+        library = Tokenizer(models.Unigram(list(scores.items()), unk_id=0))
+        library.normalizer, library.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Metaspace()
+        text = "".join(rng.choices(["a", "b", "☃", "東", "[UNK]", " ", "[UN"], k=rng.randint(0, 8)))
+        assert Unigram(scores).encode(text) == library.encode(text).ids, (scores, text)
+    assert Unigram({"[UNK]": 0.0, "▁": -1.0, "a": -2.0, "b": -2.0}).encode("☃[UNK]") == [1, 0]
+
+
+@pytest.mark.parametrize("wrong", ["no", 1, "False"])
+def test_lowercase_is_a_bool_or_none(wrong):
+    with pytest.raises(ValueError, match=f"lowercase {wrong!r} is neither True, False nor None"):
+        train_tokenizer(TEXTS, "bpe", 300, lowercase=wrong, progress=False)
+
+
+@pytest.mark.parametrize("kind", [BytePairEncoding, WordPiece, Unigram], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("wrong", [1e3, 260.5, "300", None, True])
+def test_the_classes_take_whole_numbers(kind, wrong):
+    with pytest.raises(ValueError, match=f"vocab_size {wrong!r} is out of range"):
+        kind.train(TEXTS[:50], wrong)
+    if kind is not Unigram:
+        with pytest.raises(ValueError, match="min_frequency 1.5 is out of range"):
+            kind.train(TEXTS[:50], 300, min_frequency=1.5)
+
+
+@pytest.mark.parametrize("ours", [BytePairEncoding([]), WordPiece({"[UNK]": 0}), Unigram({"[UNK]": 0.0, "a": -1.0})], ids=lambda ours: type(ours).__name__)
+def test_what_the_classes_do_not_encode_or_decode(ours):
+    for wrong in (None, ["a"], b"a", 3):
+        with pytest.raises(ValueError, match=r"text is .*: pass one string"):
+            ours.encode(wrong)
+    for wrong, message in (([[1, 2]], r"ids holds \[1, 2\] \(list\).*one by one"), ("00", r"ids holds '0' \(str\)"), ([0.0], "ids holds 0.0"), (3, r"ids is 3 \(int\): pass a list.*\[3\]"), (np.zeros((2, 2), int), "ids holds array")):
+        with pytest.raises(ValueError, match=message):
+            ours.decode(wrong)
+
+
+def test_a_vocabulary_without_an_unknown_token_says_so():
+    assert WordPiece({"a": 0}).encode("a") == [0]
+    with pytest.raises(ValueError, match=r"no unknown token '\[UNK\]': add it"):
+        WordPiece({"a": 0}).encode("b")
+
+
+def test_no_group_of_texts_is_no_text(three):
+    with pytest.raises(ValueError, match="texts is empty"):
+        tokenizer_report(three["bpe"], {})

@@ -1,0 +1,125 @@
+"""Corpora: copies before splits, words with marks, folders with saved things and empty files, values that cannot be."""
+import gzip
+import json
+import re
+
+import pandas as pd
+import pytest
+from datasets import Dataset, DatasetDict
+
+from lmnotes import corpora
+from lmnotes.corpora import corpus_report, harvest, load_corpus, near_duplicates
+from lmnotes.tokenization import train_tokenizer
+
+TEXTS = [f"Paragraph {i} tells about the number {i * i} in its own way, and about {i * i * i} too." for i in range(100)]
+
+
+def texts_of(corpus):
+    return {split: [row["text"] for row in rows] for split, rows in corpus.items()}
+
+
+def test_a_package_named_twice_counts_once(tmp_path):
+    twice = load_corpus("docstrings:json, json", deduplicate=False, cache_dir=tmp_path / "a")
+    once = load_corpus("docstrings:json", deduplicate=False, cache_dir=tmp_path / "b")
+    assert texts_of(twice) == texts_of(once) and harvest(["json", "json"])["name"][:] == harvest("json")["name"][:]
+    with pytest.raises(ValueError, match="packages is empty: name one"):
+        harvest([])
+
+
+@pytest.mark.parametrize("deduplicate", [True, "exact"])
+def test_copies_go_before_a_split_is_carved(deduplicate):
+    loaded = load_corpus({"train": TEXTS[:20] * 50}, deduplicate=deduplicate)
+    train, validation = loaded["train"]["text"][:], loaded["validation"]["text"][:]
+    assert len(validation) == 1 and sorted(train + validation) == sorted(TEXTS[:20])
+    assert corpus_report(loaded).duplicates_removed == {"exact": 20 * 49, "near": 0}
+    tested = load_corpus({"train": TEXTS[:20] * 2, "test": TEXTS[:5]}, deduplicate=deduplicate)
+    assert sorted(tested["train"]["text"][:] + tested["validation"]["text"][:]) == sorted(TEXTS[5:20]) and tested["test"]["text"][:] == TEXTS[:5]
+
+
+def test_published_splits_and_copies_that_may_stay_are_left_alone():
+    loaded = load_corpus({"train": TEXTS[:9] * 2, "validation": TEXTS[:2] * 2})
+    assert texts_of(loaded) == {"train": TEXTS[2:9], "validation": TEXTS[:2] * 2} and corpus_report(loaded).duplicates_removed["exact"] == 11
+    loaded = load_corpus({"train": TEXTS[:20] * 2}, deduplicate=False)
+    assert sum(map(len, loaded.values())) == 40
+
+
+def test_one_text_many_times_is_one_document():
+    with pytest.raises(ValueError, match=r"one document only \(49 more repeat it.*validation_fraction=0"):
+        load_corpus({"train": TEXTS[:1] * 50})
+    assert texts_of(load_corpus({"train": TEXTS[:1] * 50}, validation_fraction=0)) == {"train": TEXTS[:1]}
+    with pytest.raises(ValueError, match="no training text left"):
+        load_corpus({"train": TEXTS[:1] * 50, "test": TEXTS[:1]})
+
+
+def test_marks_belong_to_their_word():
+    assert corpora._words("हिन्दी भाषा, مُحَمَّد cafe\u0301s ❤️") == ["हिन्दी", "भाषा", "مُحَمَّد", "cafe\u0301s"]
+    assert not near_duplicates(["दिन", "दीन", "दान", "مُحَمَّد", "مَحْمُود", "e\u0301t\u00e9", "e\u0300te"]).any()
+    assert near_duplicates(["हिन्दी भाषा।", "हिन्दी, भाषा"]).tolist() == [False, True]
+    assert corpora._words("ก็ दिन 東京e\u0301") == ["ก", "็", "दिन", "東", "京", "e\u0301"]
+
+
+def test_saved_things_below_a_folder_are_no_text(tmp_path):
+    home, cache = tmp_path / "proj", tmp_path / "cache"
+    home.mkdir()
+    (home / "a.txt").write_text("\n\n".join(TEXTS), encoding="utf-8")
+    first = load_corpus(home, cache_dir=cache)
+    first.save_to_disk(home / "out")
+    first["train"].save_to_disk(home / "rows")
+    train_tokenizer(TEXTS, "bpe", 300, progress=False).save_pretrained(home / "tokenizer")
+    for names in (["config.json", "model.safetensors"], ["config.json", "model.safetensors.index.json"]):
+        (home / names[1]).mkdir()
+        for name in names + ["vocab.txt"]:
+            (home / names[1] / name).write_text("{}")
+    assert texts_of(load_corpus(home, cache_dir=cache)) == texts_of(first)
+    (home / "package.json").write_text('{"name": "proj"}')
+    with pytest.raises(ValueError, match=re.escape(str(home / "package.json")) + ": text_column 'text' is not there: the columns are name;") as error:
+        load_corpus(home, cache_dir=cache)
+    remedy = re.search("such as '(.*)'", str(error.value)).group(1)
+    assert texts_of(load_corpus(remedy, cache_dir=cache)) == texts_of(first)
+    (home / "package.json").write_text('{"name": ')
+    with pytest.raises(ValueError, match=r"package\.json cannot be read as json.*; mend it, or give"):
+        load_corpus(home, cache_dir=cache)
+
+
+BARE = {"b.txt": b"\n \n", "b.txt.gz": gzip.compress(b""), "b.csv": b"text,n\n", "b.csv.gz": gzip.compress(b"text\n"), "b.jsonl": b"\n\n", "b.json": b"[]\n", "b.parquet": None}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", BARE)
+def test_a_file_without_a_row_stops_no_folder(name, streaming, tmp_path):
+    home, bare, more = tmp_path / "home", tmp_path / "home" / name, {"validation_fraction": 0, "cache_dir": tmp_path / "cache", "streaming": streaming}
+    home.mkdir()
+    bare.write_bytes(BARE[name] or b"")
+    if BARE[name] is None:
+        pd.DataFrame({"text": pd.Series([], dtype=str)}).to_parquet(bare)
+    for source in (home, bare):
+        with pytest.raises(ValueError, match=re.escape(str(bare)) + " has no text"):
+            load_corpus(source, **more)
+    pd.DataFrame({"text": TEXTS}).to_parquet(home / "a.parquet")
+    assert texts_of(load_corpus(home, **more)) == {"train": TEXTS}
+    (home / "c.txt").write_text("one more")
+    assert texts_of(load_corpus(home, **more)) == {"train": [*TEXTS, "one more"]}
+
+
+@pytest.mark.parametrize("form", ["pandas", "arrow", "numpy"])
+def test_data_sets_in_another_format_are_read(form):
+    rows = Dataset.from_dict({"text": [*TEXTS, None]}).with_format(form)
+    for source in (rows, DatasetDict(train=rows)):
+        assert texts_of(load_corpus(source, validation_fraction=0)) == {"train": TEXTS}
+    for stream in (rows, rows.with_format(None).to_iterable_dataset().with_format(form)):
+        assert texts_of(load_corpus(stream, validation_fraction=0, streaming=True)) == {"train": TEXTS}
+    assert rows.format["type"] == form                               # the caller's stays
+
+
+@pytest.mark.parametrize("changes, message", [({"validation_fraction": "0.1"}, "validation_fraction '0.1' must be a number"), ({"validation_fraction": None}, "validation_fraction None must"),
+                                              ({"max_documents": 2.5}, "max_documents 2.5 must be a whole number"), ({"max_documents": "3"}, "max_documents '3' must"), ({"max_documents": True}, "max_documents True must")])
+def test_choices_that_cannot_be_are_named_before_anything_is_read(changes, message):
+    with pytest.raises(ValueError, match=message):
+        load_corpus("no_such_file.txt", **changes)
+
+
+@pytest.mark.parametrize("rows, what", [([{"text": "a"}, {"text": 5}], "values of several types"), ([{"text": {"a": 1}}], "records"), ([{"text": ["a"]}], "lists"), ([{"text": 5}], "int64")])
+def test_a_column_without_text_is_told_for_what_it_is(rows, what, tmp_path):
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match=rf"a\.jsonl: text_column 'text' holds {what}, not text"):
+        load_corpus(tmp_path / "a.jsonl", cache_dir=tmp_path / "cache")

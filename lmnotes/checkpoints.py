@@ -391,9 +391,7 @@ def load(model, task=None, device="auto", dtype=None):
         config = AutoConfig.from_pretrained(model)
     kind = getattr(transformers, _AUTO[task or task_of(config)])
     with _opening(model):
-        tokenizer = AutoTokenizer.from_pretrained(_tokenizer_folder(model))
-    _check_holds_tokenizer(model, tokenizer)
-    with _opening(model):
+        tokenizer = _tokenizer_of(model)
         opened = kind.from_pretrained(model, config=config, dtype=dtype, use_safetensors=True)
     _check_pair(opened, tokenizer, f" in {str(model)!r}")
     return opened.to(device).eval(), tokenizer
@@ -437,13 +435,24 @@ def _tokenizer_folder(model):
     return run if run is not None and (run / "tokenizer.json").is_file() and not (folder / "tokenizer.json").is_file() else model
 
 
-def _check_holds_tokenizer(model, tokenizer):
-    "Refuse the nearly empty tokenizer that the library makes up where a folder holds none."
+def _tokenizer_of(model, **how):
+    "The tokenizer of a folder or a name; where a folder holds none, the library makes up one that is nearly empty, or fails."
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(_tokenizer_folder(model), **how)
+    except ValueError:
+        _check_vocabulary(model, transformers.PreTrainedTokenizerFast)
+        raise
+    _check_vocabulary(model, type(tokenizer))
+    return tokenizer
+
+
+def _check_vocabulary(model, kind):
+    "Refuse a folder that holds no vocabulary of a kind of tokenizer."
     folder = Path(_tokenizer_folder(model))
-    if folder.is_dir() and not _holds_vocabulary(folder, type(tokenizer)):
-        into = str(folder.parent.parent if folder.parent.name == "checkpoints" else folder)
-        raise ValueError(f"checkpoint {str(model)!r} holds no tokenizer (tokenizer.json is missing): save the one that the model was trained with, tokenizer.save_pretrained({into!r})"
-                         + ("" if not (Path(into) / "SHA256SUMS").is_file() else ", and write_checksums of that folder"))
+    if folder.is_dir() and not _holds_vocabulary(folder, kind):
+        into = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+        more = f", and then write_checksums({str(into)!r})" if (into / "SHA256SUMS").is_file() else ""
+        raise ValueError(f"it holds no tokenizer (tokenizer.json is missing): save the one that the model was trained with, tokenizer.save_pretrained({str(into)!r}){more}")
 
 # %% ../nbs/06_checkpoints.ipynb #29d72936
 def model_tokenizer(model, name="model"):
@@ -478,13 +487,11 @@ def model_tokenizer(model, name="model"):
     cached = "/" not in str(model) and not Path(model).is_dir()                 # the hub's old names have no slash; a word that is misspelt shall not wait for the network
     try:
         with _opening(model) if Path(model).is_dir() else nullcontext():
-            tokenizer = AutoTokenizer.from_pretrained(_tokenizer_folder(model), local_files_only=cached)
+            return _tokenizer_of(model, local_files_only=cached)
     except OSError as error:
         if cached:
             raise FileNotFoundError(f"{name} {str(model)!r} is no folder, and the hub's cache on this machine does not hold it: give a folder that `pretrain` wrote, a hub name with a slash, or `load` it once") from error
         raise FileNotFoundError(f"{name} {str(model)!r} cannot be opened: {str(error).splitlines()[0]}") from error
-    _check_holds_tokenizer(model, tokenizer)
-    return tokenizer
 
 
 @contextmanager

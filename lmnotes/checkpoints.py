@@ -332,7 +332,8 @@ _VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.spm", "*.tiktoken", "
 
 def _holds_vocabulary(folder, kind):
     "Whether a folder holds the vocabulary of a kind of tokenizer; one of bytes or characters (ByT5, CANINE) needs none, and of a class that the library does not know nothing is said."
-    return kind is None or kind.vocab_files_names == {} or any(True for name in (*_VOCABULARIES, *kind.vocab_files_names.values()) for _ in folder.glob(name))
+    names = _tried(lambda: kind.vocab_files_names, {})                          # nothing, too, where the class needs a package that is not installed
+    return not names or any(True for name in (*_VOCABULARIES, *names.values()) for _ in folder.glob(name))
 
 
 def _shards(folder):
@@ -567,8 +568,8 @@ def info(folder):
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{str(folder)!r} holds no model (config.json is missing): give a folder that `save` or `pretrain` wrote")
     problems, shapes = verify(folder), []
-    for name in [] if problems else sorted(_shards(folder)):
-        with safe_open(folder / name, "pt") as file:
+    for path in [] if problems else sorted(folder / name for name in _shards(folder) if (folder / name).is_file()):        # a folder of ONNX holds none
+        with safe_open(path, "pt") as file:
             shapes += [(file.get_slice(k).get_dtype(), file.get_slice(k).get_shape()) for k in file.keys()]
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     config = _tried(lambda: AutoConfig.from_pretrained(folder), None, "config.json", problems)

@@ -671,3 +671,16 @@ def test_names_of_types(bert, tokenizer, tmp_path):
     for dtype in ("banana", 7, "nn"):
         with pytest.raises(ValueError, match="dtype .* is not known: float32"):
             load(tmp_path / "m", device="cpu", dtype=dtype)
+
+
+def test_a_folder_without_weights_whose_checksums_hold_is_described(bert, tokenizer, tmp_path):
+    bert.config.save_pretrained(tmp_path), tokenizer.save_pretrained(tmp_path), write_checksums(tmp_path)             # as `export` writes beside its ONNX
+    assert info(tmp_path).parameters == 0 and info(tmp_path).vocab_size == len(tokenizer)
+
+
+def test_a_tokenizer_that_needs_another_package_or_none_of_ours_is_not_judged(bert, tokenizer, tmp_path):
+    folder = plain(bert, tmp_path / "m", tokenizer)
+    (folder / "tokenizer.json").unlink()
+    for name in ("MyOwnTokenizer", "BertConfig", None):
+        changed(folder / "tokenizer_config.json", lambda held: held.update(tokenizer_class=name))
+        assert verify(folder) == []

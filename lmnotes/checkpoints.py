@@ -10,7 +10,8 @@ __all__ = ['task_of', 'energy', 'model_card', 'save', 'verify', 'load', 'model_t
 import json
 import math
 import os
-from contextlib import contextmanager
+import re
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -23,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer
 
 from .corpora import check_output_dir, write_aside
-from .pretraining import damaged_files, resolve_device, write_checksums
+from .pretraining import _pickled, damaged_files, resolve_device, write_checksums
 from .transformer import position_limit
 
 # %% ../nbs/06_checkpoints.ipynb #79735593
@@ -222,10 +223,11 @@ def save(model, tokenizer, output_dir, facts=None, overwrite=False, max_shard_si
     FileExistsError
         If the folder holds something and `overwrite` is not set.
     ValueError
-        If the tokenizer is not the model's.
+        If the tokenizer is not the model's, the model reads no tokens, or `max_shard_size` is no size.
     OSError
         If it cannot be written; what was there is as it was.
     """
+    _check_shard_size(max_shard_size)
     _check_pair(model, tokenizer)
     shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
     with write_aside(output_dir, overwrite) as aside:
@@ -240,9 +242,34 @@ def save(model, tokenizer, output_dir, facts=None, overwrite=False, max_shard_si
     return Path(output_dir)
 
 
+def _check_shard_size(size):
+    "Refuse a size of files that is none, before the long work."
+    good = size > 0 if isinstance(size, int) and not isinstance(size, bool) else isinstance(size, str) and re.fullmatch(r"\d*\.?\d+ ?[KMGT]B", size.strip().upper()) and float(size.strip()[:-2]) > 0
+    if size is not None and not good:
+        raise ValueError(f"max_shard_size {size!r} is no size of a file: give bytes above 0, or a string such as '2GB'")
+
+
+def _tried(read, otherwise, name=None, problems=None):
+    "What `read` gives; where that fails, `otherwise`, and a sentence among the problems if there is none yet."
+    try:
+        return read()
+    except Exception as error:                         # of many kinds, some of the libraries' own
+        if problems == []:
+            problems.append(f"{name} cannot be read ({_line_of(error)})")
+        return otherwise
+
+
+def _line_of(error):
+    "The first line of an error, or its kind where it says nothing."
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _check_pair(model, tokenizer, where=""):
     "Refuse a tokenizer with more tokens than the model has rows."
-    rows = model.get_input_embeddings().weight.shape[0]
+    if getattr(model, "main_input_name", "input_ids") not in ("input_ids", "decoder_input_ids"):
+        raise ValueError(f"model{where} is a {type(model).__name__}, which reads no tokens: give a language model")
+    table = getattr(_tried(model.get_input_embeddings, None), "weight", None)
+    rows = len(tokenizer) if table is None else table.shape[0]                  # CANINE has no table of all its characters
     if len(tokenizer) > rows:
         raise ValueError(f"the tokenizer{where} has {len(tokenizer)} tokens and the model's embedding {rows} rows: they do not belong together")
 
@@ -266,9 +293,8 @@ def verify(folder):
         return [f"{str(folder)!r} is no folder"]
     if (folder / "SHA256SUMS").is_file():
         return damaged_files(folder)
-    problems = [f"{name} is missing" for name in ("config.json",) if not (folder / name).is_file()] + [p for name in _JSON for p in _json_problem(folder / name)]
-    weights = {path.name for path in folder.glob("*.safetensors")}
-    return problems + [f"{name} is missing" for name in sorted(_shards(folder) - weights)] + [p for name in sorted(weights) for p in _header_problem(folder / name)]
+    problems = [p for name in _JSON for p in _json_problem(folder / name)] + _missing(folder)
+    return problems + [p for path in sorted(folder.glob("*.safetensors")) for p in _header_problem(path)]
 
 
 _INDEX = "model.safetensors.index.json"
@@ -283,11 +309,42 @@ def _json_problem(path):
         return [f"{path.name} is damaged ({error})"]
 
 
+def _missing(folder):
+    "A sentence on each file that the model needs and the folder lacks."
+    lacking = [name for name in ["config.json", *sorted(_shards(folder))] if not (folder / name).is_file()]
+    told = {"model.safetensors": "model.safetensors is missing" + _instead(folder)}
+    spoken = (folder / "tokenizer_config.json").is_file() and not _json_problem(folder / "tokenizer_config.json")
+    kind = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("tokenizer_class") if spoken else None
+    bare = ["tokenizer.json is missing (tokenizer_config.json is there, and no vocabulary)"] if spoken and not _holds_vocabulary(folder, getattr(transformers, str(kind), None)) else []
+    return [told.get(name, f"{name} is missing") for name in lacking] + bare
+
+
+def _instead(folder):
+    "What a folder without weights that are read holds in their place, and what to do with it."
+    if pickled := _pickled(folder):
+        return f", and it {pickled}"
+    adapter = (folder / "adapter_model.safetensors").is_file()
+    return ", and adapter_model.safetensors is only what another model is changed by: merge them with peft (merge_and_unload), and save the whole" if adapter else ""
+
+
+_VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.spm", "*.tiktoken", "tekken*", "*.codes")
+
+
+def _holds_vocabulary(folder, kind):
+    "Whether a folder holds the vocabulary of a kind of tokenizer; one of bytes or characters (ByT5, CANINE) needs none, and of a class that the library does not know nothing is said."
+    names = _tried(lambda: kind.vocab_files_names, {})                          # nothing, too, where the class needs a package that is not installed
+    return not names or any(True for name in (*_VOCABULARIES, *names.values()) for _ in folder.glob(name))
+
+
 def _shards(folder):
-    "Names of the files that should hold the weights; none where their list cannot be read, which is a problem of its own."
+    "Names of the files that should hold the weights, as the library looks for them, and of their list; none where the list cannot be read, which is a problem of its own."
+    if (folder / "model.safetensors").is_file():
+        return {"model.safetensors"}
     if (folder / _INDEX).is_file():
         return set() if _json_problem(folder / _INDEX) else set(json.loads((folder / _INDEX).read_text(encoding="utf-8")).get("weight_map", {}).values())
-    return set() if any(folder.glob("*.safetensors")) else {"model.safetensors"}
+    if numbers := [found[1] for p in folder.glob("model-*") if (found := re.fullmatch(r"model-\d{5}-of-(\d{5})\.safetensors", p.name))]:
+        return {_INDEX} | {f"model-{i + 1:05}-of-{numbers[0]}.safetensors" for i in range(int(numbers[0]))}
+    return {"model.safetensors"}
 
 
 def _header_problem(path):
@@ -324,24 +381,79 @@ def load(model, task=None, device="auto", dtype=None):
     FileNotFoundError
         If there is no such folder, and no such name can be had from the hub.
     ValueError
-        If a file of the folder is missing or damaged, or the tokenizer is not the model's.
+        If a file of the folder is missing or damaged, it holds no tokenizer or one that is not the model's, or a choice is not known.
     """
     device = resolve_device(device)
     if task is not None and task not in _AUTO:
         raise ValueError(f"task {task!r} is not known: {', '.join(_AUTO)}")
-    if Path(model).is_dir() and (problems := verify(model)):
-        raise ValueError(f"checkpoint {str(model)!r} is not whole: {'; '.join(problems)}; copy or train it again")
-    try:
+    dtype = _dtype_of(dtype)
+    _check_whole(model)
+    with _opening(model):
         config = AutoConfig.from_pretrained(model)
-        kind = getattr(transformers, _AUTO[task or task_of(config)])
-        opened = kind.from_pretrained(model, config=config, dtype=dtype or "auto", use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, SafetensorError) as error:
-        if Path(model).is_dir():
-            raise ValueError(f"checkpoint {str(model)!r} cannot be opened: {str(error).splitlines()[0]}") from error
-        raise FileNotFoundError(f"model {str(model)!r} is no folder here and cannot be had from the hub: check the name or the network, or give the path of a local copy") from error
+    kind = getattr(transformers, _AUTO[task or task_of(config)])
+    with _opening(model):
+        tokenizer = _tokenizer_of(model)
+        opened = kind.from_pretrained(model, config=config, dtype=dtype, use_safetensors=True)
     _check_pair(opened, tokenizer, f" in {str(model)!r}")
     return opened.to(device).eval(), tokenizer
+
+
+_DTYPES = {"float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16}
+
+
+def _dtype_of(dtype):
+    "A type by its name, or as it is; `auto` for that of the file."
+    found = "auto" if dtype in (None, "auto") else _DTYPES.get(dtype) or getattr(torch, str(dtype).removeprefix("torch."), None)
+    if found != "auto" and not isinstance(found, torch.dtype):
+        raise ValueError(f"dtype {dtype!r} is not known: {', '.join(_DTYPES)}, or leave it out")
+    return found
+
+
+def _check_whole(model):
+    "Refuse a folder in which a file is missing or damaged."
+    if Path(model).is_dir() and (problems := verify(model)):
+        raise ValueError(f"checkpoint {str(model)!r} is not whole: {'; '.join(problems)}; copy or train it again")
+
+
+@contextmanager
+def _opening(model):
+    "Turn what the libraries raise of a folder or name that they cannot open, of many kinds, into a line that names it."
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, (OSError, SafetensorError)) and not Path(model).is_dir():
+            raise FileNotFoundError(f"model {str(model)!r} is no folder here and cannot be had from the hub: check the name or the network, or give the path of a local copy") from error
+        reason = "the weights have other sizes than config.json says" if "ignore_mismatched_sizes" in str(error) else _line_of(error)
+        raise ValueError(f"checkpoint {str(model)!r} cannot be opened: {reason}") from error
+
+
+def _tokenizer_folder(model):
+    "Where a model's tokenizer lies: with it, or, of a checkpoint of a run that has none of its own, in the run's folder."
+    folder = Path(model)
+    run = folder.parent.parent if folder.is_dir() and folder.parent.name == "checkpoints" else None
+    return run if run is not None and (run / "tokenizer.json").is_file() and not (folder / "tokenizer.json").is_file() else model
+
+
+def _tokenizer_of(model, **how):
+    "The tokenizer of a folder or a name; where a folder holds none, the library makes up one that is nearly empty, or fails."
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(_tokenizer_folder(model), **how)
+    except ValueError:
+        _check_vocabulary(model, transformers.PreTrainedTokenizerFast)
+        raise
+    _check_vocabulary(model, type(tokenizer))
+    return tokenizer
+
+
+def _check_vocabulary(model, kind):
+    "Refuse a folder that holds no vocabulary of a kind of tokenizer."
+    folder = Path(_tokenizer_folder(model))
+    if folder.is_dir() and not _holds_vocabulary(folder, kind):
+        into = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+        more = f", and then write_checksums({str(into)!r})" if (into / "SHA256SUMS").is_file() else ""
+        raise ValueError(f"it holds no tokenizer (tokenizer.json is missing): save the one that the model was trained with, tokenizer.save_pretrained({str(into)!r}){more}")
 
 # %% ../nbs/06_checkpoints.ipynb #29d72936
 def model_tokenizer(model, name="model"):
@@ -366,17 +478,17 @@ def model_tokenizer(model, name="model"):
     FileNotFoundError
         If there is no such folder, and no such name can be had.
     ValueError
-        If a file of the folder is missing or damaged.
+        If a file of the folder is missing or damaged, or it holds no tokenizer.
     """
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"{name} is {type(model).__name__}: give the path of a folder or a hub name")
     if not Path(model).is_dir() and (str(model).count("/") > 1 or str(model)[:1] in ("", ".", "/", "~")):
         raise FileNotFoundError(f"{name} {str(model)!r} is no folder: give one that `pretrain` wrote, or a hub name")
-    if Path(model).is_dir() and (problems := verify(model)):
-        raise ValueError(f"checkpoint {str(model)!r} is not whole: {'; '.join(problems)}; copy or train it again")
+    _check_whole(model)
     cached = "/" not in str(model) and not Path(model).is_dir()                 # the hub's old names have no slash; a word that is misspelt shall not wait for the network
     try:
-        return AutoTokenizer.from_pretrained(model, local_files_only=cached)
+        with _opening(model) if Path(model).is_dir() else nullcontext():
+            return _tokenizer_of(model, local_files_only=cached)
     except OSError as error:
         if cached:
             raise FileNotFoundError(f"{name} {str(model)!r} is no folder, and the hub's cache on this machine does not hold it: give a folder that `pretrain` wrote, a hub name with a slash, or `load` it once") from error
@@ -409,7 +521,7 @@ class CheckpointInfo:
     dtypes : tuple of str
         Types of the tensors.
     vocab_size : int
-        Tokens of the tokenizer; of the model where the folder holds no tokenizer, as a checkpoint of a run does.
+        Tokens of the tokenizer; of the model where the folder holds no tokenizer.
     problems : tuple of str
         What `verify` found, and what else cannot be read.
     facts : dict
@@ -456,7 +568,7 @@ def info(folder):
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{str(folder)!r} holds no model (config.json is missing): give a folder that `save` or `pretrain` wrote")
     problems, shapes = verify(folder), []
-    for path in [] if problems else sorted(folder.glob("*.safetensors")):
+    for path in [] if problems else sorted(folder / name for name in _shards(folder) if (folder / name).is_file()):        # a folder of ONNX holds none
         with safe_open(path, "pt") as file:
             shapes += [(file.get_slice(k).get_dtype(), file.get_slice(k).get_shape()) for k in file.keys()]
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
@@ -470,20 +582,7 @@ def info(folder):
     return CheckpointInfo(str(folder), names[0], task, sum(int(torch.Size(s).numel()) for _, s in shapes), size,
                           tuple(sorted({d for d, _ in shapes})), rows, tuple(problems), facts)
 
-
-def _tried(read, otherwise, name, problems):
-    "What `read` gives; where that fails, `otherwise`, and a sentence among the problems if there is none yet."
-    try:
-        return read()
-    except Exception as error:                         # of many kinds, some of the libraries' own
-        if not problems:
-            problems.append(f"{name} cannot be read ({(str(error).strip() or type(error).__name__).splitlines()[0]})")
-        return otherwise
-
 # %% ../nbs/06_checkpoints.ipynb #be4b9fb3
-_DTYPES = {"float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16}
-
-
 def convert(model, output_dir, dtype=None, max_shard_size=None, overwrite=False):
     """Copy a model with another type of numbers, or in shards of another size.
 
@@ -514,6 +613,7 @@ def convert(model, output_dir, dtype=None, max_shard_size=None, overwrite=False)
     """
     if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known: {', '.join(_DTYPES)}")
+    _check_shard_size(max_shard_size)
     check_output_dir(output_dir, overwrite)
     _check_other_folder(model, output_dir)
     opened, tokenizer = load(model, device="cpu")

@@ -887,7 +887,7 @@ def use_bf16(precision, device):
 # %% ../nbs/05_pretraining.ipynb #d0f1b029
 def _is_inside(name, parameter):
     "Whether a parameter is a matrix inside the blocks, which Muon takes."
-    return parameter.ndim == 2 and ".layer" in name.replace(".h.", ".layer.") and "embed" not in name
+    return parameter.ndim == 2 and any(part in name for part in (".layer", ".h.", "_layers.", ".blocks.")) and "embed" not in name           # ALBERT says albert_layers, MPT blocks
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -1343,6 +1343,13 @@ def damaged_files(folder):
     return problems + [f"{name} has no checksum" for name in needed if name not in listed]
 
 
+def _pickled(folder):
+    "A sentence on weights that are a pickle, and what to do with them; nothing where there are none."
+    found = sorted(path.name for path in Path(folder).glob("pytorch_model*.bin"))
+    return found and (f"holds its weights as a pickle ({found[0]}), which is not read, since a pickle is a program: take the publisher's safetensors, or, if you trust the file, "
+                      "open it with transformers elsewhere and save it (save_pretrained), which writes safetensors")
+
+
 def save_folder(folder, model, tokenizer, facts=None, overwrite=False):
     """Save a model and its tokenizer as an ordinary Hugging Face folder, whole or not at all.
 
@@ -1603,6 +1610,7 @@ def _save_checkpoint(trainer, folder, run):
         with write_aside(target, overwrite=True) as aside, _readable_errors(target):
             with _cache_as_given(model, trainer.use_cache):
                 model.save_pretrained(aside, save_original_format=False)         # by the names that the weights have in memory, of experts too
+            trainer.own_tokenizer.save_pretrained(aside)                         # so that the checkpoint is a whole model
             save_file(tensors, aside / "optimizer.safetensors")
             save_file(random, aside / "random.safetensors")
             trainer.state.save_to_json(str(aside / "trainer_state.json"))
@@ -1967,13 +1975,27 @@ def _open_folder(model, options):
         raise ValueError(f"checkpoint {model!r} is not whole: {'; '.join(problems)}; copy or train it again")
     if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
         raise ValueError(f"model {model!r} is a folder that holds no model (config.json is missing): give one that `pretrain` or `save` wrote, or a preset ({', '.join(PRESETS)})")
+    if Path(model).is_dir() and not any(Path(model).glob("*.safetensors")) and (pickled := _pickled(model)):
+        raise ValueError(f"checkpoint {model!r} cannot be opened: it {pickled}")
     try:
         config = AutoConfig.from_pretrained(model)
-        return _kind(config, options).from_pretrained(model, dtype=torch.float32, use_safetensors=True)
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        if Path(model).is_dir():
-            raise ValueError(f"checkpoint {model!r} cannot be opened: {str(error).splitlines()[0]}; copy or train it again") from error
-        raise FileNotFoundError(f"model {model!r} cannot be opened: {str(error).splitlines()[0]}; give a preset ({', '.join(PRESETS)}) or a local folder") from error
+    except (OSError, ValueError, ImportError) as error:
+        raise _not_opened(model, error) from error
+    kind = _kind(config, options)
+    try:
+        return kind.from_pretrained(model, dtype=torch.float32, use_safetensors=True)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:                                                  # of many kinds, some of the libraries' own
+        raise _not_opened(model, error) from error
+
+
+def _not_opened(model, error):
+    "What to raise for a folder or a name that the library cannot open."
+    reason = "the weights have other sizes than config.json says" if "ignore_mismatched_sizes" in str(error) else (str(error).strip() or type(error).__name__).splitlines()[0]
+    if Path(model).is_dir() or not isinstance(error, (OSError, SafetensorError)):
+        return ValueError(f"checkpoint {model!r} cannot be opened: {reason}; copy or train it again")
+    return FileNotFoundError(f"model {model!r} cannot be opened: {reason}; give a preset ({', '.join(PRESETS)}) or a local folder")
 
 
 def _preset_config(name, tokenizer, options):
@@ -2030,11 +2052,15 @@ def _is_causal(config):
 def _check_fit(model, tokenizer, options, causal):
     "Raise a `ValueError` where model, tokenizer and options cannot work together."
     _check_family(model.config)
+    if model.dtype == torch.float16:
+        raise ValueError("model is in float16, in which it cannot be trained (its gradients vanish): give model.float()")
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise ValueError(f"the tokenizer has {len(tokenizer)} tokens and the model's embedding {rows} rows: use the model's own tokenizer, or a model with vocab_size {len(tokenizer)}")
     if not causal and tokenizer.mask_token_id is None:
         raise ValueError("the tokenizer has no mask token, which masked language modelling needs: train one of kind 'wordpiece', or choose a causal model such as 'gpt-mini'")
+    if causal and options.block_size < 2:
+        raise ValueError(f"block_size {options.block_size} leaves a causal model nothing to predict, which predicts each token from those before it: choose 2 or more")
     positions = position_limit(model)
     if positions and options.block_size > positions:
         raise ValueError(f"block_size {options.block_size} is over the {positions} positions of the model: choose a smaller block")
@@ -2043,9 +2069,9 @@ def _check_fit(model, tokenizer, options, causal):
     if options.document_attention:
         if _boundaries(tokenizer) == (None, None):
             raise ValueError("document_attention needs a tokenizer that marks where a document begins or ends: give it an end-of-text token")
-        if getattr(model.config, "_attn_implementation", "sdpa") != "sdpa":
+        if getattr(model.config, "_attn_implementation", "sdpa") != "sdpa" and model._supports_sdpa:
             raise ValueError(f"document_attention needs PyTorch's attention, not {model.config._attn_implementation!r}: open the model with attn_implementation='sdpa'")
-        if model.device.type != "meta" and not _keeps_inside(model, causal, options.block_size):             # shapes alone tell nothing
+        if not model._supports_sdpa or model.device.type != "meta" and not _keeps_inside(model, causal, options.block_size):             # shapes alone tell nothing
             raise ValueError(f"document_attention cannot be kept in a model of type {model.config.model_type!r}, which does not take our mask and positions: leave it out, or choose another architecture")
 
 
@@ -2396,6 +2422,8 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     KeyboardInterrupt
         After Ctrl-C, when the state is saved.
     """
+    if not (options is None or isinstance(options, PretrainingOptions)):
+        raise TypeError(f"options is a {type(options).__name__}: give PretrainingOptions(...), or single choices by their names, such as steps=100")
     with _as_launched(replace(options or PretrainingOptions(), **changes).check()) as options:
         return _pretrain(corpus, tokenizer, model, output_dir, options)
 
@@ -2539,8 +2567,12 @@ def _memory_kept(device):
 
 def _budget(options):
     "Steps of the budget where they are known without the corpus."
-    per_step = options.batch_size * options.block_size
-    return options.steps if options.tokens is None else max(1, math.ceil(options.tokens / per_step))
+    return options.steps if options.tokens is None else max(1, math.ceil(options.tokens / _tokens_of_step(options)))
+
+
+def _tokens_of_step(options):
+    "Tokens that a step sees; a pair of segments of equal length may be one shorter than the block."
+    return options.batch_size * (_pair_width(options.block_size) + 3 if options.next_sentence else options.block_size)
 
 
 _STREAMED = 2**25              # tokens of a stream that are read for each minute of a budget
@@ -2568,7 +2600,7 @@ def _new_run(identity, model, options, device, causal, steps):
     except (AttributeError, TypeError):                                          # an architecture that cannot be counted
         flops, peak = None, None
     return {"history": [], "identity": identity, "evaluated": 0, "best": None, "waited": 0, "loss_before": None, "steps": steps, "bf16": bf16, "flops": flops,
-            "peak": peak and peak * world_size(), "tokens_per_step": options.batch_size * options.block_size,
+            "peak": peak and peak * world_size(), "tokens_per_step": _tokens_of_step(options),
             "every": options.log_steps or max(1, min(10, (steps or 1000) // 20)), "too_much": math.inf}
 
 
@@ -2623,6 +2655,7 @@ def _train(model, tokenizer, blocks, held, causal, arguments, output_dir, option
     if options.compile:
         _compile_layers(model)
     trainer = _Trainer(options, causal, clock, model=model, args=arguments, train_dataset=data, data_collator=Batches.collate if causal else _collate_masked)
+    trainer.own_tokenizer = tokenizer
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     watch = _Watch(trainer, run, measure, output_dir / "checkpoints")

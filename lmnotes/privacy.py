@@ -179,7 +179,11 @@ def _train_texts(corpus):
     if isinstance(corpus, str) or not isinstance(corpus, (list, tuple, Dataset, DatasetDict)):
         raise TypeError(f"corpus is a {type(corpus).__name__}: give a list of texts, or what load_corpus returns (not a stream)")
     rows = corpus["train"] if isinstance(corpus, DatasetDict) else corpus
-    return rows["text"] if isinstance(rows, Dataset) else rows
+    rows = rows["text"] if isinstance(rows, Dataset) else rows
+    for i, text in enumerate(rows):
+        if not (text is None or isinstance(text, str)):
+            raise TypeError(f"corpus holds a {type(text).__name__} at place {i}, {str(text)[:40]!r}: give texts")
+    return rows
 
 
 def _as_corpus(corpus, texts):
@@ -331,12 +335,24 @@ def exposure(model, tokenizer, canaries, *, exact_limit=10_000, samples=1_000, s
 def _check_canaries(model, tokenizer, canaries):
     "Canaries as a list; a model that cannot be asked is refused, and canaries that it cannot read or that are none."
     _check_causal(model)
-    canaries = list(canaries)
+    canaries = [canaries] if isinstance(canaries, Canary) else list(canaries)
+    if strange := [canary for canary in canaries if not isinstance(canary, Canary)]:
+        raise TypeError(f"canaries hold a {type(strange[0]).__name__}, {str(strange[0])[:40]!r}: give Canary objects, such as plant_canaries gives")
+    _check_rows(model, tokenizer, [text for canary in canaries for text in (canary.text, "".join(canary.alphabet))])
+    limit = position_limit(model)
     for canary in canaries:
         if not canary.secret or set(canary.secret) - set(canary.alphabet):
             raise ValueError(f"the secret {canary.secret!r} is not made of its alphabet {canary.alphabet!r}: give Canary(..., alphabet=...) the characters that secrets consist of")
-        _check_length(canary, tokenizer, model.config.max_position_embeddings)
+        _check_length(canary, tokenizer, limit or math.inf)
     return canaries
+
+
+def _check_rows(model, tokenizer, texts):
+    "Refuse a tokenizer whose ids reach beyond the model's embedding."
+    rows = model.get_input_embeddings().weight.shape[0]
+    highest = max((i for ids in (tokenizer(texts)["input_ids"] if texts else []) for i in (*_beginning(tokenizer), *ids)), default=0)
+    if highest >= rows:
+        raise ValueError(f"the tokenizer gives id {highest} and the model's embedding has {rows} rows: it is not the model's tokenizer")
 
 
 def _check_causal(model):
@@ -421,6 +437,8 @@ def extract(model, tokenizer, canaries, *, samples=100, temperature=1.0, seed=0)
         If a canary is longer than the model's positions, its secret has characters outside its alphabet, no token stands before its
         secret, or the model is not a causal one.
     """
+    if isinstance(samples, bool) or not isinstance(samples, Integral) or samples < 0:
+        raise ValueError(f"samples {samples!r} must be a whole number of 0 or more: 0 asks for the likeliest continuation only")
     canaries = _check_canaries(model, tokenizer, canaries)
     with evaluating(model):
         return [_extract(model, tokenizer, canary, samples, temperature, seed) for canary in canaries]
@@ -1487,10 +1505,29 @@ def per_sample_gradients(model, rows):
     -------
     dict of str to Tensor
         For each trainable parameter, (texts, *shape of the parameter).
+
+    Raises
+    ------
+    ValueError
+        If the architecture computes in a way of which there are no gradients of each text (BLOOM).
     """
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    if len(rows):
+        _check_vectorises(model, rows)
     with _vectorisable(model):
         return vmap(grad(lambda p, row: _text_loss(model, p, row)), in_dims=(None, 0), randomness="different")(parameters, rows)
+
+
+def _check_vectorises(model, rows):
+    "Refuse an architecture that `vmap` cannot run, on two tokens of one text."
+    parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    try:
+        with _vectorisable(model), torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):       # dropout draws nothing from what the training will draw
+            vmap(grad(lambda p, row: _text_loss(model, p, row)), in_dims=(None, 0), randomness="different")(parameters, rows[:1, :3].to(model.device))
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        raise ValueError(f"model of type {model.config.model_type!r} computes in a way of which torch.func gives no gradient for each text ({type(error).__name__}): choose another architecture, such as a preset gpt-tiny") from error
 
 # %% ../nbs/13_privacy.ipynb #944c5d45
 @contextmanager
@@ -1552,8 +1589,8 @@ class PrivacyOptions:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
                 raise ValueError(f"{name} {value!r} must be a number above 0")
-        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or self.seed < 0):
-            raise ValueError(f"seed {self.seed!r} must be a whole number of 0 or more, or None for one that nobody knows")
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or not 0 <= self.seed < 2**64 - 1):
+            raise ValueError(f"seed {self.seed!r} must be a whole number from 0 to 2**64 - 2, or None for one that nobody knows")
         if self.accountant not in ("prv", "rdp", "gdp"):
             raise ValueError(f"accountant {self.accountant!r} is not known: prv, rdp, gdp")
         return self
@@ -1637,6 +1674,8 @@ def train_privately(model, tokenizer, corpus, epsilon=8.0, delta=None, output_di
     FileExistsError
         If `output_dir` holds something, and `overwrite` is not set.
     """
+    if not (options is None or isinstance(options, PrivacyOptions)):
+        raise TypeError(f"options is a {type(options).__name__}: give PrivacyOptions(...), or single choices by their names, such as steps=100")
     options = replace(options or PrivacyOptions(), **changes).check()
     texts = [text for text in _train_texts(corpus) if text and text.strip()]
     delta = _check_guarantee(epsilon, delta, len(texts), options.batch_size)
@@ -1644,7 +1683,10 @@ def train_privately(model, tokenizer, corpus, epsilon=8.0, delta=None, output_di
         check_output_dir(output_dir, options.overwrite)
     given, options = options.seed is not None, replace(options, seed=secrets.randbits(62) if options.seed is None else options.seed)
     model = _private_model(model, tokenizer, options)
-    rows, cut = _text_rows(texts, tokenizer, min(options.block_size or 128, model.config.max_position_embeddings))
+    rows, cut = _text_rows(texts, tokenizer, min(options.block_size or 128, position_limit(model) or math.inf))
+    if rows.max() >= (size := model.get_input_embeddings().weight.shape[0]):
+        raise ValueError(f"the tokenizer gives id {rows.max()} and the model's embedding has {size} rows: it is not the model's tokenizer")
+    _check_vectorises(model, rows)
     if cut:
         logger.warning("%d of %d texts are longer than the block: only their beginnings are read", cut, len(texts))
     rate = options.batch_size / len(texts)
@@ -1665,7 +1707,7 @@ def _check_guarantee(epsilon, delta, texts, batch_size):
     if texts < 2 or batch_size > texts:
         raise ValueError(f"batch_size {batch_size} and {texts} texts: give at least as many texts as a batch holds, and at least two, since sampling is part of the guarantee")
     delta = 0.1 / texts if delta is None else delta
-    if not 0 < delta < 1 / texts:
+    if isinstance(delta, bool) or not isinstance(delta, Real) or not 0 < delta < 1 / texts:
         raise ValueError(f"delta {delta!r} must lie above 0 and below 1 over the number of texts, here {1 / texts:.2g}: otherwise a mechanism that publishes one random text whole would pass")
     return float(delta)
 
@@ -1679,10 +1721,15 @@ def _private_model(model, tokenizer, options):
     return model.to(resolve_device(options.device)).train()
 
 
+_LARGEST = 100                 # epsilon up to which the table of probabilities that prv computes stays small
+
+
 def _noise(epsilon, delta, rate, options):
     "Standard deviation of the noise, in units of the clipping length."
     if math.isinf(epsilon):
         return 0.0
+    if options.accountant == "prv" and epsilon > _LARGEST:
+        raise ValueError(f"epsilon {epsilon:g} is above {_LARGEST}, where the accountant 'prv' computes for minutes or for ever: choose accountant='rdp', or a smaller epsilon (1 to 10 is usual)")
     from opacus.accountants.utils import get_noise_multiplier
     with _quiet_accountant():
         try:

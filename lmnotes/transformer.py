@@ -672,7 +672,7 @@ def position_limit(model):
     """
     config = model.config
     parts = [part for side in ("encoder", "decoder") if hasattr(part := getattr(config, side, None), "to_dict")] or [config]
-    names = ("max_position_embeddings", "n_positions", "max_encoder_position_embeddings", "max_decoder_position_embeddings")                # the last two are LED's
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "max_encoder_position_embeddings", "max_decoder_position_embeddings")                # the third is MPT's, the last two are LED's
     limits = [limit for part in parts if part.model_type not in _RELATIVE for name in names if (limit := getattr(part, name, None))]
     tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings") and getattr(m, "padding_idx", None) is not None]
     limits += [m.num_embeddings - m.padding_idx - 1 for m in tables if m.num_embeddings > m.padding_idx + 1]

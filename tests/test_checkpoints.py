@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from transformers import (AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, BertConfig,
                           GPT2Config, GPT2Model, LlamaConfig, ModernBertConfig, T5Config, T5ForConditionalGeneration)
 
-from lmnotes.checkpoints import _compare, convert, energy, export, info, load, model_card, push, save, task_of, verify
+from lmnotes.checkpoints import _compare, convert, energy, export, info, load, model_card, model_tokenizer, push, save, task_of, verify
 from lmnotes.cli import COMMANDS, execute
-from lmnotes.pretraining import pretrain, save_folder
+from lmnotes.pretraining import pretrain, save_folder, write_checksums
 from lmnotes.tokenization import train_tokenizer
 
 TEXTS = ["the cat sat on the mat", "a dog ran over the log", "a bird flew under the tree"] * 20
@@ -520,3 +520,167 @@ def test_a_model_is_never_replaced_by_what_is_made_of_it(make, bert, tokenizer, 
         with pytest.raises(ValueError, match="output_dir .* is the folder of the model .*, or holds it, .*choose another folder"):
             make(model, place, overwrite=True)
     assert verify(folder) == [] and sorted(p.name for p in tmp_path.iterdir()) == ["link", "run"]
+
+
+def plain(model, folder, tokenizer=None):
+    "A folder as others write it: without checksums, with a tokenizer only where one is given."
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    return folder
+
+
+def changed(path, change):
+    "Write a file of JSON anew, changed."
+    held = json.loads(path.read_text())
+    change(held)
+    path.write_text(json.dumps(held))
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama", "t5"])
+def test_no_tokenizer_is_made_up(kind, tmp_path):
+    folder = plain(MAKE[kind](), tmp_path / "m")
+    assert verify(folder) == [] and info(folder).vocab_size == 100                            # whole as a model
+    for opened in (lambda: load(folder, device="cpu"), lambda: model_tokenizer(folder)):
+        with pytest.raises(ValueError, match="m' cannot be opened: it holds no tokenizer .tokenizer.json is missing.: save the one .* tokenizer.save_pretrained"):
+            opened()
+
+
+def test_the_remedies_for_a_missing_tokenizer_work(bert, tokenizer, tmp_path):
+    step = plain(bert, tmp_path / "run" / "checkpoints" / "step-00000003")
+    write_checksums(step)
+    with pytest.raises(ValueError, match="run'"):
+        load(step, device="cpu")
+    tokenizer.save_pretrained(tmp_path / "run")                                              # what the error says
+    assert len(load(step, device="cpu")[1]) == len(model_tokenizer(step)) == len(tokenizer) and verify(step) == []
+
+
+def test_tokenizers_of_bytes_and_characters_need_no_vocabulary(tmp_path):
+    from transformers import ByT5Tokenizer, CanineConfig, CanineForSequenceClassification, CanineTokenizer
+    t5 = T5ForConditionalGeneration(T5Config(vocab_size=384, d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2, **{**ENDS, "eos_token_id": 1}))
+    canine = CanineForSequenceClassification(CanineConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32))
+    for model, tokenizer in ((t5, ByT5Tokenizer()), (canine, CanineTokenizer())):
+        folder = plain(model, tmp_path / "m", tokenizer)
+        assert verify(folder) == [] and type(load(folder, device="cpu")[1]) is type(tokenizer)
+
+
+def test_a_vocabulary_of_words_alone_is_one(bert, tmp_path):
+    folder = plain(bert, tmp_path / "m")
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat"]))
+    assert len(load(folder, device="cpu")[1]) == 6 and verify(folder) == []
+
+
+def test_a_checkpoint_of_a_run_opens_and_is_counted_as_its_model(tokenizer, tmp_path, monkeypatch):
+    import lmnotes.pretraining
+    write, kept = lmnotes.pretraining._save_checkpoint, tmp_path / "kept"
+    monkeypatch.setattr(lmnotes.pretraining, "_save_checkpoint", lambda *some: shutil.copytree(write(*some), kept, dirs_exist_ok=True))
+    result = pretrain({"train": [{"text": text} for text in TEXTS]}, tokenizer, BertConfig(**SMALL), tmp_path / "run", steps=2, batch_size=2, block_size=8, checkpoint_steps=1, device="cpu")
+    found = info(kept)
+    assert verify(kept) == [] and (kept / "optimizer.safetensors").is_file() and found.parameters == result.parameters and found.vocab_size == len(tokenizer)
+    assert load(kept, device="cpu")[1]("the cat")["input_ids"] == tokenizer("the cat")["input_ids"]
+
+
+def test_what_cannot_be_opened_is_not_called_whole(bert, tokenizer, tmp_path):
+    folder = tmp_path / "m"
+    bert.save_pretrained(folder, max_shard_size="20KB"), tokenizer.save_pretrained(folder)
+    shards = sorted(p for p in folder.glob("model-*"))
+    assert verify(folder) == [] and info(folder).parameters == bert.num_parameters() and len(shards) > 2
+    (folder / "model.safetensors.index.json").unlink()
+    assert verify(folder) == ["model.safetensors.index.json is missing"]
+    shards[1].unlink()
+    assert verify(folder) == [f"{shards[1].name} is missing", "model.safetensors.index.json is missing"]
+    plain(bert, folder, tokenizer)
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    assert "model.safetensors is missing, and adapter_model.safetensors" in verify(folder)[0]
+    plain(bert, folder, tokenizer)
+    (folder / "tokenizer.json").unlink()
+    assert verify(folder) == list(info(folder).problems) == ["tokenizer.json is missing (tokenizer_config.json is there, and no vocabulary)"]
+
+
+def test_weights_that_lie_there_twice_count_once(bert, tokenizer, tmp_path):
+    folder = plain(bert, tmp_path / "m", tokenizer)
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
+    assert info(folder).parameters == bert.num_parameters() and info(folder).problems == ()
+
+
+def test_a_pickle_is_named_and_the_remedy_works(bert, tokenizer, tmp_path):
+    folder = plain(bert, tmp_path / "m", tokenizer)
+    (folder / "model.safetensors").unlink()
+    torch.save(bert.state_dict(), folder / "pytorch_model.bin")
+    run = lambda: pretrain({"train": [{"text": text} for text in TEXTS]}, tokenizer, folder, tmp_path / "n", steps=1, block_size=8, device="cpu")
+    for opened in (lambda: load(folder), run):
+        with pytest.raises(ValueError, match="m' .*holds its weights as a pickle .pytorch_model.bin., which is not read.*save_pretrained"):
+            opened()
+    assert "pickle" in verify(folder)[0]
+    AutoModelForMaskedLM.from_pretrained(folder).save_pretrained(folder)
+    assert verify(folder) == [] and same(bert, load(folder, device="cpu")[0])
+
+
+@pytest.mark.parametrize("file, change, needle", [
+    ("tokenizer.json", lambda held: held.pop("model"), "odel"), ("tokenizer.json", lambda held: held["model"].update(type="Foo"), ""),
+    ("config.json", lambda held: held.update(hidden_size=64), "the weights have other sizes than config.json says"),
+    ("config.json", lambda held: (held.clear(), held.update(architecture="resnet18", num_classes=10)), "model_type"),
+    ("config.json", lambda held: (held.clear(), held.update(architecture="resnet18", num_classes=10, model_type="timm_wrapper")), "timm")])
+def test_errors_of_the_libraries_name_the_folder(file, change, needle, bert, tokenizer, tmp_path):
+    folder = plain(bert, tmp_path / "m", tokenizer)
+    changed(folder / file, change)
+    with pytest.raises(ValueError, match=f"m' cannot be opened: .*{needle}"):
+        load(folder, "masked", device="cpu")
+    if file == "config.json":
+        with pytest.raises(ValueError, match=f"m' cannot be opened: .*{needle}"):
+            pretrain(TEXTS, tokenizer, folder, tmp_path / "n", steps=1, block_size=8, device="cpu")
+    else:
+        with pytest.raises(ValueError, match=f"m' cannot be opened: .*{needle}"):
+            model_tokenizer(folder)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError])
+def test_what_is_not_the_folders_fault_goes_through(stop, bert, tokenizer, tmp_path, monkeypatch):
+    folder = plain(bert, tmp_path / "m", tokenizer)
+
+    def raising(*some, **more):
+        raise stop
+    monkeypatch.setattr(AutoModelForMaskedLM, "from_pretrained", raising)
+    with pytest.raises(stop):
+        load(folder, device="cpu")
+    with pytest.raises(stop):
+        pretrain(TEXTS, tokenizer, folder, tmp_path / "n", steps=1, block_size=8, device="cpu")
+
+
+def test_a_model_of_images_is_refused(tokenizer, tmp_path):
+    from transformers import ViTConfig, ViTForImageClassification
+    seeing = ViTForImageClassification(ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=16))
+    with pytest.raises(ValueError, match="ViTForImageClassification, which reads no tokens"):
+        save(seeing, tokenizer, tmp_path / "m")
+
+
+@pytest.mark.parametrize("size", ["banana", 0, -1, True, "0GB", 2.5, "GB"])
+def test_sizes_of_shards_that_are_none(size, bert, tokenizer, tmp_path):
+    save(bert, tokenizer, tmp_path / "m", max_shard_size="1.5 MB")
+    for made in (lambda: save(bert, tokenizer, tmp_path / "x", max_shard_size=size), lambda: convert(tmp_path / "m", tmp_path / "x", max_shard_size=size)):
+        with pytest.raises(ValueError, match="max_shard_size .* is no size of a file"):
+            made()
+    assert not (tmp_path / "x").exists()
+
+
+def test_names_of_types(bert, tokenizer, tmp_path):
+    save(bert, tokenizer, tmp_path / "m")
+    for dtype, found in (("bf16", torch.bfloat16), ("float64", torch.float64), (torch.float16, torch.float16), ("auto", torch.float32), (None, torch.float32)):
+        assert load(tmp_path / "m", device="cpu", dtype=dtype)[0].dtype == found
+    for dtype in ("banana", 7, "nn"):
+        with pytest.raises(ValueError, match="dtype .* is not known: float32"):
+            load(tmp_path / "m", device="cpu", dtype=dtype)
+
+
+def test_a_folder_without_weights_whose_checksums_hold_is_described(bert, tokenizer, tmp_path):
+    bert.config.save_pretrained(tmp_path), tokenizer.save_pretrained(tmp_path), write_checksums(tmp_path)             # as `export` writes beside its ONNX
+    assert info(tmp_path).parameters == 0 and info(tmp_path).vocab_size == len(tokenizer)
+
+
+def test_a_tokenizer_that_needs_another_package_or_none_of_ours_is_not_judged(bert, tokenizer, tmp_path):
+    folder = plain(bert, tmp_path / "m", tokenizer)
+    (folder / "tokenizer.json").unlink()
+    for name in ("MyOwnTokenizer", "BertConfig", None):
+        changed(folder / "tokenizer_config.json", lambda held: held.update(tokenizer_class=name))
+        assert verify(folder) == []

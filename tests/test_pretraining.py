@@ -1447,3 +1447,50 @@ def test_bf16_flows_between_the_parts_only_where_a_model_is_computed_in_bf16(tok
         model(input_ids=ids)
     watch.remove()
     assert kinds == [torch.bfloat16, torch.float32, torch.float32, torch.float32] and {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_a_causal_block_of_one_token_is_refused(corpus, byte_tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="block_size 1 leaves a causal model nothing to predict.*2 or more"):
+        pretrain(corpus, byte_tokenizer, small(), tmp_path / "x", steps=1, **TINY | {"block_size": 1})
+
+
+@pytest.mark.parametrize("name", ["bloom", "mamba", "mpt", "deberta-v2"])
+def test_document_attention_names_no_remedy_that_cannot_be_followed(name, corpus, tokenizer, byte_tokenizer, tmp_path):
+    sizes = {"bloom": dict(hidden_size=16, n_layer=1, n_head=2), "mamba": dict(hidden_size=16, num_hidden_layers=1, state_size=4), "mpt": dict(d_model=16, n_layers=1, n_heads=2),
+             "deberta-v2": dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)}[name]
+    config = AutoConfig.for_model(name, vocab_size=300, bos_token_id=0, eos_token_id=0, pad_token_id=0, **sizes)
+    with pytest.raises(ValueError, match=f"cannot be kept in a model of type '{name}'.*leave it out, or choose another architecture"):
+        pretrain(corpus, tokenizer if name == "deberta-v2" else byte_tokenizer, config, tmp_path / "x", steps=1, document_attention=True, **TINY)
+
+
+def test_a_model_in_float16_is_refused_before_the_corpus_is_read(tokenizer, tmp_path):
+    def texts():
+        pytest.fail("read")
+        yield
+    model = AutoModelForMaskedLM.from_config(model_config("bert-tiny", 96)).half()
+    with pytest.raises(ValueError, match=r"model is in float16.*model.float\(\)"):
+        pretrain(texts(), tokenizer, model, tmp_path / "x", steps=1, **TINY)
+
+
+@pytest.mark.parametrize("name, sizes", [("albert", dict(embedding_size=16, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)),
+                                         ("mpt", dict(d_model=16, n_layers=1, n_heads=2))])
+def test_muon_takes_the_matrices_of_other_names(name, sizes):
+    config = AutoConfig.for_model(name, vocab_size=50, **sizes)
+    model = (AutoModelForCausalLM if name == "mpt" else AutoModelForMaskedLM).from_config(config)
+    taken = {id(p) for p in MuonAdamW(model, 1e-3, 0.1).parts[1].param_groups[0]["params"]}
+    blocks = model.transformer.blocks if name == "mpt" else model.albert.encoder.albert_layer_groups
+    assert taken == {id(p) for p in blocks.parameters() if p.ndim == 2}
+
+
+def test_tokens_of_pairs_are_counted_as_they_are(corpus, tokenizer, tmp_path):
+    seen = []
+    for budget, steps in ((dict(steps=3), 3), (dict(tokens=4 * 15 * 3), 3)):
+        result = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / str(len(seen)), next_sentence=True, **budget, **TINY)
+        seen.append(result.tokens)
+        assert result.steps == steps
+    assert seen == [4 * 15 * 3] * 2                                             # [CLS] 6 [SEP] 6 [SEP]
+
+
+def test_options_that_are_a_dictionary_are_refused(corpus, tokenizer, tmp_path):
+    with pytest.raises(TypeError, match="options is a dict: give PretrainingOptions"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", options={"steps": 3})

@@ -745,3 +745,69 @@ def test_canaries_may_come_one_by_one(remembering, tokenizer):
 def test_results_of_attacks_are_equal_to_themselves_only():
     one, other = (privacy.MembershipResult("loss", np.array([1.0, 0.0, 1.0]), 1) for _ in range(2))
     assert one == one and one != other and len({one, other}) == 2
+
+
+def other_architecture(name, rows):
+    "A tiny causal model that says nothing of its positions, or says it in another way."
+    from transformers import BloomConfig, BloomForCausalLM, MambaConfig, MambaForCausalLM, MptConfig, MptForCausalLM
+    torch.manual_seed(0)
+    ends = dict(vocab_size=rows, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+    return {"bloom": lambda: BloomForCausalLM(BloomConfig(hidden_size=16, n_layer=1, n_head=2, **ends)),
+            "mamba": lambda: MambaForCausalLM(MambaConfig(hidden_size=16, num_hidden_layers=1, state_size=4, **ends)),
+            "mpt": lambda: MptForCausalLM(MptConfig(d_model=16, n_layers=1, n_heads=2, max_seq_len=48, **ends))}[name]()
+
+
+@pytest.mark.parametrize("name", ["bloom", "mamba", "mpt"])
+def test_models_that_do_not_tell_their_positions(name, tokenizer):
+    model, canary = other_architecture(name, len(tokenizer)), Canary("code Q is ", "42")
+    assert exposure(model, tokenizer, [canary])[0].method == "exact" and extract(model, tokenizer, [canary], samples=1)[0].samples == 1
+    train = lambda: train_privately(model, tokenizer, TEXTS, steps=1, batch_size=4, accountant="rdp", seed=0)
+    if name == "bloom":
+        for call in (train, lambda: per_sample_gradients(model, torch.tensor([[1, 2, 3]]))):
+            with pytest.raises(ValueError, match="model of type 'bloom' .* choose another architecture"):
+                call()
+    else:
+        assert train().steps == 1
+    if name == "mpt":
+        with pytest.raises(ValueError, match="and a block 48"):
+            exposure(model, tokenizer, [Canary("code " * 50, "42")])
+
+
+def test_looking_whether_a_model_can_be_trained_draws_nothing(tokenizer):
+    model = tiny(tokenizer, resid_pdrop=0.5).train()
+    torch.manual_seed(3)
+    per_sample_gradients(model, torch.tensor([[1, 2, 3, 4]]))
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    with privacy._vectorisable(model):
+        torch.func.vmap(torch.func.grad(lambda p, row: privacy._text_loss(model, p, row)), in_dims=(None, 0), randomness="different")({n: p.detach() for n, p in model.named_parameters()}, torch.tensor([[1, 2, 3, 4]]))
+    assert torch.equal(after, torch.rand(1))
+
+
+def test_a_tokenizer_of_another_model_is_refused_before_the_noise_is_sought(tokenizer, monkeypatch):
+    model, canary = other_architecture("mpt", 60), Canary("code Q is ", "42")
+    monkeypatch.setattr(privacy, "_noise", lambda *some: pytest.fail("sought"))
+    for call in (lambda: exposure(model, tokenizer, [canary]), lambda: extract(model, tokenizer, [canary]), lambda: train_privately(model, tokenizer, TEXTS, batch_size=4)):
+        with pytest.raises(ValueError, match="the tokenizer gives id .* and the model's embedding has 60 rows: it is not the model's tokenizer"):
+            call()
+
+
+def test_an_epsilon_that_prv_does_not_reach_is_refused_at_once(tokenizer):
+    with pytest.raises(ValueError, match="epsilon 1000 is above 100.*accountant='rdp'"):
+        train_privately(tiny(tokenizer), tokenizer, TEXTS, epsilon=1000, steps=2, batch_size=4)
+    assert train_privately(tiny(tokenizer), tokenizer, TEXTS, epsilon=1000, steps=2, batch_size=4, accountant="rdp").epsilon <= 1000
+
+
+def test_arguments_of_another_kind(tokenizer):
+    model, canary = tiny(tokenizer), Canary("code Q is ", "42")
+    for samples in (-1, 2.5, True):
+        with pytest.raises(ValueError, match=f"samples {samples} must be a whole number"):
+            extract(model, tokenizer, [canary], samples=samples)
+    for changes, needle in ((dict(delta="1e-5"), "delta '1e-5' must lie"), (dict(seed=2**64), "seed 18446744073709551616 must be")):
+        with pytest.raises(ValueError, match=needle):
+            train_privately(model, tokenizer, TEXTS, batch_size=4, **changes)
+    for call, needle in ((lambda: train_privately(model, tokenizer, [1, 2, 3]), "corpus holds a int at place 0"), (lambda: plant_canaries(["a", 1]), "at place 1"),
+                         (lambda: exposure(model, tokenizer, ["42"]), "canaries hold a str"), (lambda: train_privately(model, tokenizer, TEXTS, options={"steps": 3}), "options is a dict")):
+        with pytest.raises(TypeError, match=needle):
+            call()
+    assert exposure(model, tokenizer, canary) == exposure(model, tokenizer, [canary])

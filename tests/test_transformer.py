@@ -724,3 +724,8 @@ def test_other_activations_and_other_layers_are_left_alone(monkeypatch):
         layer.intermediate.__class__ = OwnIntermediate
     with transformer.evaluating(model):
         assert not any("forward" in vars(part) for part in model.modules())
+
+
+def test_mpt_says_its_positions_in_its_own_word():
+    from transformers import MptConfig, MptForCausalLM
+    assert position_limit(MptForCausalLM(MptConfig(vocab_size=20, d_model=16, n_layers=1, n_heads=2, max_seq_len=48))) == 48

@@ -59,7 +59,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .corpora import _portions, _text_of, cache_folder, check_output_dir, write_aside
 from .tokenization import WordMemory, _check_collection, _string
-from .transformer import PRESETS, _fast_dropout, flops_per_token, fused_gelu, model_config, position_limit
+from .transformer import PRESETS, _fast_dropout, _without_advice, flops_per_token, fused_gelu, model_config, position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -2492,7 +2492,7 @@ _FINISHING = "the run is at its end and gets saved; a second Ctrl-C stops at onc
 @contextmanager
 def _for_the_machine(model, bf16, blocks=None):
     "While inside, a model is computed in the way that is fast on the machine where it is, with the same results but for rounding; `blocks`: the options of pretraining, which say how long they are."
-    with _alone(), fused_gelu(model), _plain_attention(model, bf16, blocks), _bf16_between(model, bf16), _no_search_for_documents():
+    with _alone(), _without_advice(model), fused_gelu(model), _plain_attention(model, bf16, blocks), _bf16_between(model, bf16), _no_search_for_documents():
         yield
 
 

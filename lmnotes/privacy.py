@@ -1512,10 +1512,12 @@ def per_sample_gradients(model, rows):
         If the architecture computes in a way of which there are no gradients of each text (BLOOM).
     """
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    if len(rows):
+    try:
+        with _vectorisable(model):
+            return vmap(grad(lambda p, row: _text_loss(model, p, row)), in_dims=(None, 0), randomness="different")(parameters, rows)
+    except RuntimeError:
         _check_vectorises(model, rows)
-    with _vectorisable(model):
-        return vmap(grad(lambda p, row: _text_loss(model, p, row)), in_dims=(None, 0), randomness="different")(parameters, rows)
+        raise
 
 
 def _check_vectorises(model, rows):

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, GPT2Config, LlamaConfig, ModernBertConfig
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, GPT2Config, LlamaConfig, ModernBertConfig, PreTrainedModel
 from transformers.activations import ACT2FN, GELUActivation, NewGELUActivation
 
 from .tokenization import _whole
@@ -688,6 +688,22 @@ def _faster_ways(model):
     return _ByOneDNN() if _onednn_is_faster() else nullcontext()
 
 
+_LOOK = "warn_if_padding_and_no_attention_mask"
+
+
+@contextmanager
+def _without_advice(model):
+    "While inside, a model does not look for padding in rows without an attention mask: ours hold none, each look waits for the device, and the advice to give a mask is not for the caller."
+    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel) and _LOOK not in vars(part)]
+    for part in parts:
+        setattr(part, _LOOK, lambda *_: None)
+    try:
+        yield
+    finally:
+        for part in parts:
+            delattr(part, _LOOK)
+
+
 @contextmanager
 def evaluating(model):
     """While inside, a model is in evaluation mode, and computed without gradients in the ways that are faster on the machine; afterwards each of its parts is in the mode in which it was.
@@ -705,7 +721,7 @@ def evaluating(model):
     modes = [(part, part.training) for part in model.modules()]
     model.eval()
     try:
-        with _faster_ways(model) as ways, _gelu_within(model) if ways else nullcontext():
+        with _without_advice(model), _faster_ways(model) as ways, _gelu_within(model) if ways else nullcontext():
             yield model
     finally:
         for part, mode in modes:

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LEDConfig, LEDForConditionalGeneration, LlamaConfig, LlamaForCausalLM,
-                          T5Config, T5ForConditionalGeneration)
+                          PreTrainedModel, T5Config, T5ForConditionalGeneration)
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
+import lmnotes
 from lmnotes import transformer
 from lmnotes.transformer import (COUNTED, GPT, PRESETS, BertLM, SelfAttention, activation_bytes, attention, bert_weights, flops_per_token, gpt_weights, model_config, parameter_count,
                                  position_limit, rotary, sinusoidal)
@@ -729,3 +730,18 @@ def test_other_activations_and_other_layers_are_left_alone(monkeypatch):
 def test_mpt_says_its_positions_in_its_own_word():
     from transformers import MptConfig, MptForCausalLM
     assert position_limit(MptForCausalLM(MptConfig(vocab_size=20, d_model=16, n_layers=1, n_heads=2, max_seq_len=48))) == 48
+
+
+def test_no_advice_about_padding_where_rows_have_none(tmp_path, monkeypatch):
+    "Transformers looks at both ends of every row without a mask, waits for the device, and tells the reader to give a mask."
+    looked = []
+    monkeypatch.setattr(PreTrainedModel, "warn_if_padding_and_no_attention_mask", lambda *given: looked.append(given))
+    texts = ["a few words of text here and there " * 3] * 40
+    tokenizer = lmnotes.train_tokenizer(texts, "bpe", 300, progress=False)
+    lmnotes.pretrain(texts, tokenizer, "gpt-tiny", tmp_path / "gpt", steps=2, block_size=16, batch_size=4)
+    model, tokenizer = lmnotes.load(tmp_path / "gpt")
+    lmnotes.perplexity(model, texts[:3], tokenizer, progress=False)
+    assert looked == []
+    with torch.no_grad():
+        model(torch.tensor([[1, 2, 3]]))
+    assert len(looked) == 1                                               # outside it looks as ever

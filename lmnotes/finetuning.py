@@ -1814,6 +1814,7 @@ def _train(task, model, tokenizer, rows, splits, arguments, output_dir, options,
         engine._compile_layers(model)
     data = _Batches(rows, run["plan"], tokenizer, 8 if options.compile or arguments.device.type == "cuda" else 1, _reads_last_place(model))
     trainer = _Trainer(task, _class_weights(task, splits["train"], options, arguments.device), options, clock, model=model, args=arguments, train_dataset=data, data_collator=_Batches.collate)
+    trainer.own_tokenizer = tokenizer
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     watch = _Watch(trainer, run, measure, output_dir / "checkpoints")

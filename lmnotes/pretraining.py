@@ -1148,6 +1148,13 @@ _KNOWN = {"schedule": ("linear", "cosine", "wsd", "constant"), "optimizer": ("mu
           "recipe": ("standard", "fast")}
 
 
+def _checked_options(options, kind, changes):
+    "Options with the changes in their place, checked; what are no options of the kind is refused."
+    if options is not None and not isinstance(options, kind):
+        raise TypeError(f"options is a {type(options).__name__}: give {kind.__name__}(…), or each choice by its name, such as seed=1")
+    return replace(options or kind(), **changes).check()
+
+
 def _plain_numbers(options):
     "Turn numbers of NumPy into plain ones, which JSON takes; raise where a choice is of another kind than its field."
     for field in fields(options):
@@ -1990,9 +1997,14 @@ def _open_folder(model, options):
         raise _not_opened(model, error) from error
 
 
+def _line_of(error):
+    "The first line of an error of the libraries, or its kind where it says nothing; where it says much about sizes, that they differ."
+    return "the weights have other sizes than config.json says" if "ignore_mismatched_sizes" in str(error) else (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _not_opened(model, error):
     "What to raise for a folder or a name that the library cannot open."
-    reason = "the weights have other sizes than config.json says" if "ignore_mismatched_sizes" in str(error) else (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = _line_of(error)
     if Path(model).is_dir() or not isinstance(error, (OSError, SafetensorError)):
         return ValueError(f"checkpoint {model!r} cannot be opened: {reason}; copy or train it again")
     return FileNotFoundError(f"model {model!r} cannot be opened: {reason}; give a preset ({', '.join(PRESETS)}) or a local folder")
@@ -2422,9 +2434,7 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     KeyboardInterrupt
         After Ctrl-C, when the state is saved.
     """
-    if not (options is None or isinstance(options, PretrainingOptions)):
-        raise TypeError(f"options is a {type(options).__name__}: give PretrainingOptions(...), or single choices by their names, such as steps=100")
-    with _as_launched(replace(options or PretrainingOptions(), **changes).check()) as options:
+    with _as_launched(_checked_options(options, PretrainingOptions, changes)) as options:
         return _pretrain(corpus, tokenizer, model, output_dir, options)
 
 

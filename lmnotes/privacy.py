@@ -53,7 +53,7 @@ from .checkpoints import save
 from .corpora import _decoder_of, _each_text, check_output_dir, write_aside
 from .generation import only_said
 from .perplexity import _beginning, _opened, perplexity
-from .pretraining import resolve_device
+from .pretraining import _checked_options, resolve_device
 from .transformer import evaluating, model_config, position_limit
 
 logger = logging.getLogger(__name__)
@@ -1676,9 +1676,7 @@ def train_privately(model, tokenizer, corpus, epsilon=8.0, delta=None, output_di
     FileExistsError
         If `output_dir` holds something, and `overwrite` is not set.
     """
-    if not (options is None or isinstance(options, PrivacyOptions)):
-        raise TypeError(f"options is a {type(options).__name__}: give PrivacyOptions(...), or single choices by their names, such as steps=100")
-    options = replace(options or PrivacyOptions(), **changes).check()
+    options = _checked_options(options, PrivacyOptions, changes)
     texts = [text for text in _train_texts(corpus) if text and text.strip()]
     delta = _check_guarantee(epsilon, delta, len(texts), options.batch_size)
     if output_dir is not None:

@@ -193,8 +193,8 @@ def this_machine():
     Returns
     -------
     Device
-        The CUDA device where there is one, else the CPU with all memory that this process may use; the peak is that of
-        a matrix product, with the threads that PyTorch has now. `watts` is an assumption on a CPU (100 W) and for a GPU that is
+        The CUDA device where there is one, else the CPU with all memory that this process may use. The peak of a CPU is
+        that of a matrix product, with the threads that PyTorch has now; that of a known GPU is its data sheet's. `watts` is an assumption on a CPU (100 W) and for a GPU that is
         not in `DEVICES` (400 W), whose speed in fp32 is taken for an eighth of its peak.
     """
     device = resolve_device("auto")

@@ -1654,7 +1654,8 @@ def train_privately(model, tokenizer, corpus, epsilon=8.0, delta=None, output_di
     epsilon : float
         The bound to keep, above 0; `math.inf` trains with the same draws, without clipping and noise.
     delta : float, optional
-        Chance that the bound does not hold; by default, and at most, below one over the number of texts.
+        What is added to e^ε times a probability in the bound (the chance that the privacy loss exceeds ε may be larger); by default, and at most, below one
+        over the number of texts.
     output_dir : str or path, optional
         Folder to save the model in, with the guarantee.
     options : PrivacyOptions, optional

@@ -1038,7 +1038,7 @@ def train_tokenizer(corpus, kind="wordpiece", vocab_size=8192, *, text_column="t
     corpus : DatasetDict, Dataset, IterableDataset or iterable of str
         Texts to train on; of a dictionary its `train` split.
     kind : str
-        "wordpiece" (BERT's), "bpe" (byte-level, GPT-2's) or "unigram" (T5's kind, but white space stays as it is).
+        "wordpiece" (BERT's), "bpe" (byte-level, GPT-2's) or "unigram" (close to T5's; white space stays as it is).
     vocab_size : int
         Number of tokens, special ones included.
     text_column : str

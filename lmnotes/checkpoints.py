@@ -318,6 +318,8 @@ def _instead(folder):
     "What a folder without weights that are read holds in their place, and what to do with it."
     if pickled := _pickled(folder):
         return f", and it {pickled}"
+    if (folder / "model.onnx").is_file():
+        return ", and model.onnx is an export for other programs (onnxruntime): give the folder that it was made from"
     adapter = (folder / "adapter_model.safetensors").is_file()
     return ", and adapter_model.safetensors is only what another model is changed by: merge them with peft (merge_and_unload), and save the whole" if adapter else ""
 
@@ -420,7 +422,8 @@ def _opening(model):
     except Exception as error:
         if isinstance(error, (OSError, SafetensorError)) and not Path(model).is_dir():
             raise FileNotFoundError(f"model {str(model)!r} is no folder here and cannot be had from the hub: check the name or the network, or give the path of a local copy") from error
-        raise ValueError(f"checkpoint {str(model)!r} cannot be opened: {_line_of(error)}") from error
+        lacking = Path(model).is_dir() and not any((Path(model) / name).is_file() for name in _shards(Path(model)))
+        raise ValueError(f"checkpoint {str(model)!r} cannot be opened: {_line_of(error).rstrip('.')}{_instead(Path(model)) if lacking else ''}") from error
 
 
 def _tokenizer_folder(model):
@@ -513,7 +516,7 @@ class CheckpointInfo:
     parameters, bytes : int
         Stored parameters, and size of the folder.
     dtypes : tuple of str
-        Types of the tensors.
+        Types of the tensors; `ONNX` for an export, whose tensors are not read.
     vocab_size : int
         Tokens of the tokenizer; of the model where the folder holds no tokenizer.
     problems : tuple of str
@@ -533,7 +536,8 @@ class CheckpointInfo:
     facts: dict
 
     def __repr__(self):
-        return (f"{self.architecture} ({self.task}) in {self.folder}: {self.parameters:,} parameters ({', '.join(self.dtypes)}), vocabulary {self.vocab_size:,}, "
+        counted = f"{self.parameters:,} parameters" if self.parameters else "parameters not counted"
+        return (f"{self.architecture} ({self.task}) in {self.folder}: {counted} ({', '.join(self.dtypes) or 'no weights'}), vocabulary {self.vocab_size:,}, "
                 f"{self.bytes:,} bytes, {'; '.join(self.problems) or 'whole'}")
 
     def _repr_html_(self):
@@ -574,7 +578,7 @@ def info(folder):
     if (folder / "tokenizer_config.json").is_file():
         rows = _tried(lambda: len(AutoTokenizer.from_pretrained(folder)), 0, "the tokenizer", problems)
     return CheckpointInfo(str(folder), names[0], task, sum(int(torch.Size(s).numel()) for _, s in shapes), size,
-                          tuple(sorted({d for d, _ in shapes})), rows, tuple(problems), facts)
+                          tuple(sorted({d for d, _ in shapes})) or ("ONNX",) * (folder / "model.onnx").is_file(), rows, tuple(problems), facts)
 
 # %% ../nbs/06_checkpoints.ipynb #be4b9fb3
 def convert(model, output_dir, dtype=None, max_shard_size=None, overwrite=False):

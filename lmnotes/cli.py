@@ -409,7 +409,8 @@ def show(result, as_json=False):
 
 def _rank():
     "The number of this process under torchrun or accelerate, 0 when there is one process."
-    return int(os.environ.get("RANK", "0"))
+    given = os.environ.get("RANK", "")
+    return int(given) if given.isdecimal() else 0
 
 
 def _check_processes(name, command):

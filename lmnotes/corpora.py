@@ -601,6 +601,7 @@ def _load_docstrings(config, fraction, seed, deduplicate, cache_dir, num_proc):
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_folder(cache_dir) / f"docstrings-{key}"
     if not (folder / "dataset_dict.json").exists():
+        _check_cache(folder.parent)
         corpus = _split_modules(harvest(packages, num_proc), fraction, seed, deduplicate, facts)
         try:
             with write_aside(folder, overwrite=True) as aside:
@@ -609,6 +610,13 @@ def _load_docstrings(config, fraction, seed, deduplicate, cache_dir, num_proc):
             if not (folder / "dataset_dict.json").exists():
                 raise
     return load_from_disk(folder)
+
+
+def _check_cache(folder):
+    "Refuse a cache folder that cannot be written, before the long work whose result belongs there."
+    there = next(p for p in (folder, *folder.resolve().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"the cache folder {str(folder)!r} cannot be written ({there} is not a writable folder): name another one in LMNOTES_CACHE, or as cache_dir")
 
 
 def _split_modules(rows, fraction, seed, deduplicate, facts):

@@ -1673,11 +1673,10 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
 
 def _load(data, task, text_column, label_column, options):
     "The family and the splits, with a validation split where the choices need one."
-    if options.regression is not None and task is None:
-        task = "regression" if options.regression else "classification"
     if task is not None and task not in TASKS:
         raise ValueError(f"task {task!r} is not known: {', '.join(TASKS)}")
-    splits = load_task(data, task, text_column=text_column, label_column=label_column, train_examples=options.train_examples, test_examples=options.test_examples, seed=options.seed)
+    splits = load_task(data, task, text_column=text_column, label_column=label_column, regression=options.regression, train_examples=options.train_examples,
+                       test_examples=options.test_examples, seed=options.seed)
     task = task or _loaded_family(splits)
     if (options.best or options.patience or options.threshold) and "validation" not in splits:
         splits["train"], splits["validation"] = _with_validation(splits["train"], task, options.seed)

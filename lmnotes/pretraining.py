@@ -1137,7 +1137,7 @@ class PretrainingOptions:
         for name, known in _KNOWN.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not known: {', '.join(known)}")
-        world = int(os.environ.get("WORLD_SIZE", 1))
+        world = int(os.environ.get("WORLD_SIZE") or 1)
         if self.batch_size % (world * self.accumulation):
             parts = f"{world} process{'es' * (world > 1)}" + (f" and accumulation {self.accumulation}" if self.accumulation > 1 else "")
             raise ValueError(f"batch_size {self.batch_size} cannot be dealt out to {parts}: choose a multiple of {world * self.accumulation}")
@@ -2243,7 +2243,7 @@ def _check_place(output_dir, options):
     try:
         check_output_dir(output_dir, options.overwrite or options.resume)
         _check_checkpoints(output_dir)
-        there, first = next(p for p in Path(output_dir).resolve().parents if p.is_dir()), int(os.environ.get("RANK", 0)) == 0
+        there, first = next(p for p in Path(output_dir).resolve().parents if p.is_dir()), int(os.environ.get("RANK") or 0) == 0
         if first:
             os.rmdir(tempfile.mkdtemp(prefix=".", dir=there))                   # of some places only the attempt tells
         locked = first and _lock_path(output_dir).exists()
@@ -2616,11 +2616,11 @@ def _new_run(identity, model, options, device, causal, steps):
 
 def _arguments(output_dir, options, device):
     "Arguments of the trainer: everything that it would write or print is off."
-    if options.sharded and int(os.environ.get("WORLD_SIZE", 1)) < 2:
+    if options.sharded and int(os.environ.get("WORLD_SIZE") or 1) < 2:
         raise ValueError("sharded=True deals a model out to several processes, and this is the only one: start them with torchrun --nproc-per-node N, or leave it out")
     _check_report(options.report_to)
     folder = f"{output_dir}-logs" if options.report_to != "none" else str(Path(tempfile.gettempdir()) / f"lmnotes-{os.getpid()}")
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    world = int(os.environ.get("WORLD_SIZE") or 1)
     arguments = TrainingArguments(output_dir=folder, per_device_train_batch_size=options.batch_size // (world * options.accumulation), gradient_accumulation_steps=options.accumulation,
                                   learning_rate=options.learning_rate, max_grad_norm=options.clip, bf16=use_bf16(options.precision, device), use_cpu=device.type == "cpu",
                                   seed=options.seed, data_seed=options.seed, save_strategy="no", logging_strategy="no", eval_strategy="no", report_to=options.report_to, disable_tqdm=True,

@@ -364,6 +364,17 @@ def exported(model, tokenizer, tmp_path):
 
 
 @pytest.mark.slow
+def test_an_export_is_told_from_a_model_that_can_be_opened(bert, tokenizer, tmp_path):
+    exported(bert, tokenizer, tmp_path)
+    told = info(tmp_path / "onnx")
+    assert told.dtypes == ("ONNX",) and "parameters not counted (ONNX)" in repr(told) and told.problems == ()
+    for call in (lambda: load(tmp_path / "onnx"), lambda: convert(tmp_path / "onnx", tmp_path / "c"), lambda: export(tmp_path / "onnx", tmp_path / "c")):
+        with pytest.raises(ValueError, match="model.onnx is an export .*give the folder that it was made from"):
+            call()
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_exported_logits_are_equal(kind, tokenizer, tmp_path):
     torch.manual_seed(0)

@@ -15,6 +15,7 @@ import pytest
 
 from lmnotes import cli
 from lmnotes.cli import Command, command_options, described, execute, options_of, readable
+from lmnotes.pretraining import PretrainingOptions
 
 SEEN = {}
 
@@ -894,6 +895,9 @@ def test_only_what_shares_its_work_runs_in_several_processes(call, capsys, monke
         SEEN.clear(), capsys.readouterr()
     monkeypatch.setenv("WORLD_SIZE", "1"), monkeypatch.setenv("RANK", "0")
     assert execute(TABLE, ["train", "w.txt"]) == 0
+    for rank in ("", "x"):                                                                  # what no launcher sets counts as not set
+        monkeypatch.setenv("RANK", rank), monkeypatch.setenv("WORLD_SIZE", "")
+        assert execute(TABLE, ["train", "w.txt"]) == 0 and PretrainingOptions(steps=1).check()
 
 
 @pytest.mark.parametrize("words", [["generate", "runs/nowhere", "\udcff\udcfe x"], ["fill-mask", "runs/nowhere", "\udcff [MASK]"]])

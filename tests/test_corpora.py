@@ -123,3 +123,13 @@ def test_a_column_without_text_is_told_for_what_it_is(rows, what, tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(ValueError, match=rf"a\.jsonl: text_column 'text' holds {what}, not text"):
         load_corpus(tmp_path / "a.jsonl", cache_dir=tmp_path / "cache")
+
+
+def test_a_cache_that_cannot_be_written_is_refused_before_the_harvest(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(corpora, "harvest", lambda *_: pytest.fail("the long work began"))
+    monkeypatch.setenv("LMNOTES_CACHE", str(tmp_path / "file"))
+    with pytest.raises(PermissionError, match="the cache folder .*file' cannot be written .*LMNOTES_CACHE"):
+        load_corpus("docstrings:json")
+    with pytest.raises(PermissionError, match="cache_dir"):
+        load_corpus("docstrings:json", cache_dir=tmp_path / "file" / "inside")

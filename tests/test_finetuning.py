@@ -1037,6 +1037,13 @@ def test_few_numbers_that_are_whole_are_a_regression_all_the_same():
     assert task == "regression" and all(v == int(v) for v in splits["train"]["label"])
 
 
+@pytest.mark.parametrize("task, regression", [("classification", True), ("regression", False), ("tokens", True)])
+def test_a_task_and_a_regression_that_contradict_each_other_are_refused(encoder, tmp_path, task, regression):
+    with pytest.raises(ValueError, match=f"regression={regression} and task='{task}' say different things: leave one out"):
+        finetune(encoder, classes(), tmp_path / "f", task=task, **TINY, regression=regression)
+    assert not (tmp_path / "f").exists()
+
+
 def test_nothing_is_written_over(encoder, tmp_path):
     first = finetune(encoder, classes(), tmp_path / "f", **{**TINY, "epochs": 1})
     before = (tmp_path / "f" / "model.safetensors").read_bytes()

@@ -965,7 +965,7 @@ def glue_data(task, data_dir=None):
     Raises
     ------
     ValueError
-        If the task is not known, a column is missing, or a label is none of the task's.
+        If the task is not known, a column is missing or holds no text, or a label is none of the task's (for STS-B: no number from 0 to 5).
     FileNotFoundError
         If the folder, or a split, is not there.
     """
@@ -1013,10 +1013,11 @@ def _local_splits(task, data_dir):
 
 def _checked_columns(task, file):
     "Rows of a Parquet or JSONL file, once the columns are there."
-    rows = _READERS[file.suffix](file)
-    missing = [c for c in GLUE[task].texts if rows and c not in rows[0]]
+    rows = [row for _, row in _numbered(file)]
+    columns = dict.fromkeys(column for row in rows for column in row)
+    missing = [c for c in GLUE[task].texts if rows and c not in columns]
     if missing:
-        raise ValueError(f"{task}: column {missing[0]!r} is not in {file.name}, the columns are {', '.join(rows[0])}")
+        raise ValueError(f"{task}: column {missing[0]!r} is not in {file.name}, the columns are {', '.join(columns)}")
     return rows
 
 # %% ../nbs/10_benchmarks.ipynb #2a99298f
@@ -1042,21 +1043,29 @@ def _read_tsv(task, split, file):
     return [{**{ours: row[place] for ours, place in there.items()}, "idx": row[index] if index is not None else i} for i, row in enumerate(whole) if row[there.get("label", 0)] != "-"]
 
 
+def _label(facts, known, value):
+    "Number of a label, -1 where it is not known; None for what is no label of the task."
+    try:
+        if facts.labels:
+            return known.get(value)
+        number = float(known.get(value, value))
+        return number if number == -1 or 0 <= number <= 5 else None
+    except (TypeError, ValueError):
+        return None
+
+
 def _typed(task, split, rows):
     "A split with the task's label type; labels may be numbers or names."
-    facts, numbers = GLUE[task], {}
+    facts, known, labels = GLUE[task], {-1: -1, "-1": -1, None: -1, "": -1, "hidden": -1}, []
     for number, name in enumerate(facts.labels):
-        numbers |= {name: number, str(number): number, number: number}
-    numbers |= {-1: -1, "-1": -1, None: -1, "": -1, "hidden": -1}
-    labels = []
+        known |= {name: number, str(number): number, number: number}
     for i, row in enumerate(rows):
-        value = row.get("label", -1)
-        if facts.labels and value not in numbers:
-            raise ValueError(f"{task}: label {value!r} of example {i} of {split} is none of {', '.join(facts.labels)}")
-        try:
-            labels.append(numbers[value] if facts.labels else -1.0 if value in (None, "") else float(value))
-        except (TypeError, ValueError):
-            raise ValueError(f"{task}: label {value!r} of example {i} of {split} is no number") from None
+        wrong = next((c for c in facts.texts if not isinstance(row.get(c), str)), None)
+        if wrong is not None:
+            raise ValueError(f"{task}: column {wrong!r} of example {i} of {split} holds {row.get(wrong)!r}, not text: write a text, or leave the example out")
+        labels.append(_label(facts, known, row.get("label", -1)))
+        if labels[-1] is None:
+            raise ValueError(f"{task}: label {row['label']!r} of example {i} of {split} is " + (f"none of {', '.join(facts.labels)}" if facts.labels else "no number from 0 to 5, nor -1 (not known)"))
     index = [int(row["idx"]) if str(row.get("idx", "")).isdigit() else i for i, row in enumerate(rows)]
     features = Features({**{c: Value("string") for c in facts.texts}, "label": ClassLabel(names=list(facts.labels)) if facts.labels else Value("float64"), "idx": Value("int64")})
     return Dataset.from_dict({**{c: [row[c] for row in rows] for c in facts.texts}, "label": labels, "idx": index}, features=features)
@@ -1064,6 +1073,8 @@ def _typed(task, split, rows):
 # %% ../nbs/10_benchmarks.ipynb #498bacf6
 def _metrics(task, predictions, references):
     "The benchmark's metrics of a task, as fractions; a correlation that is not defined is 0."
+    if not np.isfinite(predictions).all():
+        raise FloatingPointError(f"{task}: the model's predictions hold what is no number: train with a smaller learning_rate, or in float32")
     values = {}
     for metric in GLUE[task].metrics:
         if metric == "f1":

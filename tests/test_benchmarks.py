@@ -533,6 +533,30 @@ def test_bad_glue_data_is_named(tmp_path, caplog):
         glue_data("sst2", tmp_path)
 
 
+@pytest.mark.parametrize("task, wrong, says", [
+    ("stsb", {"label": float("nan")}, "stsb: label nan of example 2 of validation is no number from 0 to 5"), ("stsb", {"label": 99.0}, "label 99.0 of example 2"), ("stsb", {"label": float("inf")}, "label inf of"),
+    ("stsb", {"label": -0.5}, "label -0.5 of"), ("stsb", {"label": "abc"}, "label 'abc' of"), ("sst2", {"label": [1]}, r"sst2: label \[1\] of example 2 of validation is none of negative"),
+    ("sst2", {"label": float("nan")}, "label nan of"), ("sst2", {"sentence": None}, "sst2: column 'sentence' of example 2 of validation holds None, not text: write a text"),
+    ("rte", {"sentence2": 3}, "column 'sentence2' of example 2 of validation holds 3"), ("rte", "sentence2", "column 'sentence2' of example 2 of validation holds None")])
+def test_examples_that_cannot_be_scored_are_refused_before_training(task, wrong, says, encoder, tmp_path, monkeypatch):
+    "In a later row, too: a label out of range or no number would make every correlation 0, a text that is missing would stop the run after training."
+    monkeypatch.setattr(benchmarks, "finetune", lambda *a, **k: pytest.fail("trained"))
+    splits = splits_of(task)
+    bad = splits["validation"][2]
+    splits["validation"][2] = {c: v for c, v in bad.items() if c != wrong} if isinstance(wrong, str) else bad | wrong
+    (tmp_path / task).mkdir()
+    for split, rows in splits.items():
+        (tmp_path / task / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(ValueError, match=says):
+        glue(encoder, task, tmp_path / "run", data_dir=tmp_path, **FAST)
+
+
+def test_a_correlation_is_0_for_constants_only():
+    assert benchmarks._metrics("stsb", [2.0, 2.0, 2.0], [1.0, 2.0, 3.0]) == {"pearson": 0.0, "spearman": 0.0}
+    with pytest.raises(FloatingPointError, match="stsb: the model's predictions hold what is no number"):
+        benchmarks._metrics("stsb", [2.0, float("nan"), 1.0], [1.0, 2.0, 3.0])
+
+
 def test_the_average_is_the_benchmarks():
     scores = {"mrpc": {"f1": 0.8, "accuracy": 0.6}, "mnli": {"accuracy_matched": 0.9, "accuracy_mismatched": 0.7}, "rte": {"accuracy": 0.5}, "ax": {"mcc": 0.0}}
     assert glue_average(scores) == pytest.approx((0.7 + 0.8 + 0.5) / 3)

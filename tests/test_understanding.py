@@ -471,7 +471,7 @@ BAD = [
     (lambda m, t: logit_lens(m, LONG, t), ValueError, "text has 21 tokens, the model 20 positions"),
     (lambda m, t: attribute(m, LONG, t), ValueError, "text has 21 tokens, the model 20 positions"),
     (lambda m, t: ablate_heads(m, ["a dog", LONG], t, progress=False), ValueError, r"texts\[1\] has 21 tokens"),
-    (lambda m, t: probe(m, [(LONG.split(), ["N"] * 21)] * 3, t, progress=False), ValueError, "row [012] of data has 21 tokens, the model 20 positions"),
+    (lambda m, t: probe(m, [(LONG.split(), ["N"] * 21)] * 3, t, progress=False), ValueError, "row 0 of data has 21 tokens, the model 20 positions"),
     (lambda m, t: attention_maps(m, SENTENCE, t, layers=2), ValueError, "layer 2 is not there: the model has layers 0 to 1"),
     (lambda m, t: attention_maps(m, SENTENCE, t, layers=[-1]), ValueError, "layer -1 is not there"),
     (lambda m, t: attention_maps(m, SENTENCE, t, layers="last"), ValueError, "layer 'l' is not there"),

@@ -34,8 +34,8 @@ from transformers import AutoConfig, PreTrainedModel
 from .checkpoints import _check_other_folder, info, load, model_tokenizer, task_of
 from .corpora import _check_encoding, _check_list, _write_whole, check_output_dir
 from .finetuning import FinetuningOptions, finetune, predict_logits, predicted_labels
-from .metrics import _number_of, accuracy, matthews_correlation, mcnemar, paired_bootstrap, pearson, precision_recall_f1, spearman
-from .perplexity import _before_head, _beginning, _by_tiles, _check_class, _check_interval, _check_whole, _column, _digest, _fingerprint, _log_probs, _logits_at, _own_or_given, _plain, _specials, perplexity
+from .metrics import _number_of, accuracy, matthews_correlation, mcnemar, pearson, precision_recall_f1, spearman
+from .perplexity import _as_texts, _before_head, _beginning, _by_tiles, _check_class, _check_interval, _check_whole, _column, _digest, _fingerprint, _log_probs, _logits_at, _own_or_given, _plain, _specials, perplexity
 from .pretraining import _REFUSALS, _checked_options, _first_position, _no_search_for_documents, _window, damaged_files, resolve_device, write_aside, write_checksums
 from .tasks import _json_rows, _missing
 from .transformer import evaluating, fused_gelu, position_limit
@@ -183,7 +183,17 @@ def _unreadable(file):
     raise ValueError(f"{str(file)!r} is of no kind that is read here: {', '.join(_READERS)}")
 
 
-_READERS = {".jsonl": _json_rows, ".json": _json_rows, ".parquet": lambda file: pyarrow.parquet.read_table(file).to_pylist(), ".csv": _read_csv}
+def _read_parquet(file):
+    "Rows of a Parquet file; refuse a damaged one."
+    try:
+        return pyarrow.parquet.read_table(file).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):                                  # the file, not what is in it
+            raise
+        raise ValueError(f"{str(file)!r} is no whole Parquet file ({str(error)[:80]}): get it again") from error
+
+
+_READERS = {".jsonl": _json_rows, ".json": _json_rows, ".parquet": _read_parquet, ".csv": _read_csv}
 
 
 def _parts_of(names, held_out):
@@ -216,6 +226,14 @@ def _check_count(count, name="count"):
         raise ValueError(f"{name} {count} must be at least 1, or None for all")
 
 
+def _each_text(texts):
+    "The texts one by one; refuse an element that is none."
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"texts: element {i} is {type(text).__name__}, not text: leave it out")
+        yield text
+
+
 def agreement_pairs(texts, count=None, seed=0):
     """Minimal pairs of subject-verb agreement, made from text by rule.
 
@@ -236,14 +254,14 @@ def agreement_pairs(texts, count=None, seed=0):
     Raises
     ------
     TypeError
-        If `count` is no whole number, or `texts` is one text or a table.
+        If `count` is no whole number, `texts` is one text or a table, or one of them is no text.
     ValueError
         If `count` is below 1, or the texts have no sentence of this form.
     """
     _check_count(count)
     _check_list("texts", texts, "text")
     found = {}
-    for text in texts:
+    for text in _each_text(texts):
         for match in _AGREEMENT.finditer(text):
             noun, verb = match[2], match[3]
             plural = noun.endswith("s") and not noun.endswith(("ss", "us", "is"))
@@ -374,6 +392,23 @@ def _check_rows(model, rows, name):
             raise ValueError(f"{name(i)} has {len(row)} tokens, more than the model's {positions}: leave it out or cut it")
 
 # %% ../nbs/10_benchmarks.ipynb #1d1ed9fc
+def _bootstrap_within(values, groups, confidence, samples, seed):
+    "Percentile interval of the mean of the groups' means, when values are drawn again within each group; NaN where a group has a single value, which cannot vary."
+    _check_interval(confidence, samples)
+    draw, means, parts = np.random.default_rng(seed), [], [values[groups == group] for group in np.unique(groups)]
+    if min(map(len, parts)) < 2:
+        return float("nan"), float("nan")
+    for part in parts:
+        means.append(part[draw.integers(0, len(part), (samples, len(part)))].mean(1))
+    low, high = np.quantile(np.mean(means, axis=0), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _spread(low, high):
+    "An interval as text that follows a number; nothing where there is none."
+    return f" [{low:.3f}, {high:.3f}]" if low == low else ""
+
+
 @dataclass(frozen=True)
 class MinimalPairsResult:
     """How often a model prefers the good sentence of a pair.
@@ -420,25 +455,20 @@ class MinimalPairsResult:
         return float(np.mean(list(self.by_paradigm.values())))
 
     def interval(self, paradigm=None, confidence=0.95, samples=1000, seed=0):
-        "Bootstrap interval of the accuracy, or of one paradigm's, over the pairs within paradigms: (low, high)."
-        _check_interval(confidence, samples)
+        "Bootstrap interval of the accuracy, or of one paradigm's, over the pairs within paradigms: (low, high); NaN where a paradigm has a single pair."
         if paradigm is not None and paradigm not in self.paradigms:
             raise ValueError(f"paradigm {paradigm!r} is not there: choose of {', '.join(self.by_paradigm)}")
-        names, draw, means = np.array(self.paradigms), np.random.default_rng(seed), []
-        for name in [paradigm] if paradigm is not None else np.unique(names):
-            credits = self.credits[names == name]
-            means.append(credits[draw.integers(0, len(credits), (samples, len(credits)))].mean(1))
-        low, high = np.quantile(np.mean(means, axis=0), [(1 - confidence) / 2, (1 + confidence) / 2])
-        return float(low), float(high)
+        names = np.array(self.paradigms)
+        chosen = names == paradigm if paradigm is not None else np.full(len(names), True)
+        return _bootstrap_within(self.credits[chosen], names[chosen], confidence, samples, seed)
 
     def __repr__(self):
-        low, high = self.interval()
-        lines = [f"minimal pairs, {self.model}: accuracy {self.accuracy:.3f} [{low:.3f}, {high:.3f}], {len(self.margins):,} pairs, {self.ties} ties ({self.identical} of identical sentences)"]
+        lines = [f"minimal pairs, {self.model}: accuracy {self.accuracy:.3f}{_spread(*self.interval())}, {_number_of(len(self.margins), 'pair')}, {_number_of(self.ties, 'tie')} ({self.identical} of identical sentences)"]
         lines += [f"  {value:.3f}  {name}" for name, value in self.by_paradigm.items()]
         return "\n".join(lines + ["  protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items())])
 
     def _repr_html_(self):
-        rows = {**{name: f"{value:.3f}" for name, value in self.by_paradigm.items()}, "all": "{:.3f} [{:.3f}, {:.3f}]".format(self.accuracy, *self.interval()),
+        rows = {**{name: f"{value:.3f}" for name, value in self.by_paradigm.items()}, "all": f"{self.accuracy:.3f}{_spread(*self.interval())}",
                 "pairs": f"{len(self.margins):,}", "ties": f"{self.ties} ({self.identical} identical)", **self.protocol}
         return f"<table><tr><th>minimal pairs</th><th>{escape(self.model)}</th></tr>" + "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in rows.items()) + "</table>"
 
@@ -557,7 +587,8 @@ class PairsComparison:
     Parameters
     ----------
     difference, low, high : float
-        Share of right pairs of the first less that of the second (ties are one half), and a paired bootstrap interval.
+        Accuracy of the first less that of the second, which are means over paradigms (ties are one half), and a paired bootstrap
+        interval, over the pairs within paradigms (NaN where one has a single pair).
     only_a, only_b : int
         Pairs that the first alone, and the second alone, has right.
     p_value : float
@@ -575,10 +606,6 @@ class PairsComparison:
         return f"difference {self.difference:+.3f} [{self.low:+.3f}, {self.high:+.3f}]; right alone: {self.only_a} and {self.only_b} pairs, McNemar p = {self.p_value:.3g}"
 
 
-def _mean(values, _):
-    return float(np.mean(values))
-
-
 def compare_pairs(a, b, confidence=0.95, samples=1000, seed=0):
     """Compare two models on the same minimal pairs.
 
@@ -589,21 +616,26 @@ def compare_pairs(a, b, confidence=0.95, samples=1000, seed=0):
     confidence : float
         Of the interval.
     samples : int
-        Bootstrap samples over pairs.
+        Bootstrap samples over pairs, within paradigms.
     seed : int
         Their seed.
 
     Returns
     -------
     PairsComparison
-        Difference with interval, and McNemar's exact test. Where the two were scored in different ways (`before`, `bos`), a
+        Difference of the accuracies with its interval, and McNemar's exact test over all pairs. Where the two were scored in different ways (`before`, `bos`), a
         warning says so.
 
     Raises
     ------
+    TypeError
+        If one of the two is no result of `minimal_pairs`.
     ValueError
         If the pairs are not the same.
     """
+    for name, result in (("a", a), ("b", b)):
+        if not isinstance(result, MinimalPairsResult):
+            raise TypeError(f"{name} is {type(result).__name__}: give what `minimal_pairs` returns")
     if a.paradigms != b.paradigms or a.protocol.get("pairs") != b.protocol.get("pairs"):
         raise ValueError(f"{_number_of(len(a.margins), 'pair')} and {_number_of(len(b.margins), 'pair')} with other sentences, or in another order, cannot be compared: score both models on the same pairs, in the same order")
     ways = [{"before": r.protocol.get("before"), "first token scored": r.protocol.get("beginning") != "first token not scored"} for r in (a, b)]
@@ -611,8 +643,8 @@ def compare_pairs(a, b, confidence=0.95, samples=1000, seed=0):
         logger.warning("the pairs were scored in two ways, %s and %s: what differs may come from that", *ways)
     right = [(r.credits == 1).astype(int) for r in (a, b)]
     test = mcnemar(*right, np.ones(len(right[0]), int))
-    boot = paired_bootstrap(_mean, a.credits, b.credits, np.ones(len(right[0])), confidence=confidence, samples=samples, seed=seed)
-    return PairsComparison(boot.difference, boot.low, boot.high, test.only_a, test.only_b, test.p_value)
+    interval = _bootstrap_within(a.credits - b.credits, np.array(a.paradigms), confidence, samples, seed)
+    return PairsComparison(a.accuracy - b.accuracy, *interval, test.only_a, test.only_b, test.p_value)
 
 # %% ../nbs/10_benchmarks.ipynb #d1c240b7
 @dataclass(frozen=True)
@@ -653,20 +685,15 @@ class ClozeResult:
         return float(np.exp(-np.mean(self.log_likelihoods)))
 
     def interval(self, confidence=0.95, samples=1000, seed=0):
-        "Bootstrap interval of the accuracy over passages: (low, high)."
-        _check_interval(confidence, samples)
-        right = np.array(self.right, float)
-        means = right[np.random.default_rng(seed).integers(0, len(right), (samples, len(right)))].mean(1)
-        low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-        return float(low), float(high)
+        "Bootstrap interval of the accuracy over passages: (low, high); NaN for a single passage."
+        return _bootstrap_within(np.array(self.right, float), np.zeros(len(self.right)), confidence, samples, seed)
 
     def __repr__(self):
-        low, high = self.interval()
-        return (f"cloze, {self.model}: accuracy {self.accuracy:.3f} [{low:.3f}, {high:.3f}], perplexity {self.perplexity:.1f} of the last word, "
-                f"{len(self.words):,} passages, {self.skipped} skipped\n  protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items()))
+        return (f"cloze, {self.model}: accuracy {self.accuracy:.3f}{_spread(*self.interval())}, perplexity {self.perplexity:.1f} of the last word, "
+                f"{_number_of(len(self.words), 'passage')}, {self.skipped} skipped\n  protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items()))
 
     def _repr_html_(self):
-        rows = {"accuracy": "{:.3f} [{:.3f}, {:.3f}]".format(self.accuracy, *self.interval()), "perplexity of the last word": f"{self.perplexity:.1f}",
+        rows = {"accuracy": f"{self.accuracy:.3f}{_spread(*self.interval())}", "perplexity of the last word": f"{self.perplexity:.1f}",
                 "passages": f"{len(self.words):,}", "skipped": self.skipped, **self.protocol}
         return f"<table><tr><th>cloze</th><th>{escape(self.model)}</th></tr>" + "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in rows.items()) + "</table>"
 
@@ -706,7 +733,7 @@ def cloze(model, texts, tokenizer=None, *, bos=None, text_column="text", max_tex
     FileNotFoundError
         If there is no such model or data.
     ValueError
-        If there is no passage with a last word, a column is missing, or the model is not causal.
+        If there is no passage with a last word, one is longer than the model, a column is missing, or the model is not causal.
     FloatingPointError
         If the model answers with no number.
     """
@@ -716,10 +743,8 @@ def cloze(model, texts, tokenizer=None, *, bos=None, text_column="text", max_tex
     model, tokenizer, family, name = _opened(model, tokenizer, device)
     if family != "causal":
         raise ValueError(f"model {name!r} is for {family}: the last word is asked of a causal language model")
-    numbers = [i for i, p in enumerate(passages) if " " in p.strip()]
+    numbers = _with_last_word(passages)
     split = [passages[i].rstrip().rsplit(" ", 1) for i in numbers]
-    if not split:
-        raise ValueError(f"texts: none of {len(passages)} passages has a last word after a space")
     rows, starts = _cloze_rows(model, tokenizer, split, bos)
     where = lambda i, place: f"token {place - starts[i]} of the last word of passage {numbers[i]}"
     asked = [_asked(row, start, i) for i, (row, start) in enumerate(zip(rows, starts))]
@@ -753,15 +778,25 @@ def _passages(texts, text_column):
     return passages
 
 
+def _with_last_word(passages, name="texts"):
+    "Numbers of the passages that have a last word after a space; refuse where none has one."
+    numbers = [i for i, passage in enumerate(passages) if " " in passage.strip()]
+    if not numbers:
+        raise ValueError(f"{name}: none of {_number_of(len(passages), 'passage')} has a last word after a space")
+    return numbers
+
+
 def _cloze_rows(model, tokenizer, split, bos):
     "Token ids of each passage, cut on the left to what the model takes, and the place at which the last word begins."
-    rows, starts = [], []
+    rows, starts, limit = [], [], position_limit(model) or 1024
     first = _specials(tokenizer)[0] if bos is None else _first(tokenizer, bos)     # what the tokenizer puts at the end comes after the last word
     for context, word in split:
         moved = context.rstrip()                                                 # spaces at the context's end belong to the word
         whole, before = (tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in (f"{context} {word}", moved))
         whole, before = (row if row[:len(first)] == first else first + row for row in (whole, before))          # a passage may bring it
-        kept = whole[-((position_limit(model) or 1024) + 1):]
+        if len(whole) - len(before) > limit:
+            raise ValueError(f"texts: the last word {word[:40]!r} of a passage that begins with {context[:40]!r} has {len(whole) - len(before)} tokens, more than the model's {limit}: leave the passage out")
+        kept = whole[-(limit + 1):]
         rows.append(kept)
         starts.append(max(1, len(before) - (len(whole) - len(kept))))
         if starts[-1] >= len(kept):
@@ -790,14 +825,14 @@ def cloze_passages(texts, count=200, seed=0):
     Raises
     ------
     TypeError
-        If `count` is no whole number, or `texts` is one text or a table.
+        If `count` is no whole number, `texts` is one text or a table, or one of them is no text.
     ValueError
         If `count` is below 1.
     """
     _check_count(count)
     _check_list("texts", texts, "text")
     found = {}
-    for text in texts:
+    for text in _each_text(texts):
         for match in re.finditer(r"\b([a-z]{4,})\.(?=\s|$)", text):
             words = text[:match.end(1)].split()[-60:]
             if len(words) >= 12 and match[1] in words[:-1]:
@@ -836,14 +871,15 @@ def harness_tasks(output_dir, pairs=None, passages=None, name="my", overwrite=Fa
     """
     if pairs is None and passages is None:
         raise ValueError("pairs and passages are both missing: give one of them")
-    if not re.fullmatch(r"\w[\w.-]*", name):
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(f"name {name!r} must be letters, digits, _, - and . only: it becomes the name of files")
     tasks, where = {}, Path(output_dir).absolute()
     if pairs is not None:
         rows = [{"sentence_good": p["good"], "sentence_bad": p["bad"], "UID": p["paradigm"]} for p in load_pairs(pairs)]
         tasks[f"{name}_pairs"] = (rows, {"output_type": "multiple_choice", "doc_to_text": "", "doc_to_target": 0, "doc_to_choice": "{{[sentence_good, sentence_bad]}}"}, [("acc", "mean", True)])
     if passages is not None:
-        rows = [{"text": text.rstrip()} for text in _passages(passages, "text") if " " in text.strip()]       # those that `cloze` asks, as it does
+        passages = _passages(passages, "text")
+        rows = [{"text": passages[i].rstrip()} for i in _with_last_word(passages, "passages")]       # those that `cloze` asks, as it does
         cut = {"output_type": "loglikelihood", "doc_to_text": "{{text.split(' ')[:-1]|join(' ')}}", "doc_to_target": "{{' '+text.split(' ')[-1]}}"}
         tasks[f"{name}_cloze"] = (rows, cut, [("perplexity", "perplexity", False), ("acc", "mean", True)])
     with write_aside(output_dir, overwrite) as aside:
@@ -923,11 +959,15 @@ def glue_average(scores):
     Raises
     ------
     ValueError
-        If no task is there.
+        If no task is there, or a metric is no number.
     """
     bare = next((task for task, metrics in scores.items() if not isinstance(metrics, dict) or not metrics), None)
     if bare is not None:
         raise ValueError(f"scores: task {bare!r} has {scores[bare]!r}, and no metric by its name: give one, as {{'accuracy': 0.5}}, or leave the task out")
+    for task, metrics in scores.items():
+        wrong = next((name for name, value in metrics.items() if not isinstance(value, (int, float, np.number)) or not np.isfinite(value)), None)
+        if wrong is not None:
+            raise ValueError(f"scores: {wrong!r} of task {task!r} is {metrics[wrong]!r}, no number: mend it, or leave it out")
     means = [np.mean(list(metrics.values())) for task, metrics in scores.items() if task.lower() != "ax"]
     if not means:
         raise ValueError("scores: no task of GLUE to average")
@@ -965,7 +1005,7 @@ def glue_data(task, data_dir=None):
     Raises
     ------
     ValueError
-        If the task is not known, a column is missing, or a label is none of the task's.
+        If the task is not known, a column is missing or holds no text, or a label is none of the task's (for STS-B: no number from 0 to 5).
     FileNotFoundError
         If the folder, or a split, is not there.
     """
@@ -1013,10 +1053,11 @@ def _local_splits(task, data_dir):
 
 def _checked_columns(task, file):
     "Rows of a Parquet or JSONL file, once the columns are there."
-    rows = _READERS[file.suffix](file)
-    missing = [c for c in GLUE[task].texts if rows and c not in rows[0]]
+    rows = [row for _, row in _numbered(file)]
+    columns = dict.fromkeys(column for row in rows for column in row)
+    missing = [c for c in GLUE[task].texts if rows and c not in columns]
     if missing:
-        raise ValueError(f"{task}: column {missing[0]!r} is not in {file.name}, the columns are {', '.join(rows[0])}")
+        raise ValueError(f"{task}: column {missing[0]!r} is not in {file.name}, the columns are {', '.join(columns)}")
     return rows
 
 # %% ../nbs/10_benchmarks.ipynb #2a99298f
@@ -1042,21 +1083,29 @@ def _read_tsv(task, split, file):
     return [{**{ours: row[place] for ours, place in there.items()}, "idx": row[index] if index is not None else i} for i, row in enumerate(whole) if row[there.get("label", 0)] != "-"]
 
 
+def _label(facts, known, value):
+    "Number of a label, -1 where it is not known; None for what is no label of the task."
+    try:
+        if facts.labels:
+            return known.get(value)
+        number = float(known.get(value, value))
+        return number if number == -1 or 0 <= number <= 5 else None
+    except (TypeError, ValueError):
+        return None
+
+
 def _typed(task, split, rows):
     "A split with the task's label type; labels may be numbers or names."
-    facts, numbers = GLUE[task], {}
+    facts, known, labels = GLUE[task], {-1: -1, "-1": -1, None: -1, "": -1, "hidden": -1}, []
     for number, name in enumerate(facts.labels):
-        numbers |= {name: number, str(number): number, number: number}
-    numbers |= {-1: -1, "-1": -1, None: -1, "": -1, "hidden": -1}
-    labels = []
+        known |= {name: number, str(number): number, number: number}
     for i, row in enumerate(rows):
-        value = row.get("label", -1)
-        if facts.labels and value not in numbers:
-            raise ValueError(f"{task}: label {value!r} of example {i} of {split} is none of {', '.join(facts.labels)}")
-        try:
-            labels.append(numbers[value] if facts.labels else -1.0 if value in (None, "") else float(value))
-        except (TypeError, ValueError):
-            raise ValueError(f"{task}: label {value!r} of example {i} of {split} is no number") from None
+        wrong = next((c for c in facts.texts if not isinstance(row.get(c), str)), None)
+        if wrong is not None:
+            raise ValueError(f"{task}: column {wrong!r} of example {i} of {split} holds {row.get(wrong)!r}, not text: write a text, or leave the example out")
+        labels.append(_label(facts, known, row.get("label", -1)))
+        if labels[-1] is None:
+            raise ValueError(f"{task}: label {row['label']!r} of example {i} of {split} is " + (f"none of {', '.join(facts.labels)}" if facts.labels else "no number from 0 to 5, nor -1 (not known)"))
     index = [int(row["idx"]) if str(row.get("idx", "")).isdigit() else i for i, row in enumerate(rows)]
     features = Features({**{c: Value("string") for c in facts.texts}, "label": ClassLabel(names=list(facts.labels)) if facts.labels else Value("float64"), "idx": Value("int64")})
     return Dataset.from_dict({**{c: [row[c] for row in rows] for c in facts.texts}, "label": labels, "idx": index}, features=features)
@@ -1064,6 +1113,8 @@ def _typed(task, split, rows):
 # %% ../nbs/10_benchmarks.ipynb #498bacf6
 def _metrics(task, predictions, references):
     "The benchmark's metrics of a task, as fractions; a correlation that is not defined is 0."
+    if not np.isfinite(predictions).all():
+        raise FloatingPointError(f"{task}: the model's predictions hold what is no number: train with a smaller learning_rate, or in float32")
     values = {}
     for metric in GLUE[task].metrics:
         if metric == "f1":
@@ -1452,11 +1503,15 @@ def leaderboard(folders, pairs=None, passages=None, texts=None, *, max_pairs=Non
 
     Raises
     ------
+    TypeError
+        If a folder is no path and no name.
     ValueError
-        If there is no model, or nothing to measure on.
+        If there is no model, nothing to measure on, or a folder or data cannot be used.
     FileNotFoundError
         If a model or data are not there.
     """
+    if folders is None or not hasattr(folders, "__iter__") and not isinstance(folders, os.PathLike):
+        raise TypeError(f"folders {folders!r}: give a list of folders, or a dict of them by name")
     folders = [folders] if isinstance(folders, (str, os.PathLike)) else folders
     named = list(folders.items()) if isinstance(folders, dict) else [(None, folder) for folder in folders]
     if not named or (pairs is None and passages is None and texts is None):
@@ -1464,8 +1519,22 @@ def leaderboard(folders, pairs=None, passages=None, texts=None, *, max_pairs=Non
     _check_count(max_texts, "max_texts")
     pairs = None if pairs is None else _at_most(load_pairs(pairs), max_pairs)
     passages = None if passages is None else _passages(passages, "text")[:max_texts]
+    texts = list(texts) if hasattr(texts, "__next__") else texts              # each model reads them
+    _check_board([folder for _, folder in named], passages, texts)
     rows = [_measured(folder, pairs, passages, texts, max_texts, device, progress) | ({"model": name} if name else {}) for name, folder in named]
+    if pairs is None and texts is None and all(row["cloze"] is None for row in rows):
+        raise ValueError("passages: cloze is for causal models, and here is none: give pairs or texts to measure on")
     return Leaderboard(tuple(sorted(rows, key=_rank)))
+
+
+def _check_board(folders, passages, texts):
+    "Refuse folders, passages and texts that cannot be used, before anything is measured."
+    for folder in folders:
+        _check_model(folder)
+    if passages is not None:
+        _with_last_word(passages, "passages")
+    if texts is not None:
+        _as_texts(texts)
 
 
 def _rank(row):
@@ -1484,7 +1553,7 @@ def _measured(folder, pairs, passages, texts, max_texts, device, progress):
            "tokens seen": None if facts.get("parent") else facts.get("tokens")}
     options = {"device": device, "progress": progress}
     found = minimal_pairs(model, pairs, tokenizer, **options) if pairs is not None else None
-    row |= {"minimal pairs": found and found.accuracy, "95 %": found and "[{:.3f}, {:.3f}]".format(*found.interval())}
+    row |= {"minimal pairs": found and found.accuracy, "95 %": found and _spread(*found.interval()).strip() or None}
     word = cloze(model, passages, tokenizer, **options) if passages is not None and family == "causal" else None
     row |= {"cloze": word and word.accuracy, "last word's perplexity": word and f"{word.perplexity:,.0f}"}
     scored = perplexity(model, texts, tokenizer, max_texts=max_texts, **options).bits_per_byte if texts is not None else None

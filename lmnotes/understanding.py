@@ -27,6 +27,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from .checkpoints import load, task_of
+from .perplexity import _check_whole
+from .tasks import _missing
 from .transformer import evaluating, position_limit
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,19 @@ def _noun_phrase(draw, plural):
     return [*row, (_with_s(noun) if plural else noun, "NOUN")]
 
 
+def _check_numbers(**named):
+    "Refuse of pairs, a value and the least that it may be, a value that is no whole number, or a smaller one."
+    for name, (value, least) in named.items():
+        if value is None:
+            raise TypeError(f"{name} None must be a whole number")
+        _check_whole(name, value, least)
+
+
+def _is_number(value):
+    "Whether a value can be compared with a number."
+    return isinstance(value, (int, float, np.integer, np.floating))
+
+
 def tagged_sentences(count, seed=0):
     """Sentences of a small English whose parts of speech and agreement are known.
 
@@ -64,7 +79,13 @@ def tagged_sentences(count, seed=0):
     list of tuple
         (words, tags) of each; the verb agrees with the first noun, a second one may stand between them, and most verbs
         are the forms of nouns, too.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `count` or `seed` is no whole number, or below 0.
     """
+    _check_numbers(count=(count, 0), seed=(seed, 0))
     draw, rows = np.random.default_rng(seed), []
     for _ in range(count):
         plural, other, last = draw.integers(2, size=3)
@@ -123,7 +144,7 @@ def _numbers(model, values):
 
 def _chosen(layers, count, name="layer"):
     "A choice of layers (or heads) as a tuple: all without one; each must be there."
-    layers = tuple(range(count)) if layers is None else (layers,) if isinstance(layers, (int, np.integer)) else tuple(layers)
+    layers = tuple(range(count)) if layers is None else tuple(layers) if hasattr(layers, "__iter__") else (layers,)
     if not layers:
         raise ValueError(f"{name}s is empty: name some of 0 to {count - 1}, or leave it out for all")
     for layer in layers:
@@ -155,7 +176,7 @@ class AttentionMaps:
         "Weights of one head, (tokens, tokens); ValueError where there is none."
         if layer not in self.layers:
             raise ValueError(f"layer {layer!r} is not there: these maps have the layers {', '.join(map(str, self.layers))}")
-        _chosen(head, self.weights.shape[1], "head")
+        _chosen([head], self.weights.shape[1], "head")
         return self.weights[self.layers.index(layer), head]
 
     def plot(self, layer, head, ax=None):
@@ -299,11 +320,11 @@ def without_heads(model, heads):
     """
     count, by_layer = _heads(model), {}
     parts = 2 * count if hasattr(model.config, "head_ratio") else count        # ConvBERT puts as many convolutions behind its heads
-    for place in heads:
+    for place in heads if hasattr(heads, "__iter__") else [heads]:
         if not isinstance(place, (tuple, list)) or len(place) != 2:
             raise ValueError(f"heads holds {place!r}: name each head as (layer, head)")
         layer, head = place
-        _chosen(layer, model.config.num_hidden_layers), _chosen(head, count, "head")
+        _chosen([layer], model.config.num_hidden_layers), _chosen([head], count, "head")
         by_layer.setdefault(int(layer), set()).add(int(head))
     found, handles = [(_projection(model, layer), chosen) for layer, chosen in by_layer.items()], []      # all are there before one is touched
     try:
@@ -496,12 +517,13 @@ def ablate_heads(model, texts, tokenizer=None, labels=None, batch_tokens=8192, s
     Raises
     ------
     ValueError
-        If a text is empty or longer than the model, labels and model do not fit, or the model is an encoder-decoder or of another family, or its tokenizer is missing.
+        If a text is empty or longer than the model, labels and model do not fit, `batch_tokens` is below 1 or `seed` below 0, or the model is an encoder-decoder or of another family, or its tokenizer is missing.
     TypeError
-        If the model is no folder, pair or model, or one of the texts is no text.
+        If the model is no folder, pair or model, one of the texts is no text, or `batch_tokens` or `seed` no whole number.
     FloatingPointError
         If the model gives no numbers.
     """
+    _check_numbers(batch_tokens=(batch_tokens, 1), seed=(seed, 0))
     model, tokenizer, task = _opened(model, tokenizer, ("causal", "masked", "classification"))
     rows = _examples(model, tokenizer, texts, labels, task, seed)
     if not rows:
@@ -723,12 +745,12 @@ class Attribution:
                 f"orange speaks for it, blue against ({escape(self.method)})</p>")
 
 # %% ../nbs/14_understanding.ipynb #57d86710
-def _token_target(tokenizer, target, size):
+def _token_target(tokenizer, target, size, name="target"):
     "Number of a token that was given by text or number."
     if isinstance(target, (int, np.integer)) and 0 <= target < size:
         return int(target)
     if not isinstance(target, str):
-        raise ValueError(f"target {target!r} is no token: give its text, or a number from 0 to {size - 1}")
+        raise ValueError(f"{name} {target!r} is no token: give its text, or a number from 0 to {size - 1}")
     found = tokenizer(target, add_special_tokens=False)["input_ids"]
     if len(found) != 1 or (found[0] == tokenizer.unk_token_id and target.strip() != tokenizer.unk_token):
         raise ValueError(f"target {target!r} is {'not in the vocabulary' if len(found) == 1 else f'{len(found)} tokens'}: give a text that is a single token (with its leading space where the tokenizer marks one)")
@@ -759,7 +781,7 @@ def _uninformed(ids, tokenizer, baseline):
     candidates = [i for i in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id) if i is not None]
     if baseline is None and not candidates:
         raise ValueError("the tokenizer has no padding token: give the token that stands for no information, baseline=")
-    token = candidates[0] if baseline is None else tokenizer.convert_tokens_to_ids(baseline) if isinstance(baseline, str) else _token_target(tokenizer, baseline, len(tokenizer))
+    token = candidates[0] if baseline is None else tokenizer.convert_tokens_to_ids(baseline) if isinstance(baseline, str) else _token_target(tokenizer, baseline, len(tokenizer), "baseline")
     if token is None or (isinstance(baseline, str) and token == tokenizer.unk_token_id and baseline != tokenizer.unk_token):
         raise ValueError(f"baseline {baseline!r} is no token of the vocabulary: give one that is, as its text or number")
     kept = set(tokenizer.all_special_ids)
@@ -845,8 +867,8 @@ def attribute(model, text, tokenizer=None, target=None, method="integrated_gradi
     """
     if method not in _METHODS:
         raise ValueError(f"method {method!r} is not known: choose {', '.join(_METHODS)}")
-    if not isinstance(steps, (int, np.integer)) or steps < 1 or not tolerance > 0:
-        raise ValueError(f"steps {steps!r} must be a whole number of at least 1 and tolerance {tolerance} above 0")
+    if not isinstance(steps, (int, np.integer)) or steps < 1 or not (_is_number(tolerance) and tolerance > 0):
+        raise ValueError(f"steps {steps!r} must be a whole number of at least 1 and tolerance {tolerance!r} a number above 0")
     model, tokenizer, task = _opened(model, tokenizer, ("causal", "masked", "classification"))
     ids, shown, offsets = _encoded(model, tokenizer, text)
     blank = _uninformed(ids, tokenizer, baseline)
@@ -881,7 +903,8 @@ _TAG_COLUMNS = ("tags", "pos_tags", "upos", "ner_tags")
 
 
 def _tagged_rows(data, name="data", least=2):
-    "A list of (words, tags) from pairs, rows, columns or a data set; tags as text."
+    "A list of (words, tags as text, which row of which argument) from pairs, rows, columns or a data set."
+    names = None
     if isinstance(data, (list, tuple)) and data and isinstance(data[0], dict):
         data = {column: [row.get(column) for row in data] for column in data[0]}
     columns = getattr(data, "column_names", None) or (list(data) if isinstance(data, dict) else None)
@@ -890,18 +913,32 @@ def _tagged_rows(data, name="data", least=2):
         if tag is None or "tokens" not in columns:
             raise ValueError(f"{name} has the columns {', '.join(map(str, columns))}: give tokens, and one of {', '.join(_TAG_COLUMNS)}")
         names = getattr(getattr(getattr(data, "features", {}).get(tag) if hasattr(data, "features") else None, "feature", None), "names", None)
-        data = [(words, [names[t] for t in tags] if names else tags) for words, tags in zip(data["tokens"], data[tag])]
+        if len(data["tokens"]) != len(data[tag]):
+            raise ValueError(f"{name} has {len(data['tokens'])} rows of tokens and {len(data[tag])} of {tag}: give tags for each sentence")
+        data = list(zip(data["tokens"], data[tag]))
     data = list(data)
     for i, row in enumerate(data):
         if isinstance(row, (str, dict)) or len(row) != 2 or any(isinstance(part, (str, dict)) or not hasattr(part, "__iter__") for part in row):
             raise ValueError(f"row {i} of {name} is {str(row)[:60]!r}: give a list of words and a list of tags, (words, tags)")
-    rows = [(list(words), [str(t) for t in tags]) for words, tags in data]
-    for i, (words, tags) in enumerate(rows):
-        if len(words) != len(tags):
-            raise ValueError(f"row {i} of {name} has {len(words)} words and {len(tags)} tags: give a tag for each word")
+    rows = [(list(words), list(tags), f"row {i} of {name}") for i, (words, tags) in enumerate(data)]
+    for row in rows:
+        _check_tags(*row)
     if len(rows) < least:
         raise ValueError(f"{name} has {len(rows)} sentences: " + ("give some dozens, as part of them is held out" if least > 1 else "give at least one"))
-    return rows
+    return [(words, [names[t] if names else str(t) for t in tags], row) for words, tags, row in rows]
+
+
+def _check_tags(words, tags, row):
+    "Refuse a sentence without words, or with words and tags that do not match."
+    if not words:
+        raise ValueError(f"{row} is empty: give a sentence with a word at least")
+    if len(words) != len(tags):
+        raise ValueError(f"{row} has {len(words)} words and {len(tags)} tags: give a tag for each word")
+    for word, tag in zip(words, tags):
+        if not isinstance(word, str):
+            raise ValueError(f"{row} has the word {word!r}, which is no text: write it in quotation marks")
+        if _missing(tag):
+            raise ValueError(f"{row} has the tag {tag!r} for {word!r}, which is none: name the tag, or leave the row out")
 
 
 def control_tags(words, tags, seed=0):
@@ -919,29 +956,37 @@ def control_tags(words, tags, seed=0):
     dict
         From each word to its control tag, the same wherever it stands (Hewitt and Liang 2019, section 2).
     """
+    _check_numbers(seed=(seed, 0))
     draw, kinds = np.random.default_rng(seed), sorted(set(words))
     return dict(zip(kinds, draw.choice(np.array(tags), len(kinds)).tolist()))
 
 # %% ../nbs/14_understanding.ipynb #3611cca0
-def _word_states(model, tokenizer, rows, max_words):
-    "States of each word after each layer (layers + 1, words, width), the words, and which words of which row they are."
-    found, words, places = [], [], []
-    for number, (row, _) in enumerate(rows):
+def _read_words(model, tokenizer, rows, max_words):
+    "Ids of each row with the tokens of each word, the words, and which words of which row they are; a row that the model cannot read is refused."
+    read, words, places = [], [], []
+    for number, (row, _, name) in enumerate(rows):
         if len(words) >= max_words:
             break
-        text, begin, spans = " ".join(row), 0, []
-        for word in row:
-            spans.append((begin, begin + len(word)))
-            begin += len(word) + 1
-        ids, _, offsets = _encoded(model, tokenizer, text, f"row {number} of data")
+        ids, _, offsets = _encoded(model, tokenizer, " ".join(row), name)
+        begins = np.cumsum([0, *(len(word) + 1 for word in row)])
+        pieces = {i: [j for j, (c, d) in enumerate(offsets) if max(a, c) < min(a + len(row[i]), d)] for i, a in enumerate(begins[:-1])}
+        pieces = {i: tokens for i, tokens in pieces.items() if tokens}          # a tokenizer may drop a word
+        read.append((ids, list(pieces.values())))
+        words += [row[i] for i in pieces]
+        places += [(number, i) for i in pieces]
+    if not words:
+        raise ValueError(f"{rows[0][2]}, and what follows: the tokenizer gives no token for any word; give the model's own tokenizer, or other sentences")
+    return read, words, places
+
+
+def _word_states(model, read):
+    "States of each word after each layer (layers + 1, words, width)."
+    found = []
+    for ids, pieces in read:
         states = [state.transpose(0, 1) if state.shape[:2] == (ids.shape[1], 1) else state for state in _states(model, ids)]      # XLNet puts tokens first
         states = _numbers(model, torch.cat(states).float())
-        for i, (a, b) in enumerate(spans):
-            pieces = [j for j, (c, d) in enumerate(offsets) if max(a, c) < min(b, d)]
-            if pieces:                                       # a tokenizer may drop a word
-                found.append(states[:, pieces].mean(1).cpu().numpy())
-                words.append(row[i]), places.append((number, i))
-    return np.stack(found, 1), words, places
+        found += [states[:, tokens].mean(1).cpu().numpy() for tokens in pieces]
+    return np.stack(found, 1)
 
 
 def _read_off(train, train_tags, test, regularisation):
@@ -1043,7 +1088,7 @@ def probe(model, data, tokenizer=None, *, layers=None, test_data=None, test_frac
     Raises
     ------
     ValueError
-        If words and tags do not match, there are fewer than two tags, a sentence is longer than the model, a layer is not there, or
+        If words and tags do not match, one is missing or no text, there are fewer than two tags, a sentence is longer than the model, a layer is not there, or
         the model is an encoder-decoder, or its tokenizer is missing.
     TypeError
         If the model is no folder, pair or model.
@@ -1052,17 +1097,17 @@ def probe(model, data, tokenizer=None, *, layers=None, test_data=None, test_frac
     """
     model, tokenizer, _ = _opened(model, tokenizer)
     layers = _chosen(layers, model.config.num_hidden_layers + 1)
-    if not isinstance(regularisation, (int, float, np.integer, np.floating)) or not regularisation > 0:
+    if not (_is_number(regularisation) and regularisation > 0):
         raise ValueError(f"regularisation {regularisation!r} must be a number above 0: the smaller, the stronger the penalty")
-    if not max_words >= 1:
-        raise ValueError(f"max_words {max_words} must be at least 1")
+    _check_numbers(max_words=(max_words, 1), seed=(seed, 0))
     train_rows, test_rows = _held_out(_tagged_rows(data, least=2 if test_data is None else 1), test_data, test_fraction, seed)
-    with evaluating(model):
-        parts = [_word_states(model, tokenizer, rows, most) for rows, most in ((train_rows, max_words), (test_rows, _TEST_WORDS))]
-    (train, train_words, places), (test, test_words, test_places) = parts
+    read, train_words, places = _read_words(model, tokenizer, train_rows, max_words)
+    test_read, test_words, test_places = _read_words(model, tokenizer, test_rows, _TEST_WORDS)
     train_tags, test_tags = ([rows[n][1][i] for n, i in at] for rows, at in ((train_rows, places), (test_rows, test_places)))
     if len(set(train_tags)) < 2:
         raise ValueError(f"data has the tag {train_tags[0]!r} only: give at least two")
+    with evaluating(model):
+        train, test = _word_states(model, read), _word_states(model, test_read)
     lot = control_tags(train_words + test_words, train_tags, seed)
     controls, test_controls = ([lot[w] for w in words] for words in (train_words, test_words))
     right, control = [], []
@@ -1077,8 +1122,8 @@ def _held_out(rows, test_data, fraction, seed):
     "Sentences to fit on and to test on."
     if test_data is not None:
         return rows, _tagged_rows(test_data, "test_data", 1)
-    if not 0 < fraction < 1:
-        raise ValueError(f"test_fraction {fraction} must lie between 0 and 1")
+    if not (_is_number(fraction) and 0 < fraction < 1):
+        raise ValueError(f"test_fraction {fraction!r} must be a number between 0 and 1")
     order = np.random.default_rng(seed).permutation(len(rows))
     cut = min(max(1, round(fraction * len(rows))), len(rows) - 1)
     return [rows[i] for i in order[cut:]], [rows[i] for i in order[:cut]]
@@ -1188,6 +1233,7 @@ def induction_scores(model, tokenizer=None, period=None, rows=32, seed=0):
         raise ValueError(f"period {period!r} must be at least 2 and at most {most}, and whole: half of the model's positions, and its vocabulary, as no token is drawn twice")
     if not isinstance(rows, (int, np.integer)) or rows < 1:
         raise ValueError(f"rows {rows!r} must be at least 1, and whole")
+    _check_numbers(seed=(seed, 0))
     draw = np.random.default_rng(seed)
     ids = torch.from_numpy(np.stack([draw.choice(usable, period, replace=False) for _ in range(rows)])).repeat(1, 2).to(model.device)
     with torch.no_grad(), evaluating(model):

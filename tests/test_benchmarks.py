@@ -230,6 +230,29 @@ def test_two_models_are_compared_pair_by_pair():
         compare_pairs(a, benchmarks.MinimalPairsResult("m", ("x",), (1.0,), 0, {}))
 
 
+def result_of(paradigms, margins):
+    return benchmarks.MinimalPairsResult("m", tuple(paradigms), tuple(map(float, margins)), 0, {})
+
+
+def test_the_difference_of_two_models_is_that_of_their_accuracies():
+    "The small paradigm counts as much as the large one, in the accuracy and in the comparison."
+    paradigms = ["x"] * 2 + ["y"] * 18
+    a, b = result_of(paradigms, [1] * 2 + [-1] * 8 + [1] * 10), result_of(paradigms, [-1, 1] + [1] * 15 + [-1] * 3)
+    found = compare_pairs(a, b)
+    assert found.difference == a.accuracy - b.accuracy > 0 and found.low <= found.difference <= found.high
+    means = [np.mean([part[np.random.default_rng(seed).integers(0, len(part), len(part))].mean() for part in np.split(a.credits - b.credits, [2])]) for seed in range(2000)]
+    assert found.low == pytest.approx(np.quantile(means, 0.025), abs=0.07) and found.high == pytest.approx(np.quantile(means, 0.975), abs=0.07)
+
+
+def test_a_single_item_has_no_interval():
+    "Drawn again it stays as it is, which is no certainty; a paradigm of one pair does not make the whole look certain."
+    one, word = result_of("x", [1]), benchmarks.ClozeResult("m", ("word",), (-1.0,), (True,), 0, {})
+    for found in (one.interval(), word.interval(), result_of("xxxy", [1, -1, 1, 1]).interval(), result_of("xxxy", [1, -1, 1, 1]).interval("y"), (compare_pairs(one, one).low, compare_pairs(one, one).high)):
+        assert np.isnan(found).all()
+    assert np.isfinite(result_of("xxxy", [1, -1, 1, 1]).interval("x")).all()
+    assert "accuracy 1.000, 1 pair, 0 ties" in repr(one) and "1 passage," in repr(word) and "nan" not in repr(one) + repr(word) + one._repr_html_() + word._repr_html_()
+
+
 def test_other_sentences_of_the_same_paradigms_are_not_compared(bpe):
     model = gpt(len(bpe))
     a = quiet(model, PAIRS, bpe)
@@ -338,6 +361,16 @@ def test_cloze_refuses_what_it_cannot_score(bpe, wordpiece):
                                            (gpt(len(bpe)), [{"passage": "a b"}], bpe, "'text' is not there")):
         with pytest.raises(ValueError, match=words):
             cloze(model, texts, tokenizer, device="cpu", progress=False)
+
+
+def test_a_last_word_longer_than_the_model_is_refused(bpe):
+    "Of one that is cut only a part would be scored; one that fills the model is scored whole."
+    model, tokens = gpt(len(bpe), positions=16), lambda n: len(bpe(" " + "q7" * n, add_special_tokens=False)["input_ids"])
+    fits = next(n for n in range(20, 0, -1) if tokens(n) <= 16)
+    row = bpe("the cat " + "q7" * fits)["input_ids"][-17:]
+    assert cloze(model, ["the cat " + "q7" * fits], bpe, device="cpu", progress=False).log_likelihoods[0] == pytest.approx(_windowed(model, row, len(row) - tokens(fits)), abs=2e-4)
+    with pytest.raises(ValueError, match="the last word 'q7q7.* of a passage that begins with 'the cat' has .* tokens, more than the model's 16: leave the passage out"):
+        cloze(model, ["the cat " + "q7" * (fits + 1)], bpe, device="cpu", progress=False)
 
 
 def test_a_last_word_without_a_token_is_refused(bpe, monkeypatch):
@@ -533,6 +566,30 @@ def test_bad_glue_data_is_named(tmp_path, caplog):
         glue_data("sst2", tmp_path)
 
 
+@pytest.mark.parametrize("task, wrong, says", [
+    ("stsb", {"label": float("nan")}, "stsb: label nan of example 2 of validation is no number from 0 to 5"), ("stsb", {"label": 99.0}, "label 99.0 of example 2"), ("stsb", {"label": float("inf")}, "label inf of"),
+    ("stsb", {"label": -0.5}, "label -0.5 of"), ("stsb", {"label": "abc"}, "label 'abc' of"), ("sst2", {"label": [1]}, r"sst2: label \[1\] of example 2 of validation is none of negative"),
+    ("sst2", {"label": float("nan")}, "label nan of"), ("sst2", {"sentence": None}, "sst2: column 'sentence' of example 2 of validation holds None, not text: write a text"),
+    ("rte", {"sentence2": 3}, "column 'sentence2' of example 2 of validation holds 3"), ("rte", "sentence2", "column 'sentence2' of example 2 of validation holds None")])
+def test_examples_that_cannot_be_scored_are_refused_before_training(task, wrong, says, encoder, tmp_path, monkeypatch):
+    "In a later row, too: a label out of range or no number would make every correlation 0, a text that is missing would stop the run after training."
+    monkeypatch.setattr(benchmarks, "finetune", lambda *a, **k: pytest.fail("trained"))
+    splits = splits_of(task)
+    bad = splits["validation"][2]
+    splits["validation"][2] = {c: v for c, v in bad.items() if c != wrong} if isinstance(wrong, str) else bad | wrong
+    (tmp_path / task).mkdir()
+    for split, rows in splits.items():
+        (tmp_path / task / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(ValueError, match=says):
+        glue(encoder, task, tmp_path / "run", data_dir=tmp_path, **FAST)
+
+
+def test_a_correlation_is_0_for_constants_only():
+    assert benchmarks._metrics("stsb", [2.0, 2.0, 2.0], [1.0, 2.0, 3.0]) == {"pearson": 0.0, "spearman": 0.0}
+    with pytest.raises(FloatingPointError, match="stsb: the model's predictions hold what is no number"):
+        benchmarks._metrics("stsb", [2.0, float("nan"), 1.0], [1.0, 2.0, 3.0])
+
+
 def test_the_average_is_the_benchmarks():
     scores = {"mrpc": {"f1": 0.8, "accuracy": 0.6}, "mnli": {"accuracy_matched": 0.9, "accuracy_mismatched": 0.7}, "rte": {"accuracy": 0.5}, "ax": {"mcc": 0.0}}
     assert glue_average(scores) == pytest.approx((0.7 + 0.8 + 0.5) / 3)
@@ -704,6 +761,30 @@ def test_leaderboard_ranks_and_refuses(wordpiece, bpe, encoder, tmp_path):
             leaderboard(folders, **options)
 
 
+@pytest.mark.parametrize("second, data, error, says", [
+    ("/none/of/this", {"pairs": PAIRS}, FileNotFoundError, "/none/of/this"), (None, {"pairs": PAIRS}, TypeError, "model is NoneType"), ("gpt", {"pairs": PAIRS, "texts": "/no/file.txt"}, FileNotFoundError, "no/file.txt"),
+    ("gpt", {"pairs": PAIRS, "texts": []}, ValueError, "texts: nothing to score"), ("gpt", {"pairs": PAIRS, "passages": ["abc"]}, ValueError, "passages: none of 1 passage has a last word")])
+def test_leaderboard_refuses_before_it_measures(second, data, error, says, bpe, tmp_path, monkeypatch):
+    folder = save_folder(tmp_path / "gpt", gpt(len(bpe)), bpe)
+    monkeypatch.setattr(benchmarks, "_measured", lambda *_: pytest.fail("measured"))
+    with pytest.raises(error, match=says):
+        leaderboard([folder, folder if second == "gpt" else second], **data)
+
+
+def test_leaderboard_without_folders_or_without_a_measure_for_them(encoder):
+    for folders in (None, 3):
+        with pytest.raises(TypeError, match=f"folders {folders}: give a list of folders"):
+            leaderboard(folders, PAIRS)
+    with pytest.raises(ValueError, match="passages: cloze is for causal models, and here is none: give pairs or texts"):
+        leaderboard([encoder], passages=PASSAGES, device="cpu", progress=False)
+
+
+def test_texts_that_can_be_read_once_are_read_for_every_model(bpe, tmp_path):
+    folder = save_folder(tmp_path / "gpt", gpt(len(bpe)), bpe)
+    first, second = leaderboard({"a": folder, "b": folder}, texts=iter(TEXTS[:4]), device="cpu", progress=False).rows
+    assert first["bits per byte"] == second["bits per byte"] > 0
+
+
 def test_leaderboard_names_models_and_counts_what_is_known_of_their_training(bpe, tmp_path):
     "Two folders of one name are told apart by names of one's own; untrained is 0 tokens; what went on from another model has seen more than its last run tells."
     facts = {"untrained": {"tokens": 0}, "trained": {"tokens": 123}, "continued": {"tokens": 45, "parent": "trained"}, "unknown": {}}
@@ -724,6 +805,7 @@ def test_leaderboard_of_texts_does_not_mix_two_quantities(monkeypatch):
         kind, bits = found[folder]
         return {"model": folder, "kind": kind, "minimal pairs": None, "cloze": None, "bits per byte": bits if kind == "causal" else None, "bits per byte (pseudo)": bits if kind == "masked" else None}
     monkeypatch.setattr(benchmarks, "_measured", measured)
+    monkeypatch.setattr(benchmarks, "_check_model", lambda folder: None)                # these are names only
     assert [row["model"] for row in leaderboard(list("dcba"), texts=TEXTS).rows] == ["a", "c", "b", "d"]
 
 
@@ -897,6 +979,19 @@ def test_wrong_arguments_are_named(bpe, tmp_path):
                               (lambda: cloze(model, ["a b c", None], bpe), TypeError, "element 1 is NoneType"), (lambda: cloze(model, PASSAGES, bpe, batch_tokens="auto"), TypeError, "batch_tokens 'auto'"),
                               (lambda: quiet(model, PAIRS, bpe, batch_tokens=0), ValueError, "batch_tokens 0"), (lambda: quiet(model, PAIRS, bpe, before=None), TypeError, "before None must be text"),
                               (lambda: quiet(model, PAIRS, bpe, max_pairs=1.5), TypeError, "max_pairs 1.5"), (lambda: harness_tasks(tmp_path / "tasks", PAIRS, name="a/b"), ValueError, "name 'a/b'")):
+        with pytest.raises(error, match=says):
+            call()
+    assert not (tmp_path / "tasks").exists()
+
+
+def test_what_is_no_text_no_number_or_no_result_is_named(tmp_path):
+    result = result_of("x", [1])
+    (tmp_path / "pairs.parquet").write_bytes(b"PAR1 damaged")
+    for call, error, says in ((lambda: agreement_pairs([None]), TypeError, "texts: element 0 is NoneType, not text"), (lambda: cloze_passages(["a", 1]), TypeError, "texts: element 1 is int, not text"),
+                              (lambda: harness_tasks(tmp_path / "tasks", PAIRS, name=3), ValueError, "name 3 must be letters"), (lambda: harness_tasks(tmp_path / "tasks", passages=["abc"]), ValueError, "passages: none of 1 passage has a last word"),
+                              (lambda: compare_pairs(result, benchmarks.ClozeResult("m", ("a",), (-1.0,), (True,), 0, {})), TypeError, "b is ClozeResult: give what `minimal_pairs` returns"),
+                              (lambda: glue_average({"cola": {"mcc": float("nan")}}), ValueError, "scores: 'mcc' of task 'cola' is nan, no number"), (lambda: glue_average({"cola": {"mcc": "x"}}), ValueError, "'mcc' of task 'cola' is 'x'"),
+                              (lambda: load_pairs(tmp_path / "pairs.parquet"), ValueError, "pairs.parquet' is no whole Parquet file .*: get it again")):
         with pytest.raises(error, match=says):
             call()
     assert not (tmp_path / "tasks").exists()

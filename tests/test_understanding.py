@@ -255,9 +255,10 @@ def test_a_token_may_be_the_unknown_one_and_other_things(tokenizer):
 
 
 def test_a_probe_of_a_model_that_puts_tokens_first(tokenizer):
-    from lmnotes.understanding import _states, _word_states
+    from lmnotes.understanding import _read_words, _states, _word_states
     model, words = make("xlnet"), SENTENCE.split()
-    states, found, _ = _word_states(model, tokenizer, [(words, words)], 10)
+    read, found, _ = _read_words(model, tokenizer, [(words, words, "row 0 of data")], 10)
+    states = _word_states(model, read)
     first = _states(model, encoded(tokenizer, SENTENCE))
     assert found == words and first[0].shape == (len(words), 1, 16)
     np.testing.assert_allclose(states, torch.stack(first)[:, :, 0].numpy(), atol=1e-5)
@@ -412,9 +413,10 @@ def test_a_probe_of_skewed_tags(tokenizer):
 def test_words_of_several_tokens_are_the_mean_of_their_states():
     tokenizer = train_tokenizer([" ".join(w) for w, _ in tagged_sentences(200)], kind="bpe", vocab_size=270, progress=False)
     model = scrambled(GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=80, **NONE)))
-    from lmnotes.understanding import _word_states
+    from lmnotes.understanding import _read_words, _word_states
     row = ["my", "guards", "watch", "."]
-    states, words, places = _word_states(model, tokenizer, [(row, row)], 100)
+    read, words, places = _read_words(model, tokenizer, [(row, row, "row 0 of data")], 100)
+    states = _word_states(model, read)
     assert words == row and places == [(0, i) for i in range(4)] and states.shape == (2, 4, 16)
     encoding = tokenizer(" ".join(row), return_tensors="pt", return_offsets_mapping=True)
     with torch.no_grad():
@@ -520,6 +522,29 @@ BAD = [
      ValueError, "is an encoder-decoder"),
     (lambda m, t: attention_maps(GPT2LMHeadModel(GPT2Config(vocab_size=6, n_embd=8, n_layer=1, n_head=2, n_positions=20, **NONE)), SENTENCE, t), ValueError,
      "the model's vocabulary ends at 5: give the model's own tokenizer"),
+    (lambda m, t: attribute(m, SENTENCE, t, baseline=10**6), ValueError, "baseline 1000000 is no token: give its text, or a number from 0 to"),
+    (lambda m, t: attribute(m, SENTENCE, t, baseline=-1), ValueError, "baseline -1 is no token"),
+    (lambda m, t: attribute(m, SENTENCE, t, baseline=1.5), ValueError, "baseline 1.5 is no token"),
+    (lambda m, t: attribute(m, SENTENCE, t, tolerance="x"), ValueError, "tolerance 'x' a number above 0"),
+    (lambda m, t: attention_maps(m, SENTENCE, t, layers=1.0), ValueError, "layer 1.0 is not there"),
+    (lambda m, t: attention_maps(m, SENTENCE, t, layers=float("nan")), ValueError, "layer nan is not there"),
+    (lambda m, t: attention_maps(m, SENTENCE, t).of(1, None), ValueError, "head None is not there"),
+    (lambda m, t: attention_maps(m, SENTENCE, t).of(1, [0, 1]), ValueError, r"head \[0, 1\] is not there"),
+    (lambda m, t: without_heads(m, [(0, 0.5)]).__enter__(), ValueError, "head 0.5 is not there"),
+    (lambda m, t: without_heads(m, [(None, 0)]).__enter__(), ValueError, "layer None is not there"),
+    (lambda m, t: without_heads(m, 3).__enter__(), ValueError, "heads holds 3: name each head"),
+    (lambda m, t: ablate_heads(m, [SENTENCE], t, batch_tokens="x"), TypeError, "batch_tokens 'x' must be a whole number"),
+    (lambda m, t: ablate_heads(m, [SENTENCE], t, batch_tokens=0), ValueError, "batch_tokens 0 must be at least 1"),
+    (lambda m, t: ablate_heads(m, [SENTENCE], t, batch_tokens=None), TypeError, "batch_tokens None must be a whole number"),
+    (lambda m, t: ablate_heads(m, [SENTENCE], t, seed=-1), ValueError, "seed -1 must be at least 0"),
+    (lambda m, t: probe(m, tagged_sentences(5), t, seed=-1), ValueError, "seed -1 must be at least 0"),
+    (lambda m, t: probe(m, tagged_sentences(5), t, max_words="x"), TypeError, "max_words 'x' must be a whole number"),
+    (lambda m, t: probe(m, tagged_sentences(5), t, test_fraction="x"), ValueError, "test_fraction 'x' must be a number between 0 and 1"),
+    (lambda m, t: tagged_sentences(5, seed=-1), ValueError, "seed -1 must be at least 0"),
+    (lambda m, t: tagged_sentences(2.5), TypeError, "count 2.5 must be a whole number"),
+    (lambda m, t: control_tags(["a"], ["X"], seed="x"), TypeError, "seed 'x' must be a whole number"),
+    (lambda m, t: induction_scores(m, seed=-1), ValueError, "seed -1 must be at least 0"),
+    (lambda m, t: probe(m, {"tokens": [["dog"]] * 4, "tags": [["N"]] * 3}, t), ValueError, "data has 4 rows of tokens and 3 of tags: give tags for each sentence"),
 ]
 
 
@@ -530,6 +555,19 @@ def test_wrong_usage_is_answered_in_a_sentence(wrong, error, sentence, tokenizer
 
 
 # ---- what silently gave another result, or a raw error
+
+@pytest.mark.parametrize("row, says", [((LONG.split(), ["N"] * 21), "row 7 of {} has 21 tokens, the model 20 positions"), (([], []), "row 7 of {} is empty: give a sentence"), ((["the", 1], ["X", "Y"]), "row 7 of {} has the word 1, which is no text"),
+                                       ((["the", "dog"], ["X", None]), "row 7 of {} has the tag None for 'dog', which is none"), ((["the", "dog"], [float("nan"), "Y"]), "row 7 of {} has the tag nan for 'the'")])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_wrong_row_of_a_probe_is_named_as_it_was_given(row, says, seed, tokenizer, monkeypatch):
+    "However the rows are dealt out, by its number in the argument where it stands, and before the model is run."
+    rows, model = tagged_sentences(12), make("gpt2")
+    wrong = [*rows[:7], row, *rows[7:]]
+    monkeypatch.setattr("lmnotes.understanding._states", lambda *_: pytest.fail("the model was run"))
+    for data, test_data, name in ((wrong, None, "data"), (rows, wrong, "test_data")):
+        with pytest.raises(ValueError, match=says.format(name)):
+            probe(model, data, tokenizer, test_data=test_data, seed=seed, progress=False)
+
 
 def test_rows_of_a_probe_may_be_dictionaries(tokenizer):
     rows, model = tagged_sentences(12), make("bert")

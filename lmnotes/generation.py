@@ -641,7 +641,7 @@ def _reads_padding(model, options, rows):
     return not model.config.is_encoder_decoder and (counted or not _passes_over_padding(model))
 
 
-_TRIED = ("bamba", "bloom", "falcon_mamba", "jamba", "mamba", "mamba2", "mpt", "qwen3_next", "zamba2")               # without positions that are said, or with a state that goes on: they pass over padding all the same
+_TRIED = ("bamba", "bloom", "falcon_mamba", "jamba", "mamba", "mpt", "qwen3_next", "zamba2")               # without positions that are said, or with a state that goes on: they pass over padding all the same
 
 
 def _passes_over_padding(model):

@@ -9,6 +9,7 @@ __all__ = ['logger', 'IGNORED', 'SEPARATOR', 'Features', 'end_of_text', 'complet
            'open_generator']
 
 # %% ../nbs/08b_generation.ipynb #9d1a64af
+import inspect
 import logging
 import math
 import re
@@ -17,6 +18,7 @@ import zlib
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -30,6 +32,7 @@ from transformers import (AutoConfig, AutoModel, AutoModelForCausalLM, AutoModel
 from .checkpoints import model_tokenizer, new_layer_expected, task_of
 from .corpora import _check_list
 from .metrics import _number_of
+from .perplexity import _check_ids, _check_number, _check_tokenizer, _check_whole
 from .pretraining import _check_seed, _cross_entropy
 from .tokenization import _check_characters
 from .transformer import evaluating, position_limit
@@ -183,8 +186,11 @@ def completion_features(tokenizer, sources, targets, max_length=256, separator=S
         If a target is empty, the numbers of sources and targets differ, or `max_length` is below 4.
     """
     sources, targets = _examples(sources, targets)
+    _check_whole("max_length", max_length)
     if max_length < 4:
         raise ValueError(f"max_length {max_length} must be 4 or more: a prompt, a completion and its end stand in it")
+    if not isinstance(separator, str):
+        raise TypeError(f"separator {separator!r} must be text; '' for nothing after a prompt")
     end, rows = end_of_text(tokenizer), {"input_ids": [], "attention_mask": [], "labels": []}
     cut = np.zeros(4, int)
     for prompt, target in zip(_prompts(tokenizer, sources, separator, end), _ids(tokenizer, targets, special=False)):
@@ -209,6 +215,7 @@ def _closed(tokenizer, texts, length, name, end):
     "Ids of each text with the tokenizer's own special tokens, closed by an end of text where there is one, at most `length`; and the numbers of those that were cut."
     last = [] if end is None else [end]
     rows = [row if row[-1:] == last else [*row, *last] for row in _ids(tokenizer, texts)]
+    _check_whole(name, length)
     if length < 3:
         raise ValueError(f"{name} {length} must be 3 or more: a text stands between its special tokens")
     return [row if len(row) <= length else [*row[:length - len(last)], *last] for row in rows], [i for i, row in enumerate(rows) if len(row) > length]
@@ -447,6 +454,16 @@ def _bart(tokens, layers, hidden, heads, feed_forward, max_length, dropout, over
 _ENCODER_DECODERS = {"t5": _t5, "bart": _bart}
 
 # %% ../nbs/08b_generation.ipynb #fbd15fe8
+class _Numbers(LogitsProcessor):
+    "Refuses scores that are no numbers, and leaves others as they are."
+
+    def __call__(self, input_ids, scores):
+        top = scores.amax(-1)
+        if (top.isnan() | (top == math.inf)).any():
+            raise FloatingPointError("the model's scores of the next token are no numbers: its weights are damaged, or their type is too narrow; try the model in float32")
+        return scores
+
+
 class _Draw(LogitsProcessor):
     "Leaves of each row one token: the one at which the summed probabilities pass the row's own number for this step."
 
@@ -463,13 +480,13 @@ class _Draw(LogitsProcessor):
 
 
 def _samplers(numbers, start, temperature, top_k, top_p):
-    "The library's warpers, and our draw; nothing for temperature 0."
+    "A look at the scores, the library's warpers, and our draw; the look alone for temperature 0."
     if temperature == 0:
-        return LogitsProcessorList()
+        return LogitsProcessorList([_Numbers()])
     chain = [TemperatureLogitsWarper(float(temperature))] if temperature != 1 else []
     chain += [TopKLogitsWarper(int(top_k))] if top_k else []
     chain += [TopPLogitsWarper(float(top_p))] if top_p is not None and top_p < 1 else []
-    return LogitsProcessorList([*chain, _Draw(numbers, start)])
+    return LogitsProcessorList([_Numbers(), *chain, _Draw(numbers, start)])
 
 # %% ../nbs/08b_generation.ipynb #271426e8
 def generate_texts(model, tokenizer, sources, *, max_source_length=None, max_new_tokens=64, num_beams=1, temperature=0.0, top_k=None, top_p=None, length_penalty=1.0,
@@ -515,22 +532,26 @@ def generate_texts(model, tokenizer, sources, *, max_source_length=None, max_new
 
     Raises
     ------
+    FloatingPointError
+        If the model answers with no number.
     TypeError
-        If `sources` is no list of texts.
+        If `sources` is no list of texts, or the model, the tokenizer or a parameter is of another type.
     ValueError
-        If the model writes no text, leaves no room for `max_new_tokens`, a source holds half a character, or a parameter is out of range.
+        If the model writes no text, leaves no room for `max_new_tokens`, the tokenizer is not its own, a source holds half a character, or a parameter is out of range.
     """
     return _generated(model, tokenizer, sources, max_source_length, max_new_tokens, num_beams, temperature, top_k, top_p, length_penalty, no_repeat_ngram_size, batch_tokens, seed, progress)[0]
 
 
 def _generated(model, tokenizer, sources, max_source_length, max_new_tokens, num_beams, temperature, top_k, top_p, length_penalty, no_repeat_ngram_size, batch_tokens, seed, progress, before=None):
     "What is written for each source, and the numbers of the sources that were cut; `before` says how often each source came before, where these are a part of more."
+    _check_kinds(model, tokenizer)
     check_decoding(max_new_tokens, num_beams, temperature, top_k, top_p, length_penalty, no_repeat_ngram_size, batch_tokens)
     _check_seed(seed)
     sources = _texts(sources, "sources")
-    if max_source_length is not None and (not isinstance(max_source_length, (int, np.integer)) or max_source_length < 1):
+    if max_source_length is not None and (not _is_whole(max_source_length) or max_source_length < 1):
         raise ValueError(f"max_source_length {max_source_length} must be a whole number, 1 or more; leave it out to read what the model takes")
     rows, cut = _inputs(model, tokenizer, sources, max_source_length, max_new_tokens)
+    _check_ids(np.array(list(chain.from_iterable(rows))), model.get_input_embeddings().weight.shape[0])
     numbers = _numbers(sources, max_new_tokens, seed, _times_before(sources, Counter()) if before is None else before) if temperature else None
     options = _decoding(model, tokenizer, max_new_tokens, num_beams, length_penalty, no_repeat_ngram_size)
     goes_on = not model.config.is_encoder_decoder and getattr(model.config, "prompt_separator", None) is None
@@ -542,6 +563,13 @@ def _generated(model, tokenizer, sources, max_source_length, max_new_tokens, num
                 written[i] = _continuation(tokenizer, rows[i], ids) if goes_on else _text_of(tokenizer, ids)
             bar.update(len(index))
     return written, cut
+
+
+def _check_kinds(model, tokenizer):
+    "Refuse what is no model or no tokenizer, such as their folder."
+    if not hasattr(model, "config"):
+        raise TypeError(f"model is {type(model).__name__}: give the model itself, such as the first of load(folder)")
+    _check_tokenizer(tokenizer)
 
 
 def _text_of(tokenizer, ids):
@@ -607,10 +635,19 @@ def _batches(lengths, max_new_tokens, num_beams, budget, alike=False):
 
 
 def _reads_padding(model, options, rows):
-    "Whether padding would change what is written: where it counts among the n-grams that may not come again, and for XLNet, whose mask the library drops when it writes."
+    "Whether padding would change what a causal model writes: where it counts among the n-grams that may not come again, and where the model does not pass over it."
     size, pad = options.no_repeat_ngram_size, options.pad_token_id
     counted = size == 1 or size > 1 and (pad not in (options.eos_token_id or []) or any(pad in row for row in rows))
-    return counted and not model.config.is_encoder_decoder or model.config.model_type == "xlnet"
+    return not model.config.is_encoder_decoder and (counted or not _passes_over_padding(model))
+
+
+_TRIED = ("bamba", "bloom", "falcon_mamba", "jamba", "mamba", "mpt", "qwen3_next", "zamba2")               # without positions that are said, or with a state that goes on: they pass over padding all the same
+
+
+def _passes_over_padding(model):
+    "Whether a causal model is known to read a row padded on the left as the row alone: its positions are said, after the mask, and no state goes over the padding. Of classes from elsewhere nothing is known."
+    said = "position_ids" in inspect.signature(model.forward).parameters and not getattr(model, "_is_stateful", False)
+    return type(model).__module__.startswith("transformers.") and (said or model.config.model_type in _TRIED)
 
 
 def _write(model, options, rows, numbers, temperature, top_k, top_p):
@@ -632,6 +669,11 @@ def _up_to_end(ids, ends):
     return ids[:next((i for i, token in enumerate(ids) if token in ends), len(ids)) + 1]
 
 # %% ../nbs/08b_generation.ipynb #45057bc6
+def _is_whole(value):
+    "Whether a value is a whole number, which True is not."
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def check_sampling(temperature, top_k=None, top_p=None):
     """Refuse parameters of sampling that are out of range.
 
@@ -646,15 +688,20 @@ def check_sampling(temperature, top_k=None, top_p=None):
 
     Raises
     ------
+    TypeError
+        If a parameter is no number.
     ValueError
         With the parameter, its value and what it may be.
     """
+    _check_number("temperature", temperature)
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature {temperature} must be 0 (the likeliest token each time) or a positive number")
     if 0 < temperature < 1e-30:
         raise ValueError(f"temperature {temperature} is too small, logits divided by it are no numbers: choose 1e-30 or more, or 0 for the likeliest token each time")
-    if top_k is not None and (not isinstance(top_k, (int, np.integer)) or top_k < 1):
-        raise ValueError(f"top_k {top_k!r} must be 1 or more{'' if isinstance(top_k, (int, np.integer)) else ', and whole'}; leave it out to sample from all tokens")
+    if top_k is not None and (not _is_whole(top_k) or top_k < 1):
+        raise ValueError(f"top_k {top_k!r} must be 1 or more{'' if _is_whole(top_k) else ', and whole'}; leave it out to sample from all tokens")
+    if top_p is not None:
+        _check_number("top_p", top_p)
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p {top_p} must lie in (0, 1]; leave it out to sample from all tokens")
 
@@ -669,11 +716,13 @@ def check_decoding(max_new_tokens=64, num_beams=1, temperature=0.0, top_k=None, 
 
     Raises
     ------
+    TypeError
+        If a parameter is no number.
     ValueError
         With the parameter, its value and what it may be.
     """
     for name, value, least in (("max_new_tokens", max_new_tokens, 1), ("num_beams", num_beams, 1), ("no_repeat_ngram_size", no_repeat_ngram_size, 0), ("batch_tokens", batch_tokens, 1)):
-        if not isinstance(value, (int, np.integer)) or value < least:
+        if not _is_whole(value) or value < least:
             raise ValueError(f"{name} {value!r} must be a whole number, {least} or more")
     check_sampling(temperature, top_k, top_p)
     if num_beams > 1 and temperature > 0:
@@ -681,6 +730,7 @@ def check_decoding(max_new_tokens=64, num_beams=1, temperature=0.0, top_k=None, 
     if temperature == 0 and (top_k is not None or top_p is not None):
         given = [f"{name} {value}" for name, value in (("top_k", top_k), ("top_p", top_p)) if value is not None]
         raise ValueError(f"{' and '.join(given)} {'choose' if len(given) > 1 else 'chooses'} what is sampled from, and temperature 0 does not sample: give a temperature, such as 1.0")
+    _check_number("length_penalty", length_penalty)
     if not math.isfinite(length_penalty):
         raise ValueError(f"length_penalty {length_penalty} must be a number")
 
@@ -731,7 +781,10 @@ def _decoding(model, tokenizer, max_new_tokens, num_beams, length_penalty, no_re
     first = {"decoder_start_token_id": _first(model, tokenizer), "forced_bos_token_id": said.forced_bos_token_id} if model.config.is_encoder_decoder else {}
     return GenerationConfig(max_new_tokens=int(max_new_tokens), num_beams=int(num_beams), do_sample=False, length_penalty=float(length_penalty), early_stopping=False,
                             no_repeat_ngram_size=int(no_repeat_ngram_size), repetition_penalty=1.0, min_length=0, num_return_sequences=1,
-                            eos_token_id=ends or None, pad_token_id=pad, **first)
+                            eos_token_id=ends or None, pad_token_id=pad, use_cache=model.config.model_type not in _FORGETFUL, **first)
+
+
+_FORGETFUL = ("recurrent_gemma", "rwkv")           # what these keep from step to step, transformers mixes between rows, beams or calls: they read all tokens anew
 
 
 def _first(model, tokenizer):
@@ -809,6 +862,7 @@ def _with_tokens(model, tokenizer):
 @contextmanager
 def _seeded(seed):
     "A random state from the seed; the caller's comes back."
+    _check_seed(seed)
     with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
         torch.manual_seed(seed)
         yield
@@ -842,6 +896,8 @@ def open_generator(model, tokenizer=None, seed=0, from_scratch=False, separator=
     ValueError
         If the folder is damaged, the model writes no text, or the tokenizer is not its own.
     """
+    if not isinstance(separator, str):
+        raise TypeError(f"separator {separator!r} must be text; '' for nothing after a prompt")
     its_own = model_tokenizer(model)
     tokenizer = tokenizer or its_own
     try:

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from html import escape
 from itertools import chain, groupby, islice
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from . import __version__
 from .checkpoints import load, task_of
@@ -590,6 +591,7 @@ class PerplexityResult:
     def per(self, unit="tokens"):
         "Perplexity per unit: `tokens`, `words`, `bytes`, `characters`, or a number of units that was counted elsewhere; infinite beyond the range of floats, as for words of a language without spaces."
         count = sum(self._sizes(unit)) if isinstance(unit, str) else unit
+        _check_number("unit", count)
         if not count > 0:
             raise ValueError(f"unit {unit!r} must be a number of units above 0, or one of {', '.join(_UNITS)}")
         with np.errstate(over="ignore"):
@@ -659,6 +661,7 @@ class PerplexityResult:
 def _check_interval(confidence, samples):
     "Refuse a confidence or a number of samples of which there is no interval."
     _check_whole("samples", samples, 1)
+    _check_number("confidence", confidence)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence!r} must lie between 0 and 1, as 0.95 does")
 
@@ -666,6 +669,7 @@ def _check_interval(confidence, samples):
 def _bootstrap(sums, sizes, confidence, samples, seed, of=lambda x: x):
     "Percentile interval of sum over size when documents are drawn again with replacement."
     _check_interval(confidence, samples)
+    _check_whole("seed", seed, 0)
     if len(sizes) < 2:
         return float("nan"), float("nan")
     draw, values = np.random.default_rng(seed), np.empty(samples)
@@ -813,12 +817,21 @@ def _check_whole(name, value, least=None):
         raise ValueError(f"{name} {value} must be at least {least}")
 
 
+def _check_number(name, value):
+    "Refuse what is no number."
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} {value!r} must be a number")
+
+
 def _checked_rule(model, rule):
     "The rule with its window filled in, checked against the model's positions."
     positions = position_limit(model) or sys.maxsize
     window = rule.window if rule.window is not None else min(positions, 1024 if rule.task != "seq2seq" else positions)
     for name, value in (("window", window), ("stride", rule.stride), ("masks", rule.masks), ("seed", rule.seed)):
         _check_whole(name, value, 0 if name == "seed" else None)
+    for name, value in (("bos", rule.bos), ("within_word", rule.within_word)):
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{name} {value!r} must be True or False")
     if not isinstance(rule.separator, str):
         raise TypeError(f"separator {rule.separator!r} must be text; '' for nothing between texts")
     for name, value, choices in (("documents", rule.documents, ("each", "joined")), ("further", rule.further, ("text", "bos"))):
@@ -847,22 +860,42 @@ def _opened(model, tokenizer, device, dtype, task):
         raise ValueError(f"dtype {dtype!r} is not known: choose {', '.join(_DTYPES)}")
     if task not in (None, "causal", "masked", "seq2seq"):
         raise ValueError(f"task {task!r} is not known: choose causal, masked or seq2seq, or leave it out")
+    if tokenizer is not None:
+        _check_tokenizer(tokenizer)
     if isinstance(model, (str, os.PathLike)):
         loaded, its_own = load(model, task=task, device=device, dtype=_DTYPES[dtype])
         _check_class(loaded)
+        _check_task(loaded.config, task)
         return loaded, _own_or_given(str(model), its_own, tokenizer), str(model), task or _task(loaded)
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"model is {type(model).__name__}: give a folder, a hub name, or a PreTrainedModel (a model of your own is one by deriving from that class)")
-    if isinstance(tokenizer, (str, os.PathLike)):
-        raise TypeError(f"tokenizer {str(tokenizer)!r} is a name: give the tokenizer itself, AutoTokenizer.from_pretrained({str(tokenizer)!r})")
     if tokenizer is None:
         raise ValueError("tokenizer is missing: a model in hand needs its tokenizer, perplexity(model, texts, tokenizer)")
     _check_class(model)
+    _check_task(model, task)
     name, task = type(model).__name__, task or _task(model)
     if _DTYPES[dtype] not in (None, model.dtype):
         cast = {id(p): torch.nn.Parameter(p.detach().to(_DTYPES[dtype]), p.requires_grad) for p in model.parameters() if p.is_floating_point() and type(p) is torch.nn.Parameter}
         model = copy.deepcopy(model, cast).to(_DTYPES[dtype])              # weights are not copied before they are cast
     return (model if device == "auto" else model.to(resolve_device(device))), tokenizer, name, task
+
+
+def _check_tokenizer(tokenizer):
+    "Refuse what is no tokenizer, such as the name of one."
+    if isinstance(tokenizer, (str, os.PathLike)):
+        raise TypeError(f"tokenizer {str(tokenizer)!r} is a name: give the tokenizer itself, AutoTokenizer.from_pretrained({str(tokenizer)!r})")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise TypeError(f"tokenizer is {type(tokenizer).__name__}: give a tokenizer of transformers, such as AutoTokenizer.from_pretrained(folder)")
+
+
+def _check_task(model, task):
+    "Refuse a task that is not the one that a model, or the configuration of its folder, is known to be for."
+    try:
+        known = task_of(model)
+    except ValueError:                                         # nothing is known
+        return
+    if task is not None and known in _KINDS and task != known:
+        raise ValueError(f"task {task!r} is not what the model is for: it is a {known} one, and answers another question; leave task out")
 
 
 def _check_class(model):
@@ -1163,8 +1196,8 @@ def _budget(batch_tokens, model, task):
     "Tokens of a batch, in a list, since it may shrink."
     if batch_tokens == "auto":
         return [_GPU_TOKENS if model.device.type == "cuda" else _CPU_MASKED_TOKENS if task == "masked" else _CPU_TOKENS]
-    if isinstance(batch_tokens, int) and batch_tokens >= 1:
-        return [batch_tokens]
+    if isinstance(batch_tokens, (int, np.integer)) and not isinstance(batch_tokens, bool) and batch_tokens >= 1:
+        return [int(batch_tokens)]
     raise ValueError(f"batch_tokens {batch_tokens!r} must be 'auto' or a whole number, at least 1")
 
 # %% ../nbs/07_perplexity.ipynb #065526c2
@@ -1293,11 +1326,16 @@ class SurprisalResult:
     def to_csv(self, path, by="word", overwrite=False):
         "Write `to_table(by)` as a file of comma-separated values, in UTF-8; give its path. A file that is there is replaced with `overwrite` only."
         rows = self.to_table(by)
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"path {path!r} must be the name of a file, such as 'surprisal.csv'")
         if os.path.exists(path) and not overwrite:
             raise FileExistsError(f"path {str(path)!r} is there: name another file, or allow overwrite=True")
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader(), writer.writerows(rows)
+        try:
+            with open(path, "w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader(), writer.writerows(rows)
+        except OSError as error:
+            raise type(error)(f"path {str(path)!r} cannot be written: {error.strerror}; name a file in a folder that is there") from error
         return Path(path)
 
     def __repr__(self):

@@ -11,7 +11,9 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, DistilBertConfig, GenerationConfig, LEDConfig, PreTrainedTokenizerFast, RobertaConfig, XLNetConfig
+from transformers import (AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, BartConfig, BartForCausalLM, DistilBertConfig, GenerationConfig, GPT2LMHeadModel, LEDConfig, MarianConfig,
+                          MarianForCausalLM, PreTrainedTokenizerFast, RecurrentGemmaConfig, RecurrentGemmaForCausalLM, RobertaConfig, RoFormerConfig, RoFormerForCausalLM, RwkvConfig, RwkvForCausalLM,
+                          XLNetConfig)
 
 from lmnotes import generation
 from lmnotes.checkpoints import info, load
@@ -568,3 +570,103 @@ def test_led_reads_more_than_it_writes(tokenizers):
     assert len(row["input_ids"]) == 32 and len(row["labels"]) == 16
     with pytest.raises(ValueError, match="max_new_tokens 20 leaves no room in the model's 16 positions"):
         write(model, tokenizer, ["the cat"], max_new_tokens=20)
+
+
+class OfColumns(GPT2LMHeadModel):
+    "A model that takes positions and counts columns instead."
+
+    def forward(self, *arguments, position_ids=None, **options):
+        return super().forward(*arguments, **options)
+
+
+def padded_to_harm(kind, tokens):
+    "A causal model that numbers columns, padding too, or whose state goes over padding."
+    sizes = dict(vocab_size=tokens, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=48)
+    decoder = dict(vocab_size=tokens, d_model=32, decoder_layers=2, decoder_attention_heads=2, decoder_ffn_dim=64, max_position_embeddings=48)
+    torch.manual_seed(0)
+    model = {"bart": lambda: BartForCausalLM(BartConfig(**decoder)), "marian": lambda: MarianForCausalLM(MarianConfig(**decoder, pad_token_id=0)),
+             "roformer": lambda: RoFormerForCausalLM(RoFormerConfig(**sizes, is_decoder=True)), "columns": lambda: OfColumns(model_config("gpt-tiny", tokens, 48, n_embd=32, n_layer=2, n_head=2, n_inner=64)),
+             "gemma": lambda: RecurrentGemmaForCausalLM(RecurrentGemmaConfig(**{**sizes, "num_hidden_layers": 3}, lru_width=32, attention_window_size=8)),
+             "rwkv": lambda: RwkvForCausalLM(RwkvConfig(vocab_size=tokens, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32, intermediate_size=64))}[kind]()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3) if parameter.dim() == 2 else None
+    model.config.pad_token_id, model.config.eos_token_id, model.generation_config.eos_token_id = 0, None, None
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", ("bart", "marian", "roformer", "columns", "gemma", "rwkv"))
+def test_models_that_do_not_pass_over_padding_write_in_a_batch_what_they_write_alone(tokenizers, kind):
+    tokenizer, sources = tokenizers["bpe"], ["the cat sees a dog and hears one bird", "the", "red cat", "dog and", "two three one"]
+    model = padded_to_harm(kind, len(tokenizer))
+    for way in ({}, {"temperature": 1.0}, {"num_beams": 2}):
+        assert write(model, tokenizer, sources, **way) == [write(model, tokenizer, [source], **way)[0] for source in sources]
+
+
+@pytest.mark.parametrize("kind", ("gemma", "rwkv"))
+def test_models_with_a_state_write_the_likeliest_tokens(tokenizers, kind):
+    tokenizer = tokenizers["bpe"]
+    model = padded_to_harm(kind, len(tokenizer))
+    ids = tokenizer(["the cat", "dog and"])["input_ids"]
+    assert len(ids[0]) == len(ids[1])                          # of one length: in one batch
+    for row, text in zip(ids, write(model, tokenizer, ["the cat", "dog and"])):
+        whole = list(row)
+        for _ in range(6):
+            whole.append(model(input_ids=torch.tensor([whole]), use_cache=False).logits[0, -1].argmax().item())
+        assert text == generation._continuation(tokenizer, row, whole[len(row):])
+
+
+@pytest.mark.parametrize("kind", ("gpt2", "llama"))
+def test_models_that_pass_over_padding_are_padded(tokenizers, kind):
+    assert generation._passes_over_padding(causal(tokenizers["bpe"], kind))
+
+
+@pytest.mark.parametrize("way", ({}, {"num_beams": 2}, {"temperature": 1.0}))
+@pytest.mark.parametrize("value", (float("nan"), float("inf")))
+def test_a_damaged_model_writes_nothing(tokenizers, way, value):
+    model = causal(tokenizers["bpe"])
+    model.transformer.ln_f.weight.data.fill_(value)
+    with pytest.raises(FloatingPointError, match="scores of the next token are no numbers: its weights are damaged"):
+        write(model, tokenizers["bpe"], ["the"], **way)
+
+
+def test_a_tokenizer_of_another_model_is_named(tokenizers):
+    model = causal(tokenizers["unigram"])
+    with pytest.raises(ValueError, match="tokenizer gives id .* and the model's embedding has .* rows: it is not the model's tokenizer"):
+        write(model, tokenizers["bpe"], [" ".join(WORDS)])
+
+
+def test_what_is_no_model_or_tokenizer_is_named(tokenizers):
+    tokenizer = tokenizers["bpe"]
+    with pytest.raises(TypeError, match="model is str: give the model itself"):
+        write("folder", tokenizer, ["the"])
+    with pytest.raises(TypeError, match="tokenizer 'folder' is a name: give the tokenizer itself"):
+        write(causal(tokenizer), "folder", ["the"])
+    with pytest.raises(TypeError, match="tokenizer is NoneType: give a tokenizer"):
+        write(causal(tokenizer), None, ["the"])
+
+
+@pytest.mark.parametrize("wrong", ({"temperature": "1"}, {"temperature": None}, {"top_p": "x", "temperature": 1.0}, {"length_penalty": "a"}))
+def test_choices_that_are_no_numbers_are_named(tokenizers, wrong):
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(TypeError, match=f"{name} {value!r} must be a number"):
+        write(causal(tokenizers["bpe"]), tokenizers["bpe"], ["the"], **wrong)
+
+
+@pytest.mark.parametrize("name", ("num_beams", "max_new_tokens", "batch_tokens", "no_repeat_ngram_size", "top_k", "max_source_length"))
+def test_true_is_no_number(tokenizers, name):
+    with pytest.raises(ValueError, match=f"{name} True must be .*whole"):
+        write(causal(tokenizers["bpe"]), tokenizers["bpe"], ["the"], **{"temperature": 1.0 * (name == "top_k"), name: True})
+
+
+def test_lengths_seeds_and_separators_of_another_type_are_named(tokenizers, tmp_path):
+    tokenizer = tokenizers["wordpiece"]
+    with pytest.raises(TypeError, match="max_length 'x' must be a whole number"):
+        completion_features(tokenizer, ["a"], ["the"], max_length="x")
+    with pytest.raises(TypeError, match="max_source_length 3.5 must be a whole number"):
+        seq2seq_features(tokenizer, ["a"], ["the"], max_source_length=3.5)
+    save_folder(tmp_path / "bert", AutoModelForMaskedLM.from_config(model_config("bert-tiny", len(tokenizer), 48)), tokenizer)
+    with pytest.raises(ValueError, match="seed 'x' must be a whole number"):
+        warm_start(tmp_path / "bert", seed="x")
+    for wrong in (lambda: open_generator(tmp_path / "bert", separator=3), lambda: completion_features(tokenizer, ["a"], ["the"], separator=3)):
+        with pytest.raises(TypeError, match="separator 3 must be text"):
+            wrong()

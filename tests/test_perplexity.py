@@ -1370,3 +1370,60 @@ def test_the_embedded_corpus_is_scored_on_texts_that_were_not_trained_on(tmp_pat
     texts, split = _as_texts("docstrings:asyncio")
     texts = list(texts)
     assert split == "test" and texts and not set(texts) & set(lmnotes.load_corpus("docstrings:asyncio")["train"]["text"])
+
+
+@pytest.mark.parametrize("given, said", (("folder", "tokenizer 'folder' is a name: give the tokenizer itself"), (3, "tokenizer is int: give a tokenizer")))
+def test_what_is_no_tokenizer_is_named(bpe, tmp_path, given, said):
+    model = gpt(len(bpe))
+    model.save_pretrained(tmp_path), bpe.save_pretrained(tmp_path)
+    for of in (model, tmp_path):
+        for scored in (lambda: quiet(of, ["the cat"], given), lambda: surprisal(of, "the cat", given)):
+            with pytest.raises(TypeError, match=said):
+                scored()
+
+
+@pytest.mark.parametrize("wrong", ({"bos": "no"}, {"bos": None}, {"within_word": 1}))
+def test_what_is_neither_true_nor_false_is_named(bpe, wrong):
+    (name, value), = wrong.items()
+    with pytest.raises(TypeError, match=f"{name} {value!r} must be True or False"):
+        quiet(gpt(len(bpe)), ["the cat"], bpe, **wrong)
+
+
+def test_tokens_of_a_batch_are_a_whole_number(bpe):
+    model, texts = gpt(len(bpe)), ["the cat sees", "a dog"]
+    assert quiet(model, texts, bpe, batch_tokens=np.int64(64)).perplexity == quiet(model, texts, bpe, batch_tokens=64).perplexity
+    with pytest.raises(ValueError, match="batch_tokens True must be 'auto' or a whole number"):
+        quiet(model, texts, bpe, batch_tokens=True)
+
+
+@pytest.mark.parametrize("make, task", ((gpt, "masked"), (bert, "causal")))
+def test_a_task_that_the_model_is_not_for_is_refused(wordpiece, tmp_path, make, task):
+    model = make(len(wordpiece))
+    with pytest.raises(ValueError, match=f"task '{task}' is not what the model is for"):
+        quiet(model, ["the cat"], wordpiece, task=task)
+    model.save_pretrained(tmp_path), wordpiece.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is not what the model is for|Masked"):
+        quiet(tmp_path, ["the cat"], wordpiece, task=task)
+    assert "causal" in (task, room._task(model)) and quiet(model, ["the cat"], wordpiece, task=room._task(model)).tokens
+
+
+def test_numbers_of_an_interval_are_checked(bpe):
+    result = quiet(gpt(len(bpe)), ["the cat sees", "a dog"], bpe)
+    for wrong, kind, said in (({"confidence": "0.9"}, TypeError, "confidence '0.9' must be a number"), ({"seed": "x"}, TypeError, "seed 'x' must be a whole number"), ({"seed": -1}, ValueError, "seed -1 must be at least 0")):
+        for drawn in (result.interval, functools.partial(compare, result, result)):
+            with pytest.raises(kind, match=said):
+                drawn(**wrong)
+    for unit in ([3], True):
+        with pytest.raises(TypeError, match="unit .* must be a number"):
+            result.per(unit)
+    assert result.per(np.float32(7)) == pytest.approx(result.per(7))
+
+
+def test_a_table_that_cannot_be_written_is_named(bpe, tmp_path):
+    found = surprisal(gpt(len(bpe)), "the cat", bpe)
+    with pytest.raises(FileNotFoundError, match="path .*no.csv' cannot be written: No such file or directory; name a file in a folder that is there"):
+        found.to_csv(tmp_path / "none" / "no.csv")
+    with pytest.raises(IsADirectoryError, match="cannot be written: Is a directory"):
+        found.to_csv(tmp_path, overwrite=True)
+    with pytest.raises(TypeError, match="path None must be the name of a file"):
+        found.to_csv(None)

@@ -25,7 +25,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from .pretraining import _check_above_zero, _check_seed, _checked_options, _is_causal, _is_inside, peak_flops, resolve_device, use_bf16
 from .tokenization import _whole
-from .transformer import COUNTED, PRESETS, _SMALLEST, _feed_forward, _on_meta, flops_per_token, model_config, parameter_count, position_limit
+from .transformer import COUNTED, PRESETS, _feed_forward, _on_meta, flops_per_token, model_config, parameter_count, position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -414,9 +414,12 @@ def _experts(config, tensors):
     return 1 - (1 - met / every) * of_experts / sum(p.numel() for p in tensors.values()), (met, every)
 
 
+_SHAPE = {"hidden_size": 1, "num_hidden_layers": 0, "num_attention_heads": 1, "vocab_size": 1}           # sizes that a plan needs, and the least that each can be
+
+
 def _check_sizes(config, name):
     "Refuse a configuration with a size that cannot be, by the name that its family gives it."
-    for part, least in {**_SMALLEST, "vocab_size": 1}.items():
+    for part, least in _SHAPE.items():
         size = getattr(config, part, None)
         if _is_number(size) and size < least:
             raise ValueError(f"model {name} has {config.attribute_map.get(part, part)} {size}: give a whole number of at least {least}")
@@ -431,7 +434,7 @@ def _config_sizes(config, name):
         model = _on_meta(config)
     except (AttributeError, ValueError, TypeError, AssertionError, RuntimeError, ZeroDivisionError) as error:
         raise ValueError(f"model {name} ({config.model_type!r}) cannot be made as a masked or causal language model: give its number of parameters in place of it") from error
-    if missing := [part for part in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size") if not isinstance(getattr(config, part, None), int)]:
+    if missing := [part for part in _SHAPE if not isinstance(getattr(config, part, None), int)]:
         raise ValueError(f"model {name} ({config.model_type!r}) has no {missing[0]}: plans are made for Transformers; give its number of parameters in place of it")
     tensors = dict(model.named_parameters())
     return Sizes(name, sum(p.numel() for p in tensors.values()), config.num_hidden_layers, config.hidden_size, _feed_forward(config), config.num_attention_heads, config.vocab_size,

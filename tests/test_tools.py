@@ -188,12 +188,14 @@ def test_prepared_pages_fold_exported_source_and_lead_to_full_entries():
 
 def test_prepared_pages_wrap_printed_sentences_and_no_tables():
     pytest.importorskip("nbdev")
-    in_sentences = tool("prepare_pages").in_sentences
+    finished, wrapped = tool("prepare_pages").finished, tool("prepare_pages").wrapped
     sentence, table = "ValueError: " + "a long refusal with its remedy " * 5, "preset        family        layers" + "        12" * 10
     shown = {"output_type": "execute_result", "data": {"text/plain": [f"Sizes({'layers=1, ' * 20})"]}}
-    assert in_sentences([printed(sentence)]) and in_sentences([printed("short\n"), shown])
-    assert not in_sentences([printed("short\n")]) and not in_sentences([printed(f"{table}\n{sentence}\n")]) and not in_sentences([])
-    assert not in_sentences([{**shown, "data": {**shown["data"], "text/html": ["<table>"]}}])        # what the page shows is the table
+    assert wrapped([printed(sentence)]) == wrapped([printed("short\n"), shown]) == ["wrap-narrow", "wrap-wide"]
+    assert wrapped([printed(sentence[:60])]) == ["wrap-narrow"] and wrapped([printed(f"{table[:80]}\n{sentence}")]) == ["wrap-wide"]
+    for outputs in ([], [printed("short\n")], [printed(table[:80])], [printed(f"{table}\n{sentence}\n")], [{**shown, "data": {**shown["data"], "text/html": ["<table>"]}}]):
+        assert wrapped(outputs) == []
+    assert finished(code("f()", printed(sentence))) == "#| classes: [wrap-narrow, wrap-wide]\nf()"
 
 
 def test_the_finished_site_loads_nothing_and_finds_each_formula_once(tmp_path):

@@ -17,16 +17,16 @@ PRIVATE = re.compile(r"\[(`_\w+`)\]\([^)\s]*#(?:\w+\.)?_\w+\)")
 UNFOLDED = '#| code-fold: show\n#| code-summary: "Exported source"\n'
 FOLDED = '#| code-fold: true\n#| code-summary: "Source"\n'
 FULL = {"References": "Full entries: [References](bibliography.qmd).", "参考文献": "完整书目：[References](../bibliography.qmd)。"}
-LINE = 100                                                     # characters that a page has room for
+ROOM = {"wrap-narrow": 45, "wrap-wide": 90}                    # characters of what is printed, on a telephone and on a desk
 COLUMNS = re.compile(r"[^\s.] {2,}\S.*[^\s.] {2,}\S")
 
 
-def in_sentences(outputs):
-    "Whether a cell printed lines that are longer than the page is wide, and no table is among these."
+def wrapped(outputs):
+    "Where the lines that a cell printed wrap: those that have no room are no table."
     data = [output.get("data", {}) for output in outputs]
     texts = ["".join(output.get("text", "")) for output in outputs] + ["".join(d["text/plain"]) for d in data if set(d) == {"text/plain"}]
-    long = [line for text in texts for line in text.splitlines() if len(line) > LINE]
-    return bool(long) and not any(map(COLUMNS.search, long))
+    long = {name: [line for text in texts for line in text.splitlines() if len(line) > room] for name, room in ROOM.items()}
+    return [name for name, lines in long.items() if lines and not any(map(COLUMNS.search, lines))]
 
 
 def finished(cell):
@@ -36,7 +36,8 @@ def finished(cell):
         heading = re.search(rf"^## ({'|'.join(FULL)})$", source, re.M)
         return PRIVATE.sub(r"\1", source) + (f"\n\n{FULL[heading[1]]}" if heading else "")
     if cell["cell_type"] == "code":
-        return ("#| classes: sentences\n" if in_sentences(cell.get("outputs", [])) else "") + source.replace(UNFOLDED, FOLDED, 1)
+        classes = wrapped(cell.get("outputs", []))
+        return (f"#| classes: [{', '.join(classes)}]\n" if classes else "") + source.replace(UNFOLDED, FOLDED, 1)
     return source
 
 

@@ -213,7 +213,7 @@ def test_long_lines_wrap_and_figures_stay_readable(browser, tmp_path):
     body += f"<table><tr>{cells}</tr></table><p><img class='img-fluid figure-img' src=1280.svg></p><p><img class='img-fluid figure-img' src=100.svg></p>"
     (tmp_path / "page.html").write_text(f"<!doctype html><style>.img-fluid {{ max-width: 100%; }} td {{ padding: .5rem; }} {site_style()}</style><body class='quarto-light nav-fixed'><main>{body}</main>", encoding="utf-8")
     server, url = served(tmp_path)
-    for width, pictures in ((380, [640, 100]), (860, [640, 100]), (1280, [900, 100])):
+    for width, pictures in ((380, [496, 62]), (860, [836, 100]), (1280, [900, 100])):
         page, said = opened(browser, f"{url}/page.html", width)
         assert page.evaluate(CUT, "pre:not(#table)") == [] and page.evaluate(CUT, "#table") != [] and page.evaluate("() => document.documentElement.scrollWidth") <= width
         assert page.evaluate("() => [...document.images].map(i => Math.round(i.getBoundingClientRect().width))") == pictures
@@ -241,6 +241,13 @@ def test_no_internal_link_is_broken(notebooks, processed, name):
             elif not (processed / target).is_file() and not (processed / target).with_suffix(".qmd").is_file():
                 broken.append(f"{link}: no such file")
     assert broken == [], broken
+
+
+def test_chinese_pages_say_so(notebooks):
+    for name in PAGES:
+        if name.startswith("zh/"):
+            said = sources(notebooks[name])[0]
+            assert "lang: zh\n" in said and "locale: zh_CN\n" in said, said
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -179,7 +179,9 @@ def test_links_to_private_names_are_taken_out_of_prepared_pages(tmp_path):
 def test_prepared_pages_fold_exported_source_and_lead_to_full_entries():
     pytest.importorskip("nbdev")
     finished = tool("prepare_pages").finished
-    assert finished(code('#| code-fold: show\n#| code-summary: "Exported source"\ndef f(): ...')) == '#| code-fold: true\n#| code-summary: "Source"\ndef f(): ...'
+    shown = '#| code-fold: show\n#| code-summary: "Exported source"\n'
+    assert finished(code(f"{shown}def _f(): ...\n\nclass C:\n    def f(): ...")) == '#| code-fold: true\n#| code-summary: "Source of `_f`, `C`"\ndef _f(): ...\n\nclass C:\n    def f(): ...'
+    assert finished(code(f"{shown}x = 1")) == '#| code-fold: true\n#| code-summary: "Source"\nx = 1'
     assert finished(code("f()")) == "f()"
     assert finished(prose("## References\n\n- A 2020")) == "## References\n\n- A 2020\n\nFull entries: [References](bibliography.qmd)."
     assert finished(prose("## 参考文献\n\n- A 2020")).endswith("\n\n完整书目：[References](../bibliography.qmd)。")

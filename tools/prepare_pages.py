@@ -15,9 +15,8 @@ from nbdev import quarto
 quarto._ensure_quarto = lambda: None
 PRIVATE = re.compile(r"\[(`_\w+`)\]\([^)\s]*#(?:\w+\.)?_\w+\)")
 UNFOLDED = '#| code-fold: show\n#| code-summary: "Exported source"\n'
-FOLDED = '#| code-fold: true\n#| code-summary: "Source"\n'
 FULL = {"References": "Full entries: [References](bibliography.qmd).", "参考文献": "完整书目：[References](../bibliography.qmd)。"}
-ROOM = {"wrap-narrow": 45, "wrap-wide": 90}                    # characters of what is printed, on a telephone and on a desk
+ROOM = {"wrap-narrow": 43, "wrap-wide": 95}                    # characters of what is printed, on a telephone and on a desk
 COLUMNS = re.compile(r"[^\s.] {2,}\S.*[^\s.] {2,}\S")
 
 
@@ -29,6 +28,14 @@ def wrapped(outputs):
     return [name for name, lines in long.items() if lines and not any(map(COLUMNS.search, lines))]
 
 
+def folded(source):
+    "Exported source, which waits below its names."
+    if not source.startswith(UNFOLDED):
+        return source
+    names = re.findall(r"^(?:def|class) (\w+)", source, re.M)
+    return f'#| code-fold: true\n#| code-summary: "Source{" of " * bool(names)}{", ".join(f"`{name}`" for name in names)}"\n{source.removeprefix(UNFOLDED)}'
+
+
 def finished(cell):
     "Source of a prepared cell, as the site shows it."
     source = "".join(cell["source"])
@@ -37,7 +44,7 @@ def finished(cell):
         return PRIVATE.sub(r"\1", source) + (f"\n\n{FULL[heading[1]]}" if heading else "")
     if cell["cell_type"] == "code":
         classes = wrapped(cell.get("outputs", []))
-        return (f"#| classes: [{', '.join(classes)}]\n" if classes else "") + source.replace(UNFOLDED, FOLDED, 1)
+        return (f"#| classes: [{', '.join(classes)}]\n" if classes else "") + folded(source)
     return source
 
 

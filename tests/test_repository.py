@@ -188,7 +188,7 @@ def test_rooms_import_only_earlier_rooms():
 @pytest.mark.parametrize("path", CHINESE, ids=lambda p: p.stem)
 def test_chinese_page_uses_the_package_and_exports_nothing(path):
     first = [line for line in cells(path)[0]["source"].splitlines() if line]
-    assert first[0].startswith("# ") and first[1].startswith("> ") and first[2:] == ["- lang: zh"]
+    assert first[0].startswith("# ") and first[1].startswith("> ") and first[2:] == ["- lang: zh", "- open-graph: {locale: zh_CN}"]
     code = "\n".join(cell["source"] for cell in cells(path, "code"))
     assert "lmnotes" in code and not re.search(r"^#\| *(export|exports|default_exp)\b", code, re.M)
     prose = "".join(cell["source"] for cell in cells(path, "markdown"))

@@ -19,6 +19,7 @@ import shutil
 import time
 from dataclasses import dataclass, fields
 from html import escape
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,8 @@ from .checkpoints import load, verify
 from .corpora import _facts, _strangers, _write_whole, check_output_dir, corpus_report, load_corpus, write_aside
 from .finetuning import finetune
 from .perplexity import perplexity, surprisal
-from .pretraining import PretrainingResult, pretrain, resolve_device
-from .tokenization import tokenizer_report, train_tokenizer
+from .pretraining import PretrainingResult, _check_above_zero, _check_seed, pretrain, resolve_device
+from .tokenization import _whole, tokenizer_report, train_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -172,6 +173,16 @@ class DemoResult:
         return "\n".join(lines + [f"{m['seconds']:.0f} s; results in {self.output_dir}, report in {self.output_dir}/report.html"])
 
 
+def _budget(minutes, steps):
+    "The budget of the pretraining, checked."
+    if steps is not None:
+        return {"steps": _whole("steps", steps, 1)}
+    if isinstance(minutes, bool) or not isinstance(minutes, Real):
+        raise ValueError(f"minutes {minutes!r} must be a finite number above 0")
+    _check_above_zero("minutes", minutes, finite=True)
+    return {"minutes": minutes}
+
+
 def demo(minutes=1.5, steps=None, corpus="docstrings", output_dir="runs/demo", seed=0, device="auto", resume=False, overwrite=False):
     """Run the whole path: corpus, tokenizer, pretraining, saving, fine-tuning, perplexity, gaps.
 
@@ -190,8 +201,8 @@ def demo(minutes=1.5, steps=None, corpus="docstrings", output_dir="runs/demo", s
     device : str
         `auto`, `cpu` or `cuda`.
     resume : bool
-        Go on with a run that was stopped in this folder: a whole pretrained model is kept, pretraining goes on from its last
-        checkpoint; the steps after it, of some tens of seconds, are made again.
+        Go on with a run that was stopped in this folder: models that are whole are kept, pretraining and fine-tuning go on from their
+        last checkpoint; the steps after it are made again.
     overwrite : bool
         Replace an earlier run; a whole one stands beside, as `…-previous`, until the new one is whole. A `…-previous` that no demo of
         this folder has set aside is never touched.
@@ -213,9 +224,8 @@ def demo(minutes=1.5, steps=None, corpus="docstrings", output_dir="runs/demo", s
     KeyboardInterrupt
         After Ctrl-C; what is done stays in the folder, for `resume`.
     """
-    start, budget = time.perf_counter(), {"steps": steps} if steps is not None else {"minutes": minutes}
-    if not next(iter(budget.values())) > 0:
-        raise ValueError(f"{next(iter(budget))} {next(iter(budget.values()))} must be above 0")
+    start, budget = time.perf_counter(), _budget(minutes, steps)
+    _check_seed(seed)
     folder, device = Path(output_dir), str(resolve_device(device))
     choices = {**budget, "corpus": str(corpus) if isinstance(corpus, (str, Path)) else f"{type(corpus).__name__} {_texts_digest(corpus)}".strip(), "seed": seed, "device": device}
     _check_start(folder, choices, resume, overwrite)
@@ -341,7 +351,6 @@ def _steps(corpus, folder, budget, seed, device):
     identical = _round_trip(model, tokenizer, folder, held[0])
     logger.info("4/7 saved and loaded back: logits bit-identical: %s", identical)
     tuned, twin = (_tuned(folder, name, seed, device) for name in ("finetuned", "twin"))
-    shutil.rmtree(folder / "twin")
     logger.info("5/7 fine-tuning: %r; random twin: accuracy %.3f", tuned, twin.scores["accuracy"])
     scored = _pseudo_perplexities(model, tokenizer, [t[:300] for t in held[:16]], seed)
     logger.info("6/7 pseudo-perplexity: %.1f, untrained %.0f", scored["pretrained"].perplexity, scored["untrained"].perplexity)
@@ -349,6 +358,7 @@ def _steps(corpus, folder, budget, seed, device):
     filled = [{"sentence": s, "word": w, "guesses": guesses(model, tokenizer, s)} for s, w in gaps]
     logger.info("7/7 gaps filled: %d", len(filled))
     bits = surprisal(model, _first_sentence(next((t for t in held if 40 < len(_first_sentence(t)) < 160), held[0])), tokenizer)
+    shutil.rmtree(folder / "twin")
     return _metrics(report, described, pretrained, identical, tuned, twin, scored, filled, seed, device), _figures(pretrained, tuned, bits)
 
 
@@ -375,9 +385,14 @@ def _pretrained(corpus, tokenizer, folder, seed, device, budget):
 
 
 def _tuned(folder, name, seed, device):
-    "Fine-tune the pretrained model, or its twin with random weights."
-    return finetune(folder / "pretrained", output_dir=folder / name, from_scratch=name == "twin", data="docstrings/package", train_examples=600, test_examples=600,
-                    epochs=4, max_length=64, seed=seed, device=device, overwrite=True)
+    "Fine-tune the pretrained model, or its twin with random weights; go on with what is there, or take it where it is whole."
+    tune = lambda resume: finetune(folder / "pretrained", output_dir=folder / name, from_scratch=name == "twin", data="docstrings/package", train_examples=600, test_examples=600,
+                                   epochs=4, max_length=64, seed=seed, device=device, checkpoint_minutes=1, resume=resume, overwrite=True)
+    try:
+        return tune(resume=True)
+    except ValueError as error:                                          # of another pretrained model or other docstrings
+        logger.warning("fine-tuning begins anew: %s", error)
+        return tune(resume=False)
 
 
 def _pseudo_perplexities(model, tokenizer, texts, seed):

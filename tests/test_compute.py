@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from transformers import (AlbertConfig, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, FalconConfig, FNetConfig, Gemma2Config, GemmaConfig, GPT2Config, LlamaConfig,
-                          MambaConfig, MistralConfig, MixtralConfig, ModernBertConfig, Phi3Config, ReformerConfig, RobertaConfig, T5Config, ViTConfig, XLNetConfig)
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (AlbertConfig, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, DbrxConfig, DeepseekV3Config, FalconConfig, FNetConfig, Gemma2Config, GemmaConfig, GPT2Config, GptOssConfig,
+                          JetMoeConfig, Llama4TextConfig, LlamaConfig, MambaConfig, MistralConfig, MixtralConfig, ModernBertConfig, OlmoeConfig, Phi3Config, Qwen2MoeConfig, Qwen3MoeConfig, ReformerConfig,
+                          RobertaConfig, T5Config, ViTConfig, XLNetConfig)
 
 from lmnotes import compute
 from lmnotes.compute import PUBLISHED, Device, Plan, PlanOptions, cache_bytes, find_device, model_sizes, plan, this_machine, training_memory
@@ -295,6 +297,73 @@ def test_the_activations_of_gated_layers_are_those_that_are_kept(config, low):
 def test_gates_are_found():
     assert model_sizes(ModernBertConfig(**FEW, pad_token_id=0)).gated and model_sizes(Gemma2Config(**TWO)).gated
     assert not any(model_sizes(model).gated for model in (GPT2Config(n_embd=32, n_layer=2, n_head=2), "bert-tiny", "1B"))
+
+
+OF_EXPERTS = {                                                       # published: billions of parameters, and of those that a token meets
+    "Mixtral 8x7B": (MixtralConfig(), 46.7, 12.9), "DeepSeek-V3": (DeepseekV3Config(), 671, 37), "OLMoE": (OlmoeConfig(intermediate_size=1024, vocab_size=50304), 6.9, 1.3),
+    "Qwen3-30B-A3B": (Qwen3MoeConfig(vocab_size=151936, num_hidden_layers=48, head_dim=128), 30.5, 3.3), "Llama 4 Scout": (Llama4TextConfig(), 108, 17),
+    "Qwen1.5-MoE-A2.7B": (Qwen2MoeConfig(), 14.3, 2.7), "JetMoE-8B": (JetMoeConfig(num_hidden_layers=24, num_key_value_heads=16), 8.5, 2.2),
+    "DBRX": (DbrxConfig(d_model=6144, n_heads=48, n_layers=40, vocab_size=100352, attn_config=dict(kv_n_heads=8, rope_theta=5e5), ffn_config=dict(ffn_hidden_size=10752, moe_num_experts=16, moe_top_k=4)), 132, 36),
+    "gpt-oss-20b": (GptOssConfig(num_hidden_layers=24, num_local_experts=32), 20.9, 3.6 + 0.58)}            # theirs is without the embeddings, 201,088 of 2,880 numbers
+
+
+@pytest.mark.parametrize("name", OF_EXPERTS)
+def test_the_parameters_that_a_token_meets_are_those_published(name):
+    config, every, met = OF_EXPERTS[name]
+    sizes = model_sizes(config)
+    assert abs(sizes.parameters / 1e9 / every - 1) < 0.01 and abs(sizes.active * sizes.parameters / 1e9 / met - 1) < 0.06
+    assert sizes.flops_per_token(1024) == 6 * sizes.active * sizes.parameters
+
+
+def test_a_token_meets_the_chosen_experts_only():
+    few, all_met = (MixtralConfig(**TWO, num_local_experts=8, num_experts_per_tok=k) for k in (2, 8))
+    for config in (few, all_met):
+        with FlopCounterMode(display=False) as counter:
+            AutoModelForCausalLM.from_config(config, experts_implementation="eager")(input_ids=torch.arange(32).view(4, 8), use_cache=False)
+        assert 0.8 < 3 * counter.get_total_flops() / 32 / model_sizes(config).flops_per_token(8) < 1.1
+    assert training_memory(model_sizes(few), PlanOptions())["optimizer"] == training_memory(model_sizes(all_met), PlanOptions())["optimizer"]
+    found = plan(few, tokens=1e6, hardware="t4", block_size=64)
+    assert "parameters that it meets: 2 of 8 experts in a layer" in found.assumptions[0] and "experts" not in plan(LlamaConfig(**TWO), tokens=1e6, hardware="t4").assumptions[0]
+
+
+@pytest.mark.parametrize("config, name, value, says", [(GPT2Config(), "n_layer", -3, "n_layer -3: .*at least 0"), (LlamaConfig(), "num_attention_heads", 0, "num_attention_heads 0: .*at least 1"),
+                                                       (LlamaConfig(), "vocab_size", 0, "vocab_size 0"), (LlamaConfig(), "head_dim", -8, "cannot be made")])
+def test_sizes_that_cannot_be_are_named(config, name, value, says):
+    setattr(config, name, value)
+    with pytest.raises(ValueError, match=says):
+        plan(config, tokens=1e6, hardware="h200")
+
+
+def test_sizes_of_zero(tmp_path):
+    assert plan(GPT2Config(n_layer=0), tokens=1e6, hardware="t4").flops == 6e6 * 768 * 50257                # the head alone
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "num_attention_heads": 0}')
+    with pytest.raises(ValueError, match="size of 0 in its config.json"):
+        plan(tmp_path, hardware="t4")
+
+
+GRID = [g.ravel() for g in np.meshgrid(np.geomspace(1e7, 3e9, 4), np.geomspace(1e8, 1e11, 4))]
+
+
+@pytest.mark.parametrize("tokens", [lambda n: 20 * n, lambda n: n**1.1, lambda n: 20 * n * np.tile([0.9, 1.1], 8)])
+def test_sizes_and_lengths_that_grow_together_are_refused(tokens):
+    with pytest.raises(ValueError, match="grow together .*add runs of one size"):
+        compute.fit_scaling_law(GRID[0], tokens(GRID[0]), compute.HOFFMANN.loss(GRID[0], tokens(GRID[0])), resamples=0)
+
+
+def test_runs_of_one_budget_determine_a_law(caplog):
+    sizes = np.geomspace(1e7, 3e9, 16)                                   # the larger, the fewer tokens: the terms cannot change places
+    law = compute.fit_scaling_law(sizes, 1e21 / 6 / sizes, compute.HOFFMANN.loss(sizes, 1e21 / 6 / sizes), resamples=0)
+    assert abs(law.alpha - 0.34) < 0.01 and abs(law.beta - 0.28) < 0.01 and not caplog.text
+
+
+@pytest.mark.parametrize("losses, named", [(np.full(16, 3.0), "alpha"), (1 / compute.HOFFMANN.loss(*GRID), "beta")], ids=["constant", "rising"])
+def test_coefficients_that_the_runs_do_not_determine_are_named(losses, named, caplog):
+    compute.fit_scaling_law(*GRID, losses, resamples=0)
+    assert "the runs do not determine" in caplog.text and named in caplog.text and caplog.text.count("\n") == 1
+
+
+def test_a_floor_of_zero_is_no_reason_for_a_warning(caplog):
+    assert compute.fit_scaling_law(*GRID, compute.HOFFMANN.loss(*GRID) - 1.69, resamples=0).E < 1e-3 and not caplog.text
 
 
 def test_a_coefficient_that_is_not_there():

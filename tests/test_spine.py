@@ -226,6 +226,42 @@ def test_a_stopped_demo_is_gone_on_with_and_a_whole_one_is_kept_until_the_new_on
         run(resume=True, output_dir=tmp_path / "other", corpus=changed)
 
 
+@pytest.mark.parametrize("wrong", [dict(minutes=float("inf")), dict(minutes=float("nan")), dict(minutes=0), dict(minutes=None), dict(minutes="2"), dict(steps=0), dict(steps=2.5), dict(seed=-1)])
+def test_a_demo_that_cannot_be_is_refused_before_anything_is_written(wrong, tmp_path):
+    from lmnotes import demo as room
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))} "):
+        room.demo(corpus="no/such/corpus.txt", output_dir=tmp_path / "demo", device="cpu", **wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_demo_goes_on_with_fine_tuning_and_takes_what_is_whole(tmp_path, folder, monkeypatch, caplog):
+    from lmnotes import demo as room
+    shutil.copytree(folder, tmp_path / "pretrained")
+    rows = {"text": TEXTS[:40], "label": [t.split()[0] < "d" for t in TEXTS[:40]]}
+    data = DatasetDict(train=Dataset.from_dict(rows), test=Dataset.from_dict(rows))
+    given, steps = [], []
+
+    def tune(*place, **more):
+        given.append(more["resume"])
+        return finetuning.finetune(*place, **more | {"data": data, "epochs": 1, "batch_size": 8})
+    monkeypatch.setattr(room, "finetune", tune)
+    ended = finetuning._Watch.on_step_end
+    with monkeypatch.context() as patch:
+        def on_step_end(self, *rest, **more):
+            steps.append(1)
+            if len(steps) == 2:
+                self.interrupted.set()
+            return ended(self, *rest, **more)
+        patch.setattr(finetuning._Watch, "on_step_end", on_step_end)
+        with pytest.raises(KeyboardInterrupt, match="go on with resume=True"):
+            room._tuned(tmp_path, "twin", 0, "cpu")
+        whole = room._tuned(tmp_path, "twin", 0, "cpu")                          # from the third step on
+        assert len(steps) == whole.steps == 10
+        assert room._tuned(tmp_path, "twin", 0, "cpu").scores == whole.scores and len(steps) == 10
+        room._tuned(tmp_path, "twin", 1, "cpu")                                  # another run: from its beginning
+        assert len(steps) == 20 and given == [True] * 4 + [False] and "fine-tuning begins anew" in caplog.text
+
+
 def _quick_demo(monkeypatch, corpus, out, **more):
     "The demo with steps that take no time; its metrics bear the name of the run."
     from lmnotes import demo as room

@@ -8,9 +8,6 @@ export PIP_NO_INPUT = 1
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-# Quarto loads jQuery and RequireJS from a CDN into every page with an HTML output; no page uses them.
-WITHOUT_CDN := sed -i.bak -e '/^<script src="https:\/\/cdnjs.cloudflare.com/d' -e "/^<script type=.application\/javascript.>define('jquery'/d"
-
 .PHONY: help demo test test-oldest notebooks docs lab clean
 .DEFAULT_GOAL := help
 
@@ -70,7 +67,7 @@ notebooks: $(VENV)/.dev
 docs: $(VENV)/.dev
 	@rm -rf _proc
 	@PYTHONPATH="$(CURDIR)" $(BIN)/python tools/prepare_pages.py
-	@if command -v quarto >/dev/null; then rm -rf _docs && (cd _proc && quarto render --no-cache) && mv _proc/_docs _docs && $(WITHOUT_CDN) _docs/*.html _docs/*/*.html && rm _docs/*.bak _docs/*/*.bak && echo "The site is in _docs/."; else echo "The pages are prepared in _proc/. Rendering was skipped: Quarto is not installed (https://quarto.org)."; fi
+	@if command -v quarto >/dev/null; then rm -rf _docs && (cd _proc && quarto render --no-cache) && mv _proc/_docs _docs && $(BIN)/python tools/finish_site.py _docs && echo "The site is in _docs/."; else echo "The pages are prepared in _proc/. Rendering was skipped: Quarto is not installed (https://quarto.org)."; fi
 
 lab: $(VENV)/.dev
 	@$(BIN)/jupyter lab nbs

@@ -188,7 +188,7 @@ def test_rooms_import_only_earlier_rooms():
 @pytest.mark.parametrize("path", CHINESE, ids=lambda p: p.stem)
 def test_chinese_page_uses_the_package_and_exports_nothing(path):
     first = [line for line in cells(path)[0]["source"].splitlines() if line]
-    assert first[0].startswith("# ") and first[1].startswith("> ") and first[2:] == ["- lang: zh"]
+    assert first[0].startswith("# ") and first[1].startswith("> ") and first[2:] == ["- lang: zh", "- open-graph: {locale: zh_CN}"]
     code = "\n".join(cell["source"] for cell in cells(path, "code"))
     assert "lmnotes" in code and not re.search(r"^#\| *(export|exports|default_exp)\b", code, re.M)
     prose = "".join(cell["source"] for cell in cells(path, "markdown"))
@@ -335,7 +335,8 @@ def test_sidebar_lists_every_notebook_in_order():
             yield from [entry] if isinstance(entry, str) else [entry["href"]] if "href" in entry else links(entry["contents"])
 
     chinese = sorted((f"zh/{p.name}" for p in CHINESE), key=lambda name: (name != "zh/index.ipynb", name))
-    assert list(links(site["website"]["sidebar"]["contents"])) == ["index.ipynb", *(p.name for p in CHAPTERS), "glossary.ipynb", "bibliography.qmd", *chinese]
+    sidebars = {sidebar["id"]: list(links(sidebar["contents"])) for sidebar in site["website"]["sidebar"]}
+    assert sidebars == {"en": ["index.ipynb", *(p.name for p in CHAPTERS), "glossary.ipynb", "bibliography.qmd"], "zh": chinese}
     assert set(site["format"]["html"]["theme"]) == {"light", "dark"}
     assert (ROOT / "nbs" / "_quarto.yml").resolve() == ROOT / "_quarto.yml"
 

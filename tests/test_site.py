@@ -95,13 +95,18 @@ def notebooks(processed):
     return {name: json.loads((processed / f"{name}.ipynb").read_text(encoding="utf-8")) for name in PAGES}
 
 
+def site_style():
+    "The site's rules of style, as a browser reads them."
+    rules = (ROOT / "nbs" / "styles.scss").read_text(encoding="utf-8").split("/*-- scss:rules --*/")[1]
+    return BASE + re.sub(r"^\s*//.*$", "", rules, flags=re.M)
+
+
 @pytest.fixture(scope="session")
 def pages(processed, notebooks):
     "Folder of HTML pages, each notebook with the site's rules of style."
     nbconvert, nbformat = pytest.importorskip("nbconvert"), pytest.importorskip("nbformat")
     exporter = nbconvert.HTMLExporter(template_name="basic")
-    rules = (ROOT / "nbs" / "styles.scss").read_text(encoding="utf-8").split("/*-- scss:rules --*/")[1]
-    style = BASE + re.sub(r"^\s*//.*$", "", rules, flags=re.M)
+    style = site_style()
     for name, notebook in notebooks.items():
         for cell in notebook["cells"]:
             alt = re.search(r"^#\| *fig-alt: *[\"']?(.+?)[\"']?$", "".join(cell["source"]), re.M)
@@ -195,6 +200,28 @@ def test_the_checks_find_what_is_bad(browser, tmp_path):
     page.close(), server.shutdown()
 
 
+CUT = "selector => [...document.querySelectorAll(selector)].filter(e => e.scrollWidth > e.clientWidth + 2).map(e => e.innerText.slice(0, 60))"
+
+
+def test_long_lines_wrap_and_figures_stay_readable(browser, tmp_path):
+    "As Quarto marks them."
+    long, cells = "a long line of words, " * 12, "<td>0.123456</td>" * 11
+    picture = '<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="9"></svg>'
+    for width in (100, 1280):
+        (tmp_path / f"{width}.svg").write_text(picture.format(width), encoding="utf-8")
+    body = f"<div class=sourceCode><pre><code class=sourceCode><span>{long}</span></code></pre></div><div class='cell wrap-narrow wrap-wide'><div class=cell-output><pre><code>{long}</code></pre></div></div><div class=cell><div class=cell-output><pre id=table><code>{long}</code></pre></div></div>"
+    body += f"<table><tr>{cells}</tr></table><p><img class='img-fluid figure-img' src=1280.svg></p><p><img class='img-fluid figure-img' src=100.svg></p>"
+    (tmp_path / "page.html").write_text(f"<!doctype html><style>.img-fluid {{ max-width: 100%; }} td {{ padding: .5rem; }} {site_style()}</style><body class='quarto-light nav-fixed'><main>{body}</main>", encoding="utf-8")
+    server, url = served(tmp_path)
+    for width, pictures in ((380, [496, 62]), (860, [836, 100]), (1280, [900, 100])):
+        page, said = opened(browser, f"{url}/page.html", width)
+        assert page.evaluate(CUT, "pre:not(#table)") == [] and page.evaluate(CUT, "#table") != [] and page.evaluate("() => document.documentElement.scrollWidth") <= width
+        assert page.evaluate("() => [...document.images].map(i => Math.round(i.getBoundingClientRect().width))") == pictures
+        assert width < 992 or page.evaluate("() => parseFloat(getComputedStyle(document.querySelector('table')).fontSize)") < 12
+        page.close()
+    server.shutdown()
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_no_internal_link_is_broken(notebooks, processed, name):
     broken, names = [], {output_name(page, notebook): page for page, notebook in notebooks.items()}
@@ -214,6 +241,13 @@ def test_no_internal_link_is_broken(notebooks, processed, name):
             elif not (processed / target).is_file() and not (processed / target).with_suffix(".qmd").is_file():
                 broken.append(f"{link}: no such file")
     assert broken == [], broken
+
+
+def test_chinese_pages_say_so(notebooks):
+    for name in PAGES:
+        if name.startswith("zh/"):
+            said = sources(notebooks[name])[0]
+            assert "lang: zh\n" in said and "locale: zh_CN\n" in said, said
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -254,6 +288,10 @@ def test_rendered_page(browser, rendered, name):
     assert said == []
     assert page.evaluate("() => [...document.querySelectorAll('main img')].filter(i => !i.alt.trim()).map(i => i.src)") == []
     assert page.evaluate("() => document.querySelectorAll('main mjx-container, main .math:not(:has(math))').length") == 0
+    assert page.evaluate(CUT, "main div.sourceCode pre, main .wrap-wide .cell-output pre") == []
+    assert page.evaluate("() => document.querySelectorAll('main details.code-fold[open]').length") == 0
+    around = page.evaluate("() => [...document.querySelectorAll('.nav-page a')].map(a => a.getAttribute('href'))")
+    assert {"/zh/" in urlsplit(link).path for link in around} <= {name.startswith("zh/")}, f"{name} leads to another language: {around}"
     links = page.evaluate("origin => [...document.querySelectorAll('a[href]')].map(a => a.href).filter(h => h.startsWith(origin))", rendered)
     links += [link.replace(SITE, f"{rendered}/") for link in page.evaluate("() => [...document.querySelectorAll('main a[href]')].map(a => a.href)") if link.startswith(SITE)]
     for link in set(links):
@@ -266,3 +304,10 @@ def test_rendered_page(browser, rendered, name):
     page.set_viewport_size({"width": 380, "height": 800})
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 380, page.evaluate(WIDE)
     page.close()
+
+
+@pytest.mark.skipif(not RENDERED, reason="_docs/ is not there: make docs renders the site where Quarto is installed")
+def test_rendered_search_finds_each_formula_once():
+    entries = json.loads((ROOT / "_docs" / "search.json").read_text(encoding="utf-8"))
+    text = re.sub(r"\s", "", next(entry["text"] for entry in entries if entry["href"] == "transformer.html#attention-by-hand"))
+    assert "attention(Q,K,V)=softmax" in text and "operatorname" not in text

@@ -172,5 +172,41 @@ def test_links_to_private_names_are_taken_out_of_prepared_pages(tmp_path):
     pytest.importorskip("nbdev")
     link = "[`{0}`](https://lmnotes.github.io/lmnotes/pretraining.html#{0})"
     (tmp_path / "page.ipynb").write_text(json.dumps({"cells": [prose(f"{link.format('_gradient')}\nand {link.format('pretrain')}")]}), encoding="utf-8")
-    tool("prepare_pages").without_private_links(tmp_path)
+    tool("prepare_pages").finish(tmp_path)
     assert json.loads((tmp_path / "page.ipynb").read_text(encoding="utf-8"))["cells"][0]["source"] == ["`_gradient`\n", f"and {link.format('pretrain')}"]
+
+
+def test_prepared_pages_fold_exported_source_and_lead_to_full_entries():
+    pytest.importorskip("nbdev")
+    finished = tool("prepare_pages").finished
+    shown = '#| code-fold: show\n#| code-summary: "Exported source"\n'
+    assert finished(code(f"{shown}def _f(): ...\n\nclass C:\n    def f(): ...")) == '#| code-fold: true\n#| code-summary: "Source of `_f`, `C`"\ndef _f(): ...\n\nclass C:\n    def f(): ...'
+    assert finished(code(f"{shown}x = 1")) == '#| code-fold: true\n#| code-summary: "Source"\nx = 1'
+    assert finished(code("f()")) == "f()"
+    assert finished(prose("## References\n\n- A 2020")) == "## References\n\n- A 2020\n\nFull entries: [References](bibliography.qmd)."
+    assert finished(prose("## 参考文献\n\n- A 2020")).endswith("\n\n完整书目：[References](../bibliography.qmd)。")
+    assert finished(prose("Of references:\n\n- A 2020")) == "Of references:\n\n- A 2020"
+
+
+def test_prepared_pages_wrap_printed_sentences_and_no_tables():
+    pytest.importorskip("nbdev")
+    finished, wrapped = tool("prepare_pages").finished, tool("prepare_pages").wrapped
+    sentence, table = "ValueError: " + "a long refusal with its remedy " * 5, "preset        family        layers" + "        12" * 10
+    shown = {"output_type": "execute_result", "data": {"text/plain": [f"Sizes({'layers=1, ' * 20})"]}}
+    assert wrapped([printed(sentence)]) == wrapped([printed("short\n"), shown]) == ["wrap-narrow", "wrap-wide"]
+    assert wrapped([printed(sentence[:60])]) == ["wrap-narrow"] and wrapped([printed(f"{table[:80]}\n{sentence}")]) == ["wrap-wide"]
+    for outputs in ([], [printed("short\n")], [printed(table[:80])], [printed(f"{table}\n{sentence}\n")], [{**shown, "data": {**shown["data"], "text/html": ["<table>"]}}]):
+        assert wrapped(outputs) == []
+    assert finished(code("f()", printed(sentence))) == "#| classes: [wrap-narrow, wrap-wide]\nf()"
+
+
+def test_the_finished_site_loads_nothing_and_finds_each_formula_once(tmp_path):
+    formula = "<math><semantics><mrow>{0}</mrow><annotation encoding=\"application/x-tex\">{1}</annotation></semantics></math>"
+    page = "<script src=\"https://cdnjs.cloudflare.com/jquery.js\"></script>\n<script type=\"application/javascript\">define('jquery', [])</script>\n<script src=\"own.js\"></script>\n"
+    page += f"<p>Where we let {formula.format('<mi>n</mi>', 'n')} be {formula.format('<mi>x</mi><mo>&lt;</mo><mn>2</mn>', 'x &lt; 2')}, and <code>nn &amp; n</code>.</p>"
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    (tmp_path / "search.json").write_text(json.dumps([{"href": "page.html#a", "text": "Where we let nn be x&lt;2x &lt; 2, and nn & n."}]), encoding="utf-8")
+    tool("finish_site").finish(tmp_path)
+    assert json.loads((tmp_path / "search.json").read_text(encoding="utf-8"))[0]["text"] == "Where we let n be x&lt;2, and nn & n."
+    finished = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert finished.startswith('<script src="own.js">') and finished.count("<annotation") == 2

@@ -121,7 +121,7 @@ def _figures(pretraining, finetuning, bits):
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>lmnotes demo</title>
 <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}}table{{border-collapse:collapse;margin:1rem 0}}
 td,th{{border:1px solid #ccc;padding:.25rem .6rem;text-align:left}}img{{max-width:100%}}@media(prefers-color-scheme:dark){{body{{color:#ddd;background:#181818}}img{{background:#fff}}}}</style>
-<h1>lmnotes demo</h1><p>Corpus {corpus}, seed {seed}, device {device}, {seconds:.0f} s in all.</p>{body}</html>"""
+<h1>lmnotes demo</h1><p>Corpus {corpus}, seed {seed}, device {device}, {seconds:.0f} s since its last start.</p>{body}</html>"""
 
 
 def _table(rows, head):

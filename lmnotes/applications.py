@@ -927,10 +927,12 @@ def predict_file(model, file, output=None, text_column=None, overwrite=False, op
     """
     options = _checked_options(options, PredictionOptions, changes)
     file = _readable(file)
-    if output is None:
-        return _to_output(_opened(model, options.device), file, options, text_column, progress)
-    output = _writable(output, file, overwrite)
+    output = None if output is None else _writable(output, file, overwrite)
     opened = _opened(model, options.device)
+    if opened.family == "generation":
+        _answers(opened, [], options)                          # a choice that no row could be written with is said before anything is
+    if output is None:
+        return _to_output(opened, file, options, text_column, progress)
     options = _settled(options, opened)
     run = {"model": _weights_digest(opened.model), "file": _file_digest(file), "options": {k: v for k, v in asdict(options).items() if k != "device"},
            "text_column": list(text_column) if isinstance(text_column, tuple) else text_column, "versions": {"torch": torch.__version__, "transformers": transformers.__version__}}

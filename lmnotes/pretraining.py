@@ -2121,9 +2121,21 @@ def _packed(corpus, split, tokenizer, options, limit=None):
     key = [1, known, _rules(tokenizer), tokenizer.eos_token_id, options.block_size, options.next_sentence]
     path = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.arrow" if known else folder
     if int(os.environ.get("LOCAL_RANK", 0)) == 0 and not (path.suffix and _is_whole(path)):
+        _remove_forgotten(folder)
         path = write_blocks(_each_a_text(_watched(_texts(corpus, split)), split), tokenizer, options.block_size, path, None if known else limit, options.next_sentence).path
     _barrier()
     return Blocks(folder / f"{_told(path.stem if path.suffix else '')}.arrow")
+
+
+_DAY = 86400                    # seconds
+
+
+def _remove_forgotten(folder):
+    "Remove what killed runs left half-packed: files that `write_blocks` has not added to for a day."
+    for path in folder.glob(".*.arrow"):
+        with suppress(OSError):                                            # another process was faster
+            if time.time() - path.stat().st_mtime > _DAY:
+                path.unlink()
 
 
 def _is_whole(path):
@@ -2233,6 +2245,9 @@ def _prepared_folder(output_dir, options):
             (Path(output_dir) / "checkpoints").mkdir(parents=True, exist_ok=True)     # marks the folder as a run's: what appears beside it is no reason to lose the run
         _barrier()
         yield
+        if lock:
+            with suppress(OSError):
+                os.rmdir(Path(output_dir) / "checkpoints")                                 # empty where a whole run was given back
 
 
 _STEP = re.compile(r"step-\d+|\..*")
@@ -2348,7 +2363,7 @@ def _compare(output_dir, saved, identity):
     "Raise where a saved run is another one. Of a model in hand it is not known with which weights it began."
     other = [f"{k} (then {saved.get(k)}, now {v})" for k, v in identity.items() if saved.get(k) != v and not (k == "weights" and None in (v, saved.get(k)))]
     if other:
-        raise ValueError(f"the run in {str(output_dir)!r} cannot be resumed with another {', '.join(other)}: give the same, or start anew in another folder")
+        raise ValueError(f"the run in {str(output_dir)!r} cannot be resumed with another {', '.join(other)}: give the same, or start anew: in another folder, or here without resume, with overwrite=True")
 
 
 def _earlier(output_dir, identity):

@@ -814,6 +814,14 @@ def test_a_source_of_one_token_is_explained_beside_an_empty_prompt(writer):
     assert got.value == pytest.approx(score(one), abs=1e-4) and got.tokens[0][3] == pytest.approx(score(one) - score(tokenizer.bos_token_id), abs=1e-4)
 
 
+@pytest.mark.parametrize("output", ["a.out", None])
+def test_a_choice_that_no_row_can_be_written_with_is_refused_before_anything_is(writer, tmp_path, capsys, output):
+    (tmp_path / "a.txt").write_text("a\nb\n")
+    with pytest.raises(ValueError, match="max_new_tokens 64 leaves no room in the model's 64 positions"):
+        predict_file(writer, tmp_path / "a.txt", output and tmp_path / output, progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"] and not capsys.readouterr().out
+
+
 def test_a_source_that_is_not_read_whole_says_so(writer, tmp_path):
     long, short = predict(writer, ["a" * 90, "a"], max_new_tokens=4)
     assert long.cut and not short.cut and "not read whole" in repr(long) and "not read whole" in long._repr_html_() and "not read" not in repr(short)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import types
 from pathlib import Path
 
@@ -829,8 +830,10 @@ def test_an_output_that_is_a_file(corpus, tokenizer, tmp_path):
 def test_a_run_from_other_weights_is_another_run(corpus, tokenizer, tmp_path):
     first, second = (pretrain(corpus, tokenizer, "bert-tiny", tmp_path / str(seed), steps=2, seed=seed, **TINY).output_dir for seed in (0, 1))
     pretrain(corpus, tokenizer, first, tmp_path / "run", steps=2, **TINY)
+    there = sorted(p.name for p in (tmp_path / "run").iterdir())
     assert pretrain(corpus, tokenizer, first, tmp_path / "run", steps=2, resume=True, **TINY).steps == 2
-    with pytest.raises(ValueError, match="cannot be resumed with another weights"):
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == there                       # a result that is given back leaves nothing behind
+    with pytest.raises(ValueError, match="cannot be resumed with another weights .*or here without resume, with overwrite=True"):
         pretrain(corpus, tokenizer, second, tmp_path / "run", steps=2, resume=True, **TINY)
 
 
@@ -1494,3 +1497,14 @@ def test_tokens_of_pairs_are_counted_as_they_are(corpus, tokenizer, tmp_path):
 def test_options_that_are_a_dictionary_are_refused(corpus, tokenizer, tmp_path):
     with pytest.raises(TypeError, match="options is a dict: give PretrainingOptions"):
         pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", options={"steps": 3})
+
+
+def test_what_a_killed_run_left_half_packed_is_removed_a_day_later(corpus, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("LMNOTES_CACHE", str(tmp_path / "cache"))
+    packed = tmp_path / "cache" / "packed"
+    packed.mkdir(parents=True)
+    for name, age in ((".abandone.arrow", 90_000), (".growing_.arrow", 60), ("whole.arrow", 90_000)):
+        (packed / name).write_bytes(b"part")
+        os.utime(packed / name, (time.time() - age,) * 2)
+    pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "run", steps=1, **TINY)
+    assert not (packed / ".abandone.arrow").exists() and (packed / ".growing_.arrow").exists() and (packed / "whole.arrow").exists()

@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedModel
 
 from .checkpoints import _check_other_folder, info, load, model_tokenizer, task_of
-from .corpora import _check_encoding, _check_list, _write_whole, check_output_dir
+from .corpora import _check_encoding, _each_text, _write_whole, check_output_dir
 from .finetuning import FinetuningOptions, finetune, predict_logits, predicted_labels
 from .metrics import _number_of, accuracy, matthews_correlation, mcnemar, pearson, precision_recall_f1, spearman
 from .perplexity import _as_texts, _before_head, _beginning, _by_tiles, _check_class, _check_interval, _check_whole, _column, _digest, _fingerprint, _log_probs, _logits_at, _own_or_given, _plain, _specials, perplexity
@@ -226,14 +226,6 @@ def _check_count(count, name="count"):
         raise ValueError(f"{name} {count} must be at least 1, or None for all")
 
 
-def _each_text(texts):
-    "The texts one by one; refuse an element that is none."
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"texts: element {i} is {type(text).__name__}, not text: leave it out")
-        yield text
-
-
 def agreement_pairs(texts, count=None, seed=0):
     """Minimal pairs of subject-verb agreement, made from text by rule.
 
@@ -259,7 +251,6 @@ def agreement_pairs(texts, count=None, seed=0):
         If `count` is below 1, or the texts have no sentence of this form.
     """
     _check_count(count)
-    _check_list("texts", texts, "text")
     found = {}
     for text in _each_text(texts):
         for match in _AGREEMENT.finditer(text):
@@ -830,7 +821,6 @@ def cloze_passages(texts, count=200, seed=0):
         If `count` is below 1.
     """
     _check_count(count)
-    _check_list("texts", texts, "text")
     found = {}
     for text in _each_text(texts):
         for match in re.finditer(r"\b([a-z]{4,})\.(?=\s|$)", text):

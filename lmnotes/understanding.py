@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from .checkpoints import load, task_of
-from .perplexity import _check_whole
+from .metrics import _check_whole
 from .tasks import _missing
 from .transformer import evaluating, position_limit
 
@@ -49,14 +49,6 @@ def _noun_phrase(draw, plural):
     row = [("the" if draw.random() < 0.7 else "my", "DET")]
     row += [(("old", "light", "cold", "small")[draw.integers(4)], "ADJ")] if draw.random() < 0.3 else []
     return [*row, (_with_s(noun) if plural else noun, "NOUN")]
-
-
-def _check_numbers(**named):
-    "Refuse of pairs, a value and the least that it may be, a value that is no whole number, or a smaller one."
-    for name, (value, least) in named.items():
-        if value is None:
-            raise TypeError(f"{name} None must be a whole number")
-        _check_whole(name, value, least)
 
 
 def _is_number(value):
@@ -85,7 +77,8 @@ def tagged_sentences(count, seed=0):
     TypeError, ValueError
         If `count` or `seed` is no whole number, or below 0.
     """
-    _check_numbers(count=(count, 0), seed=(seed, 0))
+    _check_whole("count", count, 0)
+    _check_whole("seed", seed, 0)
     draw, rows = np.random.default_rng(seed), []
     for _ in range(count):
         plural, other, last = draw.integers(2, size=3)
@@ -523,7 +516,8 @@ def ablate_heads(model, texts, tokenizer=None, labels=None, batch_tokens=8192, s
     FloatingPointError
         If the model gives no numbers.
     """
-    _check_numbers(batch_tokens=(batch_tokens, 1), seed=(seed, 0))
+    _check_whole("batch_tokens", batch_tokens, 1)
+    _check_whole("seed", seed, 0)
     model, tokenizer, task = _opened(model, tokenizer, ("causal", "masked", "classification"))
     rows = _examples(model, tokenizer, texts, labels, task, seed)
     if not rows:
@@ -956,7 +950,7 @@ def control_tags(words, tags, seed=0):
     dict
         From each word to its control tag, the same wherever it stands (Hewitt and Liang 2019, section 2).
     """
-    _check_numbers(seed=(seed, 0))
+    _check_whole("seed", seed, 0)
     draw, kinds = np.random.default_rng(seed), sorted(set(words))
     return dict(zip(kinds, draw.choice(np.array(tags), len(kinds)).tolist()))
 
@@ -1099,7 +1093,8 @@ def probe(model, data, tokenizer=None, *, layers=None, test_data=None, test_frac
     layers = _chosen(layers, model.config.num_hidden_layers + 1)
     if not (_is_number(regularisation) and regularisation > 0):
         raise ValueError(f"regularisation {regularisation!r} must be a number above 0: the smaller, the stronger the penalty")
-    _check_numbers(max_words=(max_words, 1), seed=(seed, 0))
+    _check_whole("max_words", max_words, 1)
+    _check_whole("seed", seed, 0)
     train_rows, test_rows = _held_out(_tagged_rows(data, least=2 if test_data is None else 1), test_data, test_fraction, seed)
     read, train_words, places = _read_words(model, tokenizer, train_rows, max_words)
     test_read, test_words, test_places = _read_words(model, tokenizer, test_rows, _TEST_WORDS)
@@ -1233,7 +1228,7 @@ def induction_scores(model, tokenizer=None, period=None, rows=32, seed=0):
         raise ValueError(f"period {period!r} must be at least 2 and at most {most}, and whole: half of the model's positions, and its vocabulary, as no token is drawn twice")
     if not isinstance(rows, (int, np.integer)) or rows < 1:
         raise ValueError(f"rows {rows!r} must be at least 1, and whole")
-    _check_numbers(seed=(seed, 0))
+    _check_whole("seed", seed, 0)
     draw = np.random.default_rng(seed)
     ids = torch.from_numpy(np.stack([draw.choice(usable, period, replace=False) for _ in range(rows)])).repeat(1, 2).to(model.device)
     with torch.no_grad(), evaluating(model):

@@ -987,7 +987,7 @@ def test_wrong_arguments_are_named(bpe, tmp_path):
 def test_what_is_no_text_no_number_or_no_result_is_named(tmp_path):
     result = result_of("x", [1])
     (tmp_path / "pairs.parquet").write_bytes(b"PAR1 damaged")
-    for call, error, says in ((lambda: agreement_pairs([None]), TypeError, "texts: element 0 is NoneType, not text"), (lambda: cloze_passages(["a", 1]), TypeError, "texts: element 1 is int, not text"),
+    for call, error, says in ((lambda: agreement_pairs([None]), TypeError, "texts: item 0 is of type NoneType, no text"), (lambda: cloze_passages(["a", 1]), TypeError, "texts: item 1 is of type int, no text"),
                               (lambda: harness_tasks(tmp_path / "tasks", PAIRS, name=3), ValueError, "name 3 must be letters"), (lambda: harness_tasks(tmp_path / "tasks", passages=["abc"]), ValueError, "passages: none of 1 passage has a last word"),
                               (lambda: compare_pairs(result, benchmarks.ClozeResult("m", ("a",), (-1.0,), (True,), 0, {})), TypeError, "b is ClozeResult: give what `minimal_pairs` returns"),
                               (lambda: glue_average({"cola": {"mcc": float("nan")}}), ValueError, "scores: 'mcc' of task 'cola' is nan, no number"), (lambda: glue_average({"cola": {"mcc": "x"}}), ValueError, "'mcc' of task 'cola' is 'x'"),

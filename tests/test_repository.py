@@ -281,6 +281,8 @@ def test_products_on_the_page_are_those_of_the_benchmark():
     assert f"about twice as fast by oneDNN ({row['MKL, fp32']} and {row['oneDNN, fp32']} billion operations a second" in page and 1.8 < row["times MKL"] < 2.5
     assert f"({min(row['times fused'] for row in short)} to {max(row['times fused'] for row in short)} times for texts of 8 to 128 tokens" in page
     assert all(float(row["mean error, plain"]) < 2 * float(row["mean error, fused"]) for row in short)
+    row, = [row for row in measured["gelu"] if row["type"] == "bfloat16"]
+    assert f"{row['PyTorch, ms']} ms by PyTorch, {row['at once, ms']} at once" in page and float(row["mean error, at once"]) < float(row["mean error, PyTorch"])
 
 
 def test_what_the_rows_of_the_embeddings_cost_is_that_of_the_benchmark():

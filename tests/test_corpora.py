@@ -3,12 +3,13 @@ import gzip
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 from datasets import Dataset, DatasetDict
 
 from lmnotes import corpora
-from lmnotes.corpora import corpus_report, harvest, load_corpus, near_duplicates
+from lmnotes.corpora import corpus_report, harvest, load_corpus, minhash, near_duplicates
 from lmnotes.tokenization import train_tokenizer
 
 TEXTS = [f"Paragraph {i} tells about the number {i * i} in its own way, and about {i * i * i} too." for i in range(100)]
@@ -133,3 +134,35 @@ def test_a_cache_that_cannot_be_written_is_refused_before_the_harvest(tmp_path, 
         load_corpus("docstrings:json")
     with pytest.raises(PermissionError, match="cache_dir"):
         load_corpus("docstrings:json", cache_dir=tmp_path / "file" / "inside")
+
+
+def slow_near_duplicates(texts, threshold, fixed):
+    "What `near_duplicates` says of itself, one pair after another."
+    signatures, repeats = minhash(texts), [False] * len(texts)
+    for band in range(16):
+        groups = {}
+        for i, row in enumerate(signatures[:, 4 * band:4 * band + 4]):
+            groups.setdefault(tuple(row), []).append(i)
+        for group in groups.values():
+            for place, first in enumerate(group):
+                for later in group[place + 1:] if not repeats[first] else ():
+                    repeats[later] |= later >= fixed and np.mean(signatures[first] == signatures[later]) >= threshold
+    return repeats
+
+
+@pytest.mark.parametrize("threshold, fixed", [(.8, 0), (.8, 60), (.5, 20), (1, 0), (.05, 0)])
+def test_near_duplicates_are_those_of_the_definition_in_a_frame_that_many_texts_share(threshold, fixed):
+    rng = np.random.default_rng(5)
+    frame = "we thank you for the order that you have placed with us and send it as soon as we can to the address of".split()
+    words = [f"w{i}" for i in range(40)]
+    texts = [" ".join([*frame, *rng.choice(words, rng.integers(1, 8))]) for _ in range(150)] + [" ".join(rng.choice(words, 9)) for _ in range(50)]
+    texts = [*texts, *texts[:10]]
+    found = near_duplicates(texts, threshold, fixed).tolist()
+    assert found == slow_near_duplicates(texts, threshold, fixed) and 10 - fixed <= sum(found) < 200
+
+
+def test_a_corpus_whose_texts_a_transform_makes_is_read_through_it(tmp_path):
+    rows = Dataset.from_dict({"text": ["raw"] * 30}).add_column("n", range(30))
+    rows.set_transform(lambda batch: {"text": [f"made number {n} of thirty" if n else " " for n in batch["n"]]})
+    corpus = load_corpus({"train": rows}, validation_fraction=0, deduplicate="exact")
+    assert len(corpus["train"]) == 29

@@ -1852,8 +1852,7 @@ class _Watch(TrainerCallback):
         return bool(options.patience and run["waited"] >= options.patience)
 
     def _close(self):
-        if self.bar is not None:                                                # a run that was resumed where it ends has none
-            self.bar.close(), self.curve.close()
+        self.bar.close(), self.curve.close()
 
     def on_train_end(self, args, state, control, **kwargs):
         self.trainer.clock.tick(running=False)
@@ -2444,7 +2443,7 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     Raises
     ------
     ValueError
-        If a choice cannot be, or corpus, tokenizer and model do not fit.
+        If a choice cannot be, corpus, tokenizer and model do not fit, or the run to be resumed is another one, or its result is damaged.
     TypeError
         If the corpus, a row of it, the tokenizer or the model is of another type.
     ModuleNotFoundError
@@ -2707,8 +2706,8 @@ def _train(model, tokenizer, blocks, held, causal, arguments, output_dir, option
         run["loss_before"], = _agree([measure() if _rank() == 0 or options.sharded else -math.inf], arguments.device)
     run["too_much"] = 1.5 * max(run["loss_before"], math.log(len(tokenizer))) + 2 + options.next_sentence
     with _interruptible(watch.interrupted):
-        if checkpoint and (clock.progress(saved["step"] - 1) >= 1 or options.patience and run["waited"] >= options.patience):
-            _put_weights(model, checkpoint)                                     # all was learned; what comes after was stopped
+        if options.patience and run["waited"] >= options.patience:              # the run was stopped where it ends
+            _put_weights(model, checkpoint)
             trainer.state.global_step = saved["step"]
         else:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -98,8 +98,9 @@ _PIPELINES = {"masked": "fill-mask", "causal": "text-generation", "classificatio
               "question-answering": "question-answering"}
 _LABELS = {"objective": "objective", "parent": "started from", "corpus": "corpus", "documents": "documents", "bytes": "bytes of text", "blocks": "blocks", "vocabulary": "tokens in the vocabulary",
            "tokenizer": "tokenizer", "steps": "steps", "tokens": "tokens seen", "block_size": "tokens of a block", "batch_size": "blocks of a step", "optimizer": "optimizer",
-           "learning_rate": "highest learning rate", "schedule": "schedule", "mask_rate": "share of masked tokens", "precision": "precision", "seed": "seed",
-           "seconds": "seconds of training", "hardware": "hardware", "loss_before": "validation loss before (nats)", "loss_after": "validation loss after (nats)"}
+           "learning_rate": "highest learning rate", "schedule": "schedule", "mask_rate": "share of masked tokens", "masking": "what is masked",
+           "next_sentence": "next-sentence prediction", "short_documents": "documents left out, shorter than two segments", "document_attention": "attention", "precision": "precision", "seed": "seed",
+           "seconds": "seconds of training", "hardware": "hardware", "best_step": "weights put back, the best, of step", "loss_before": "validation loss before (nats)", "loss_after": "validation loss after (nats)"}
 
 
 def _results(facts, pipeline):
@@ -116,13 +117,22 @@ def _table(facts, tokenizer):
     "Rows of the card's table: what is known, in the order of `_LABELS`."
     named = {**(facts.get("options") or {}), **{k: v for k, v in (facts.get("data") or {}).items() if k != "tokens"}, **facts}
     named |= {} if tokenizer is None else {"vocabulary": len(tokenizer), "tokenizer": type(tokenizer.backend_tokenizer.model if hasattr(tokenizer, "backend_tokenizer") else tokenizer).__name__}
-    if named.get("objective") == "causal":
-        named.pop("mask_rate", None)
+    named |= _objective(named)
     if isinstance(machine := named.get("hardware"), dict):
         named["hardware"] = f"{machine.get('name')} ({machine.get('device')}), processes: {machine.get('processes')}, threads of each: {machine.get('threads')}"
     shown = {key: value for key, value in named.items() if isinstance(value, (int, float, str))}
     written = {key: f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else value for key, value in shown.items()}
     return [f"| {label} | {written[key]} |" for key, label in _LABELS.items() if key in written]
+
+
+def _objective(named):
+    "What is learned: of masks, where there are some, and of choices that are not the default; the others are None."
+    rate, end, masked = named.get("mask_rate"), named.get("mask_rate_end"), named.get("objective") != "causal"
+    changes = None not in (rate, end) and end != rate
+    return {"mask_rate": (f"{rate:g}, at the end {end:g}; losses at {end:g}" if changes else rate) if masked else None,
+            "masking": {"words": "whole words", "spans": "spans of words"}.get(named.get("masking")) if masked else None,
+            "next_sentence": "yes, not counted in the losses" if named.get("next_sentence") else None,
+            "document_attention": "inside documents" if named.get("document_attention") else None}
 
 
 def model_card(model, facts, tokenizer=None, name=None, license=None, watts=None):

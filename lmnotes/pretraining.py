@@ -520,7 +520,7 @@ def language_model_loss(model, input_ids, labels, causal=False, items=None, docu
         logits, targets = model(input_ids=input_ids, **inputs).logits, F.pad(labels[:, 1:], (0, 1), value=-100).flatten()
         return _cross_entropy(logits.flatten(0, 1), targets, targets.ne(-100).sum().clamp(min=1) if items is None else items, model)
     chosen = _places(labels) if chosen is None else chosen
-    with _only(getattr(model, "module", model), chosen):
+    with _only(getattr(model, "module", model), chosen, rest=next_sentence_label is not None):
         output = model(input_ids=input_ids, **inputs)
     logits = output.logits if "logits" in output else output.prediction_logits
     loss = _cross_entropy(logits.flatten(0, 1), labels.flatten()[chosen], max(1, len(chosen)) if items is None else items, model)
@@ -602,8 +602,8 @@ _compile = functools.cache(torch.compile)
 
 
 @contextmanager
-def _only(model, chosen):
-    "While inside, what follows the attention of the last block sees the vectors of the chosen tokens only, as one row; gives a list that has an entry once it did."
+def _only(model, chosen, rest=True):
+    "While inside, what follows the attention of the last block sees the vectors of the chosen tokens only, as one row; gives a list that has an entry once it did. Without `rest`, no gradient flows through what a model gives beside its logits, and several processes wait for none."
     base, seen = model.base_model, []
     pick = lambda hidden: hidden.flatten(0, 1)[chosen][None]
 
@@ -612,8 +612,12 @@ def _only(model, chosen):
             output.last_hidden_state = pick(output.last_hidden_state)
             seen.append("head")
         return output
+
+    def detach(module, inputs, output):
+        for name in set(output) & {"seq_relationship_logits", "sop_logits"}:
+            output[name] = output[name].detach()
     part = _after_attention(model) if getattr(base, "pooler", None) is None else None
-    handles = [base.register_forward_hook(keep)]
+    handles = [base.register_forward_hook(keep), *([] if rest else [model.register_forward_hook(detach)])]
     if part is not None:
         handles.append(part.register_forward_pre_hook(lambda _, given: seen.append("block") or tuple(map(pick, given))))
     try:
@@ -2214,7 +2218,8 @@ def _identity(blocks, held, tokenizer, model, options, weights):
     "What must be equal for a run to be resumed."
     shapes, config = str([(n, tuple(p.shape)) for n, p in model.named_parameters()]), json.dumps(_settled(model.config.to_diff_dict()), sort_keys=True, default=str)
     corpus, validation = (f"{b.facts['digest'][:16]}, {len(b)} blocks" for b in (blocks, held))
-    return {"corpus": corpus, "validation": validation, "tokenizer": _short_hash(_rules(tokenizer)), "model": _short_hash(shapes + config), "weights": weights, **{n: getattr(options, n) for n in _SAME}}
+    measured = {"validation_blocks": options.validation_blocks}                 # first: of a stream, what is packed depends on it
+    return measured | {"corpus": corpus, "validation": validation, "tokenizer": _short_hash(_rules(tokenizer)), "model": _short_hash(shapes + config), "weights": weights, **{n: getattr(options, n) for n in _SAME}}
 
 
 def _short_hash(text):
@@ -2360,10 +2365,17 @@ def _of_a_run(path):
 
 
 def _compare(output_dir, saved, identity):
-    "Raise where a saved run is another one. Of a model in hand it is not known with which weights it began."
-    other = [f"{k} (then {saved.get(k)}, now {v})" for k, v in identity.items() if saved.get(k) != v and not (k == "weights" and None in (v, saved.get(k)))]
+    "Raise where a saved run is another one. Of a model in hand it is not known with which weights it began, nor of an early run how many blocks were measured."
+    other = [f"{k} (then {saved.get(k)}, now {v})" for k, v in identity.items() if saved.get(k) != v and not (k in ("weights", "validation_blocks") and None in (v, saved.get(k)))]
     if other:
         raise ValueError(f"the run in {str(output_dir)!r} cannot be resumed with another {', '.join(other)}: give the same, or start anew: in another folder, or here without resume, with overwrite=True")
+
+
+def _check_result(output_dir, options):
+    "Refuse to resume where something other than this run stands, or its result, which is not whole any more."
+    if not options.overwrite and (Path(output_dir) / "lmnotes.json").is_file() and (problems := damaged_files(output_dir)):
+        raise ValueError(f"output_dir {str(output_dir)!r} holds a finished model that is not whole: {'; '.join(problems)}; train it again with overwrite=True (--overwrite), or choose another folder")
+    check_output_dir(output_dir, options.overwrite)
 
 
 def _earlier(output_dir, identity):
@@ -2431,7 +2443,7 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     Raises
     ------
     ValueError
-        If a choice cannot be, or corpus, tokenizer and model do not fit.
+        If a choice cannot be, corpus, tokenizer and model do not fit, or the run to be resumed is another one, or its result is damaged.
     TypeError
         If the corpus, a row of it, the tokenizer or the model is of another type.
     ModuleNotFoundError
@@ -2490,7 +2502,7 @@ def _pretrain(corpus, tokenizer, model, output_dir, options):
     with _prepared_folder(output_dir, options), _cache_as_given(model, use_cache):
         checkpoint, saved = _earlier(output_dir, identity) if options.resume else (None, None)
         if options.resume and saved is None and Path(output_dir).is_dir() and {p.name for p in Path(output_dir).iterdir()} - {"checkpoints"}:
-            check_output_dir(output_dir, options.overwrite)                     # something else stands there
+            _check_result(output_dir, options)                                  # something else stands there
         if isinstance(saved, PretrainingResult):
             logger.warning("the run in %s is complete (%d steps): its result is given back", output_dir, saved.steps)
             if given:                                                           # it is to be trained in place
@@ -2677,6 +2689,7 @@ def _train(model, tokenizer, blocks, held, causal, arguments, output_dir, option
     progress = None if run["steps"] else lambda: clock.progress(0)
     data, examination = _data(blocks, held, tokenizer, causal, options, arguments.max_steps, progress)
     measure = lambda: validation_loss(model, examination, options.batch_size, run["bf16"])
+    arguments.ddp_find_unused_parameters = world_size() > 1 and not options.sharded and _some_unused(model, examination, run["bf16"])
     if options.compile:
         _compile_layers(model)
     trainer = _Trainer(options, causal, clock, model=model, args=arguments, train_dataset=data, data_collator=Batches.collate if causal else _collate_masked)
@@ -2693,7 +2706,11 @@ def _train(model, tokenizer, blocks, held, causal, arguments, output_dir, option
         run["loss_before"], = _agree([measure() if _rank() == 0 or options.sharded else -math.inf], arguments.device)
     run["too_much"] = 1.5 * max(run["loss_before"], math.log(len(tokenizer))) + 2 + options.next_sentence
     with _interruptible(watch.interrupted):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if options.patience and run["waited"] >= options.patience:              # the run was stopped where it ends
+            _put_weights(model, checkpoint)
+            trainer.state.global_step = saved["step"]
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         loss = _best_or_last(model, measure(), output_dir, options, run, measure)
     if not math.isfinite(loss):
         watch._broken(f"the validation loss is {loss}", trainer.state.global_step)
@@ -2705,6 +2722,18 @@ def _data(blocks, held, tokenizer, causal, options, steps, progress):
     choices = {"masking": options.masking, "documents": options.document_attention, "pairs": options.next_sentence}
     data = Batches(blocks, tokenizer, causal, options.mask_rate, options.seed, steps * options.batch_size, options.mask_rate_end, progress=progress, **choices)
     return data, Batches(held, tokenizer, causal, options.mask_rate_end or options.mask_rate, options.seed + 1, min(len(held), options.validation_blocks), **choices)
+
+
+def _some_unused(model, batches, bf16):
+    "Whether the loss does not use some parameters of a model, such as a pooler: several processes, which wait for each other's gradients, must then look for them in each step."
+    training, device = model.training, next(model.parameters()).device
+    batch = {k: v.to(device) for k, v in Batches.collate([batches[0]]).items()}
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        language_model_loss(model.eval(), **batch, causal=batches.causal).backward()             # without dropout: no random number is drawn
+    unused = any(p.grad is None for p in model.parameters() if p.requires_grad)
+    model.zero_grad()
+    model.train(training)
+    return bool(_agree([float(unused)], device)[0])
 
 
 def _check_predicted(blocks, held, tokenizer, causal, options):
@@ -2733,6 +2762,7 @@ def _best_or_last(model, loss, output_dir, options, run, measure):
         logger.warning("the best weights, of %s, are not taken, the last ones are kept: %s", folder, "; ".join(problems))
         return loss
     _put_weights(model, folder)
+    run["best_step"] = int(best["checkpoint"].removeprefix("step-"))
     return measure()
 
 # %% ../nbs/05_pretraining.ipynb #edec1ae4
@@ -2744,7 +2774,7 @@ def _finish_run(trainer, tokenizer, output_dir, options, run, causal, loss_after
     data = {k: v for k, v in blocks.facts.items() if k not in ("digest", "block_size")} | {"blocks": len(blocks)}
     result = PretrainingResult(str(output_dir), "causal" if causal else "masked", steps, steps * run["tokens_per_step"], round(trainer.clock.used, 3), run["loss_before"], loss_after,
                                tuple(run["history"]), parameters, data)
-    facts = {"made_by": "lmnotes.pretraining", "parent": parent, "options": asdict(options), "identity": run["identity"], **asdict(result), "versions": _versions(), "hardware": _hardware(trainer.args.device)}
+    facts = {"made_by": "lmnotes.pretraining", "parent": parent, "options": asdict(options), "identity": run["identity"], **asdict(result), "best_step": run.get("best_step"), "versions": _versions(), "hardware": _hardware(trainer.args.device)}
     if trainer.is_world_process_zero():
         save(model, tokenizer, output_dir, facts, overwrite=True)
     _barrier()

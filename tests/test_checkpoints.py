@@ -294,8 +294,19 @@ def test_what_is_not_known_is_not_said(model):
     text = model_card(model, {})
     assert "kWh" not in text and "nan" not in text and "None" not in text and "model-index" not in text
     assert ModelCard(text).data.library_name == "transformers"
-    assert "mask" not in model_card(model, {"objective": "causal", "options": {"mask_rate": 0.15}}).split("| fact")[1]
+    assert "mask" not in model_card(model, {"objective": "causal", "options": {"mask_rate": 0.15, "mask_rate_end": 0.3, "masking": "spans"}}).split("| fact")[1]
     assert ModelCard(model_card(model, {"loss_after": float("nan")}, license="mit")).data.eval_results is None
+
+
+def test_a_card_says_what_was_learned_where_it_is_not_the_default(model):
+    plain = {"mask_rate": 0.15, "mask_rate_end": None, "masking": "tokens", "next_sentence": False, "document_attention": False}
+    table = lambda objective="masked", data=None, **options: model_card(model, {"objective": objective, "options": plain | options, "data": data or {}}).split("|---|---|\n")[1].split("\n\n")[0]
+    assert table() == "| objective | masked |\n| share of masked tokens | 0.15 |" and table(mask_rate_end=0.15) == table()
+    assert "| share of masked tokens | 0.15, at the end 0.3; losses at 0.3 |" in table(mask_rate_end=0.3)
+    assert "| what is masked | spans of words |" in table(masking="spans") and "| what is masked | whole words |" in table(masking="words")
+    pairs = table(next_sentence=True, data={"documents": 9, "short_documents": 2})
+    assert "| next-sentence prediction | yes, not counted in the losses |" in pairs and "| documents left out, shorter than two segments | 2 |" in pairs
+    assert table("causal", document_attention=True) == "| objective | causal |\n| attention | inside documents |"
 
 
 # ---- sharing

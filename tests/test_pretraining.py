@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining, GPT2Config, masking_utils
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining, FNetConfig, GPT2Config, masking_utils
 
 from lmnotes import pretraining
 from lmnotes.pretraining import (Batches, Blocks, Muon, MuonAdamW, PretrainingOptions, choose_tokens, damaged_files, fast_config, language_model_loss, learning_rate_factor, mask_block, pack,
@@ -685,7 +685,7 @@ def test_compiled_layers_learn_the_same(corpus, tokenizer, tmp_path):
 _RUN = """
 import sys
 from datasets import Dataset, DatasetDict
-from transformers import AutoTokenizer
+from transformers import AutoModelForPreTraining, AutoTokenizer
 from lmnotes import pretraining
 from lmnotes.pretraining import pretrain
 import json, os
@@ -704,7 +704,8 @@ def end(self, args, state, control, **kwargs):
         os._exit(9)
     return step(self, args, state, control, **kwargs)
 pretraining._Watch.on_step_end = end
-result = pretrain(corpus, AutoTokenizer.from_pretrained(sys.argv[2]), sys.argv[4], sys.argv[3], block_size=16, batch_size=4, precision="fp32", device="cpu", validation_blocks=4,
+model = AutoModelForPreTraining.from_pretrained(sys.argv[4]) if options.pop("in_hand", False) else sys.argv[4]
+result = pretrain(corpus, AutoTokenizer.from_pretrained(sys.argv[2]), model, sys.argv[3], block_size=16, batch_size=4, precision="fp32", device="cpu", validation_blocks=4,
                   log_steps=1, **options)
 with open(f"{sys.argv[3]}-seen-{os.environ.get('RANK', '0')}", "w") as file:          # standard output is shared, and lines of two processes may meet
     json.dump(seen, file)
@@ -761,6 +762,22 @@ def test_sharded_processes_make_the_same_losses_and_resume_with_the_same_bits(to
         launch(tmp_path, tokenizer, 1, "mixed", preset, resume=True, **killed)
         mixed = load_file(tmp_path / "mixed" / "model.safetensors")
         assert all(torch.allclose(v, mixed[k], atol=1e-4) for k, v in weights["sharded"].items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["fnet", "bert in hand", "bert in hand, sharded"])
+def test_processes_train_a_model_with_parameters_that_its_loss_does_not_use(tokenizer, tmp_path, kind):
+    "Poolers and heads of other objectives stay as they are, as on one process."
+    config = FNetConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, intermediate_size=32, max_position_embeddings=32, hidden_dropout_prob=0.0) if kind == "fnet" else model_config("bert-tiny", len(tokenizer), 16)
+    torch.manual_seed(0)
+    (AutoModelForMaskedLM if kind == "fnet" else AutoModelForPreTraining).from_config(config).save_pretrained(tmp_path / "model")
+    options = dict(preset=str(tmp_path / "model"), in_hand=kind != "fnet", steps=6, accumulation=2, optimizer="adamw")
+    (one, _), (two, _) = launch(tmp_path, tokenizer, 1, "one", **options), launch(tmp_path, tokenizer, 2, "two", **options, sharded="sharded" in kind)
+    assert np.abs(np.array([h["loss"] for h in two]) - [h["loss"] for h in one]).max() < 1e-4
+    before, alone, shared = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "one", "two"))
+    left = [k for k in before if torch.equal(before[k], alone[k])]
+    assert any("pooler" in k for k in left) and all(torch.equal(before[k], shared[k]) for k in left)
+    assert all(torch.allclose(v, shared[k], atol=1e-4) for k, v in alone.items())
 
 
 @pytest.mark.slow
@@ -1018,6 +1035,68 @@ def test_another_computation_or_other_validation_data_is_another_run(stopped, co
     other = DatasetDict(train=corpus["train"], validation=Dataset.from_dict({"text": TEXTS[179:199]})) if name == "validation" else corpus
     with pytest.raises(ValueError, match=f"another {name} .then"):
         pretrain(other, byte_tokenizer, model, tmp_path / "run", resume=True, **TINY, steps=8)
+
+
+def test_other_validation_blocks_are_another_run(stopped, corpus, byte_tokenizer, tmp_path):
+    shutil.copytree(stopped / "run", tmp_path / "run")
+    with pytest.raises(ValueError, match=r"with another validation_blocks \(then 4, now 2\): give the same"):
+        pretrain(corpus, byte_tokenizer, small(), tmp_path / "run", resume=True, **TINY | {"validation_blocks": 2}, steps=8)
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000004"
+    facts = json.loads((checkpoint / "progress.json").read_text())
+    facts["identity"].pop("validation_blocks")                                  # as earlier versions noted it
+    (checkpoint / "progress.json").write_text(json.dumps(facts))
+    pretraining.write_checksums(checkpoint)
+    assert pretrain(corpus, byte_tokenizer, small(), tmp_path / "run", resume=True, **TINY, steps=8).steps == 8
+
+
+def test_of_a_stream_other_validation_blocks_are_named_first(byte_tokenizer, tmp_path, monkeypatch):
+    stream = lambda: IterableDataset.from_generator(lambda: ({"text": t} for t in TEXTS * 20))
+    stopped_at(1, monkeypatch, stream(), byte_tokenizer, small(), tmp_path / "run", steps=4)
+    with pytest.raises(ValueError, match=r"with another validation_blocks \(then 4, now 1100\), corpus"):
+        pretrain(stream(), byte_tokenizer, small(), tmp_path / "run", resume=True, **TINY | {"validation_blocks": 1100}, steps=4)
+
+
+@pytest.mark.parametrize("at", [8, 16, 40])
+def test_a_run_that_is_stopped_where_it_ends_is_not_trained_on(corpus, tokenizer, tmp_path, monkeypatch, at):
+    "Patience of 2 ends it at step 16: measured at 4, 8 (best), 12, 16; without patience it ends at step 40."
+    losses, now = {4: 3.5, 8: 3.0, 12: 3.2, 16: 3.4, 20: 3.3, 24: 2.9, 28: 2.8, 32: 2.7, 36: 2.6}, []
+    choices = dict(steps=40, checkpoint_steps=6, **TINY | {"evaluations": 9}) | ({} if at == 40 else {"patience": 2})
+    measure, step = pretraining._Watch._measure, pretraining._Trainer.training_step
+    monkeypatch.setattr(pretraining._Watch, "_measure", lambda watch, state: now.append(state.global_step) or measure(watch, state))
+    monkeypatch.setattr(pretraining, "validation_loss", lambda *a: losses[now.pop()] if now else 3.6)
+    alone = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "alone", **choices)
+    args = corpus, tokenizer, "bert-tiny", tmp_path / "run"
+    stopped_at(at, monkeypatch, *args, **choices)
+    begun = []
+    monkeypatch.setattr(pretraining._Trainer, "training_step", lambda *a: begun.append(1) or step(*a))
+    resumed = pretrain(*args, resume=True, **choices)
+    assert alone.steps == resumed.steps == (40 if at == 40 else 16) and alone.loss_after == resumed.loss_after and len(begun) == alone.steps - at
+    assert all(torch.equal(v, weights(resumed)[k]) for k, v in weights(alone).items())
+    rows = lambda result: [(h["step"], h["loss"], h.get("validation_loss")) for h in result.history]
+    assert rows(alone) == rows(resumed)
+
+
+def test_a_damaged_result_is_named(corpus, tokenizer, tmp_path):
+    done = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "r", steps=2, **TINY)
+    path = tmp_path / "r" / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ValueError, match="'.*r' holds a finished model that is not whole: model.safetensors is damaged .*overwrite=True"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "r", steps=2, resume=True, **TINY)
+    assert pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "r", steps=2, resume=True, overwrite=True, **TINY).loss_after == done.loss_after
+    assert path.read_bytes() == data
+    (tmp_path / "r" / "SHA256SUMS").unlink()
+    with pytest.raises(ValueError, match="SHA256SUMS is missing"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "r", steps=2, resume=True, **TINY)
+
+
+def test_the_card_says_which_weights_were_put_back(corpus, tokenizer, tmp_path, monkeypatch):
+    losses = iter([4.0, 3.0, 3.5, 3.5, 3.0] + [4.0, 3.5, 3.0, 2.5])
+    monkeypatch.setattr(pretraining, "validation_loss", lambda *a: next(losses))
+    choices = dict(steps=6, best=True, **TINY | {"evaluations": 2})
+    first, second = (pretrain(corpus, tokenizer, "bert-tiny", tmp_path / name, **choices) for name in "ab")
+    cards = [(Path(r.output_dir) / "README.md").read_text() for r in (first, second)]
+    assert "| weights put back, the best, of step | 2 |" in cards[0] and "put back" not in cards[1]
 
 
 @pytest.mark.parametrize("name", ["run", "continued"])

@@ -724,10 +724,17 @@ def _raw_rows(lines):
     return _rows_of_jsonl(lines) if kind in (".jsonl", ".ndjson") else ({"text": line.rstrip("\r\n")} for line in lines)
 
 # %% ../nbs/11_applications.ipynb #737a3cd0
+_HOW_MANY = {"question-answering": (2,), "classification": (1, 2)}
+_READS = {"question-answering": "two, the question and its context: text_column=['question', 'context'] (--text-column question --text-column context)",
+          "classification": "one, or the two of a pair: text_column=['premise', 'hypothesis'] (--text-column premise --text-column hypothesis)"}
+
+
 def _columns(there, family, text_column):
-    "The columns to read: those that were named, or usual ones for the family."
+    "The columns to read: those that were named, as many as the family reads, or usual ones for it."
     if text_column:
         wanted = [text_column] if isinstance(text_column, str) else list(text_column)
+        if len(wanted) not in _HOW_MANY.get(family, (1,)):
+            raise ValueError(f"text_column {', '.join(wanted)} names {_number_of(len(wanted), 'column')}, and a model for {family} reads {_READS.get(family, 'one')}")
         missing = [c for c in wanted if c not in there]
         if missing:
             raise ValueError(f"text_column {', '.join(map(repr, missing))} is not there: the columns are {_short(', '.join(there), 300)}")
@@ -773,8 +780,6 @@ def _file_record(row, columns, family, options):
     if missing:
         raise ValueError(f"the column {missing[0]} is empty or not there")
     values = tuple(_column_text(row[c]) for c in columns)
-    if family == "question-answering" and len(values) != 2:
-        raise ValueError("text_column must name two columns, question and context")
     if family == "tokens":
         return _record({"tokens": values[0]} if columns[0] in ("tokens", "words") else values[0], family, options)
     return _record(values, family, options)

@@ -32,6 +32,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from sklearn.metrics import confusion_matrix
+from tokenizers.processors import Sequence, TemplateProcessing
 from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -41,7 +42,7 @@ from .corpora import check_output_dir, write_aside
 from .generation import _texts, check_decoding, generate_texts, generation_features, generation_loss, open_generator
 from .metrics import _check_whole, _number_of, score
 from .pretraining import damaged_files, last_checkpoint, resolve_device, use_bf16, world_size, write_checksums
-from .tasks import _groups_and_strata, _loaded_family, _trimmed, class_weights, load_task, stratified_split
+from .tasks import _groups_and_strata, _loaded_family, _trimmed, _values, class_weights, load_task, stratified_split
 from .transformer import evaluating, position_limit
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,22 @@ def training_batches(lengths, batch_tokens, epochs=1.0, seed=0, pool=50):
 # %% ../nbs/09_finetuning.ipynb #40808d7b
 def _between(tokenizer):
     "What stands between the texts of a pair: nothing where the tokenizer puts special tokens there, else, as for GPT-2's, its end of text."
-    return "" if tokenizer.num_special_tokens_to_add(pair=True) >= 2 else tokenizer.sep_token or tokenizer.eos_token or " "
+    alone, pair = map(tokenizer.num_special_tokens_to_add, (False, True))
+    return "" if pair >= 2 or pair > alone else tokenizer.sep_token or tokenizer.eos_token or " "
+
+
+def _separate_pairs(tokenizer):
+    "Let a tokenizer that adds no special tokens put `_between` between the texts of a pair by itself, so that whoever opens its folder reads pairs as they are read here; only where the tokens stay the same."
+    between, like = _between(tokenizer), ("a b", "a b")
+    if not tokenizer.is_fast or tokenizer.num_special_tokens_to_add(pair=True) or between not in tokenizer.all_special_tokens:
+        return
+    encode = lambda *pair: tokenizer(*pair, return_token_type_ids=True)
+    rules, wanted = tokenizer.backend_tokenizer, encode(like[0], between + like[1])
+    own, number = rules.post_processor, tokenizer.convert_tokens_to_ids(between)
+    pair = TemplateProcessing(single=["$A"], pair=["$A", f"{between}:1", "$B:1"], special_tokens=[(between, number)])
+    rules.post_processor = Sequence([own, pair]) if own else pair
+    if encode(*like) != wanted:                                                 # such as one that begins a text, and not what follows a token, by a blank
+        rules.post_processor = own
 
 
 def _check_room(tokenizer, max_length, least=1, pair=False):
@@ -797,6 +813,11 @@ def _stride(task, model, tokenizer, options):
     return _length(task, model, tokenizer, options) // 4 if options.stride is None else options.stride
 
 
+def _texts_and_pairs(split):
+    "The texts, and the second ones where they are pairs, else None."
+    return _values(split, "text"), _values(split, "text_pair") if "text_pair" in split.column_names else None
+
+
 def _examples(task, model, tokenizer, split, options):
     "Rows to train on: token ids and what must be predicted."
     length, stride = _length(task, model, tokenizer, options), _stride(task, model, tokenizer, options)
@@ -806,7 +827,7 @@ def _examples(task, model, tokenizer, split, options):
         return _answer_rows(tokenizer, split, length, stride)
     if task in _WRITING:
         return _text_rows(model, tokenizer, split, options)
-    rows = _rows(_encoded(tokenizer, list(split["text"]), list(split["text_pair"]) if "text_pair" in split.column_names else None, length))
+    rows = _rows(_encoded(tokenizer, *_texts_and_pairs(split), length))
     return [{**row, "labels": label} for row, label in zip(rows, _targets(task, split))]
 
 
@@ -825,7 +846,7 @@ def _tell(options, message, *counts):
 
 def _tell_of_cut(tokenizer, splits, longest, options):
     "Say once how many texts of training and test are longer than what is read of them."
-    records = {name: list(zip(*(splits[name][c] for c in ("text", "text_pair") if c in splits[name].column_names))) for name in ("train", "test")}
+    records = {name: list(zip(*filter(None, _texts_and_pairs(splits[name])))) for name in ("train", "test")}
     cut = {name: len(_too_long(tokenizer, rows, longest)) for name, rows in records.items()}
     if any(cut.values()):
         _tell(options, "%d of %d training and %d of %d test texts have more than %d tokens, and their ends are not read: give a larger max_length where the model has the positions",
@@ -835,16 +856,16 @@ def _tell_of_cut(tokenizer, splits, longest, options):
 def _targets(task, split):
     "Label numbers, numbers, or a 1 for each label that holds."
     if task == "classification":
-        return [np.int64(label) for label in split["label"]]
+        return [np.int64(label) for label in _values(split, "label")]
     if task == "regression":
-        return [np.float32(label) for label in split["label"]]
+        return [np.float32(label) for label in _values(split, "label")]
     size = len(_names(task, split))
-    return [np.isin(np.arange(size), labels).astype(np.float32) for labels in split["labels"]]
+    return [np.isin(np.arange(size), labels).astype(np.float32) for labels in _values(split, "labels")]
 
 
 def _tag_rows(tokenizer, split, length, stride):
     "Windows with the label of each word at the token where it is seen best."
-    words, tags = list(split["tokens"]), list(split["tags"])
+    words, tags = _values(split, "tokens"), _values(split, "tags")
     for i, (a, b) in enumerate(zip(words, tags)):
         if len(a) != len(b):
             raise ValueError(f"row {i} has {_number_of(len(a), 'token')} and {_number_of(len(b), 'tag')}: give one tag for each token")
@@ -858,8 +879,8 @@ def _tag_rows(tokenizer, split, length, stride):
 
 def _answer_rows(tokenizer, split, length, stride):
     "Windows with the first and last token of the answer."
-    answers = list(split["answers"])
-    rows, owners, offsets = _question_windows(tokenizer, list(split["question"]), list(split["context"]), length, stride)
+    answers = _values(split, "answers")
+    rows, owners, offsets = _question_windows(tokenizer, _values(split, "question"), _values(split, "context"), length, stride)
     for row, owner, o in zip(rows, owners, offsets):
         first = next(zip(answers[owner]["text"], answers[owner]["answer_start"]), ("", 0))
         row["start_positions"], row["end_positions"] = map(np.int64, answer_places(o, first[1], first[1] + len(first[0])))
@@ -869,16 +890,16 @@ def _answer_rows(tokenizer, split, length, stride):
 def _text_rows(model, tokenizer, split, options, quiet=False):
     "Sources with what is to be written; the loss is on the latter."
     length = _source_length(options)
-    features = generation_features(model, tokenizer, list(split["source"]), list(split["target"]), length, options.max_new_tokens)
+    features = generation_features(model, tokenizer, _values(split, "source"), _values(split, "target"), length, options.max_new_tokens)
     if (features.cut_sources or features.cut_targets) and not quiet:
         _tell(options, "%d of %s and %s were cut, with max_length %d and max_new_tokens %d: give more of them where the rest is wanted",
               features.cut_sources, _number_of(len(split), "source"), _number_of(features.cut_targets, "target"), length, options.max_new_tokens)
-    return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in features.rows]
+    return [{"input_ids": ids, "labels": labels} for ids, labels in zip(_values(features.rows, "input_ids"), _values(features.rows, "labels"))]
 
 
 def _written(model, tokenizer, split, options):
     "What the model writes for the sources, of which it reads as many tokens as in training."
-    return generate_texts(model, tokenizer, list(split["source"]), max_source_length=_source_length(options), progress=False, **_as_written(options))
+    return generate_texts(model, tokenizer, _values(split, "source"), max_source_length=_source_length(options), progress=False, **_as_written(options))
 
 
 def _source_length(options):
@@ -1213,7 +1234,8 @@ _KINDS = {"tokens": AutoModelForTokenClassification, "question-answering": AutoM
 
 
 def _open(model, task, names, seed, from_scratch):
-    "A model with a fresh layer for the task, and the tokenizer."
+    "A model with a fresh layer for the task, and the tokenizer. What is drawn afterwards, as low-rank changes are, is drawn from the seed, too."
+    torch.manual_seed(seed)
     if task in _WRITING:
         return open_generator(model, seed=seed, from_scratch=from_scratch)
     tokenizer = model_tokenizer(model)
@@ -1221,7 +1243,6 @@ def _open(model, task, names, seed, from_scratch):
         raise ValueError(f"the tokenizer of {str(model)!r} is a {type(tokenizer).__name__}, which does not say where in a text its tokens stand, as a {task} task needs: give a model with a fast tokenizer")
     try:
         config = AutoConfig.from_pretrained(model)
-        torch.manual_seed(seed)
         opened = _with_head(model, config, task, names, from_scratch)
     except OSError as error:
         raise FileNotFoundError(f"model {str(model)!r} cannot be opened: {str(error).splitlines()[0]}") from error
@@ -1269,7 +1290,7 @@ def _scale(task, model, split):
     layer = _last_layer(model) if task == "regression" else None
     if layer is None:
         return None
-    labels = np.array(split["label"], dtype=np.float64)
+    labels = np.array(_values(split, "label"), dtype=np.float64)
     if np.abs(labels).max() > np.finfo(np.float32).max:
         raise ValueError(f"label {labels[np.abs(labels).argmax()]:g} is larger than a number of 32 bits can be: give the labels in another unit")
     if layer.bias is None and abs(labels.mean()) > labels.std():
@@ -1280,7 +1301,7 @@ def _scale(task, model, split):
 
 def _standardised(rows, split, scale):
     "Rows with the labels less the mean, over the spread."
-    return [{**row, "labels": np.float32((label - scale[0]) / scale[1])} for row, label in zip(rows, split["label"])] if scale else rows
+    return [{**row, "labels": np.float32((label - scale[0]) / scale[1])} for row, label in zip(rows, _values(split, "label"))] if scale else rows
 
 
 @contextmanager
@@ -1388,12 +1409,13 @@ def _answers(task, model, tokenizer, split, options):
     "What the model answers for the examples of a split, in the form that `score` takes."
     length, stride, names = _length(task, model, tokenizer, options), _stride(task, model, tokenizer, options), _names(task, split)
     if task == "tokens":
-        return [[names[i] for i in row.argmax(1)] for row in predict_tags(model, tokenizer, split["tokens"], length, stride)]
+        return [[names[i] for i in row.argmax(1)] for row in predict_tags(model, tokenizer, _values(split, "tokens"), length, stride)]
     if task == "question-answering":
-        return [a[0].text for a in predict_answers(model, tokenizer, split["question"], split["context"], length, stride, n_best=1)]
+        return [a[0].text for a in predict_answers(model, tokenizer, _values(split, "question"), _values(split, "context"), length, stride, n_best=1)]
     if task in _WRITING:
         return _written(model, tokenizer, split, options)
-    logits = predict_logits(model, tokenizer, split["text"], length, pairs=split["text_pair"] if "text_pair" in split.column_names else None)
+    texts, pairs = _texts_and_pairs(split)
+    logits = predict_logits(model, tokenizer, texts, length, pairs=pairs)
     answers = predicted_labels(logits, model.config)
     if task == "multi-label":
         return [[names[i] for i in np.flatnonzero(row)] for row in answers]
@@ -1404,12 +1426,12 @@ def _truths(task, split):
     "The right answers of a split, in the form that `score` takes."
     names = _names(task, split)
     if task == "tokens":
-        return [[names[i] for i in row] for row in split["tags"]]
+        return [[names[i] for i in row] for row in _values(split, "tags")]
     if task == "question-answering":
-        return [list(a["text"]) or [""] for a in split["answers"]]
+        return [a["text"] or [""] for a in _values(split, "answers")]
     if task in _WRITING:
-        return list(split["target"])
-    return [[names[i] for i in row] for row in split["labels"]] if task == "multi-label" else list(split["label"])
+        return _values(split, "target")
+    return [[names[i] for i in row] for row in _values(split, "labels")] if task == "multi-label" else _values(split, "label")
 
 
 def _scored(task, predictions, references, names, samples):
@@ -1454,29 +1476,29 @@ def baseline(task, train, test):
     if task not in TASKS:
         raise ValueError(f"task {task!r} is not known: {', '.join(TASKS)}")
     if task == "classification":
-        return [Counter(train["label"]).most_common(1)[0][0]] * len(test)
+        return [Counter(_values(train, "label")).most_common(1)[0][0]] * len(test)
     if task == "regression":
-        return [float(np.mean(train["label"]))] * len(test)
+        return [float(np.mean(_values(train, "label")))] * len(test)
     if task == "multi-label":
-        counts, names = Counter(label for row in train["labels"] for label in row), _names(task, train)
+        counts, names = Counter(label for row in _values(train, "labels") for label in row), _names(task, train)
         return [[names[i] for i, n in sorted(counts.items()) if n > len(train) / 2]] * len(test)
     if task == "tokens":
         return _frequent_tags(train, test)
     if task == "question-answering":
-        empty = sum(not a["text"] for a in train["answers"]) > len(train) / 2
-        return ["" if empty else _nearest_sentence(q, c) for q, c in zip(test["question"], test["context"])]
-    return [next((line.strip() for line in text.splitlines() if line.strip()), "") for text in test["source"]]
+        empty = sum(not a["text"] for a in _values(train, "answers")) > len(train) / 2
+        return ["" if empty else _nearest_sentence(q, c) for q, c in zip(_values(test, "question"), _values(test, "context"))]
+    return [next((line.strip() for line in text.splitlines() if line.strip()), "") for text in _values(test, "source")]
 
 
 def _frequent_tags(train, test):
     "For each word its most frequent tag in training; the most frequent of all for a word that is new."
     names, known, every = _names("tokens", train), {}, Counter()
-    for words, tags in zip(train["tokens"], train["tags"]):
+    for words, tags in zip(_values(train, "tokens"), _values(train, "tags")):
         every.update(tags)
         for word, tag in zip(words, tags):
             known.setdefault(word, Counter())[tag] += 1
     usual, known = every.most_common(1)[0][0], {word: counts.most_common(1)[0][0] for word, counts in known.items()}
-    return [[names[known.get(word, usual)] for word in words] for words in test["tokens"]]
+    return [[names[known.get(word, usual)] for word in words] for words in _values(test, "tokens")]
 
 
 def _nearest_sentence(question, context):
@@ -1632,6 +1654,8 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
     task, splits = _load(data, task, text_column, label_column, options)
     names = _names(task, splits["train"])
     opened, tokenizer = _open(model, task, names, options.seed, from_scratch)
+    if "text_pair" in splits["train"].column_names:
+        _separate_pairs(tokenizer)
     if task in _WRITING:                                                        # what cannot be written after training is refused before
         generate_texts(opened, tokenizer, [], progress=False, **_as_written(options))
     if _some_unanswered(task, splits["train"]):
@@ -1678,6 +1702,8 @@ def _load(data, task, text_column, label_column, options):
     splits = load_task(data, task, text_column=text_column, label_column=label_column, regression=options.regression, train_examples=options.train_examples,
                        test_examples=options.test_examples, seed=options.seed)
     task = task or _loaded_family(splits)
+    if task == "multi-label":
+        _check_sets(splits["train"])
     if (options.best or options.patience or options.threshold) and "validation" not in splits:
         splits["train"], splits["validation"] = _with_validation(splits["train"], task, options.seed)
     elif _some_unanswered(task, splits["train"]) and "validation" not in splits:
@@ -1695,9 +1721,16 @@ def _load(data, task, text_column, label_column, options):
     return task, splits
 
 
+def _check_sets(train):
+    "Refuse sets of labels of which there is nothing to learn: one label, in all of them."
+    sets = set(map(tuple, _values(train, "labels")))
+    if len(sets) == 1 and len(only := sets.pop()) == 1:
+        raise ValueError(f"the training split has one label only, {_names('multi-label', train)[only[0]]}, and every example has it: add another label, or examples without it")
+
+
 def _some_unanswered(task, train):
     "Whether there are questions without an answer, so that a threshold is chosen on validation."
-    return task == "question-answering" and any(not a["text"] for a in train["answers"])
+    return task == "question-answering" and any(not a["text"] for a in _values(train, "answers"))
 
 
 def _with_validation(train, task, seed):
@@ -1875,7 +1908,7 @@ def _class_weights(task, train, options, device):
     "Weights of the classes, with a mean of 1 over the examples; of several labels at once, weights of each where it holds (1 where there is nothing to weigh)."
     if options.class_weight is None:
         return None
-    labels = list(train[_WEIGHTED[task]])
+    labels = _values(train, _WEIGHTED[task])
     weights = class_weights([label for row in labels for label in row] if task == "tokens" else labels, len(_names(task, train)))
     return torch.tensor(np.where(weights > 0, weights, 1), dtype=torch.float32, device=device)
 
@@ -1930,9 +1963,9 @@ def _thresholds(task, model, tokenizer, splits, options):
     "Thresholds that are chosen on validation, put into the configuration of the model."
     held = splits.get("validation")
     if task == "classification" and options.threshold:
-        rare = int(np.bincount(splits["train"]["label"], minlength=2).argmin())
-        logits = predict_logits(model, tokenizer, held["text"], _length(task, model, tokenizer, options), pairs=held["text_pair"] if "text_pair" in held.column_names else None)
-        model.config.decision_label, model.config.decision_threshold = rare, best_threshold(_probabilities(logits)[:, rare], np.array(held["label"]) == rare)
+        rare, (texts, pairs) = int(np.bincount(_values(splits["train"], "label"), minlength=2).argmin()), _texts_and_pairs(held)
+        logits = predict_logits(model, tokenizer, texts, _length(task, model, tokenizer, options), pairs=pairs)
+        model.config.decision_label, model.config.decision_threshold = rare, best_threshold(_probabilities(logits)[:, rare], np.array(_values(held, "label")) == rare)
         return {"decision_label": rare, "decision_threshold": model.config.decision_threshold}
     if _some_unanswered(task, splits["train"]):
         model.config.no_answer_threshold = 0.0 if held is None else _no_answer_threshold(model, tokenizer, held, options)
@@ -1944,11 +1977,12 @@ def _no_answer_threshold(model, tokenizer, held, options):
     "The margin of 'no answer' over the best span from which on it is answered, with the highest F1 on validation (Rajpurkar et al. 2018)."
     from lmnotes.metrics import token_f1
     length, stride = (part("question-answering", model, tokenizer, options) for part in (_length, _stride))
-    spans, none = _candidates(model, tokenizer, list(held["question"]), list(held["context"]), length, stride, 30, None, 20)
+    contexts, truths = _values(held, "context"), _truths("question-answering", held)
+    spans, none = _candidates(model, tokenizer, _values(held, "question"), contexts, length, stride, 30, None, 20)
     best = [max(s.items(), key=lambda item: item[1], default=((0, 0), -math.inf)) for s in spans]
     margin = np.array([n - value for n, (_, value) in zip(none, best)])
-    right = np.array([token_f1([c[a:b]], [list(t["text"]) or [""]]) for ((a, b), _), c, t in zip(best, held["context"], held["answers"])])
-    empty = np.array([not t["text"] for t in held["answers"]], dtype=float)
+    right = np.array([token_f1([c[a:b]], [truth]) for ((a, b), _), c, truth in zip(best, contexts, truths)])
+    empty = np.array([truth == [""] for truth in truths], dtype=float)
     order = np.argsort(margin, kind="stable")                                   # up to a place the span is answered, then nothing
     gained = np.concatenate(([0.0], np.cumsum(right[order] - empty[order])))
     cut, m = int(gained.argmax()), margin[order]
@@ -2029,6 +2063,8 @@ def search(model, data="docstrings/package", options=None, trials=8, minutes=Non
     task, splits = _load(data, task, text_column, label_column, replace(options, best=True))
     names, noted = _names(task, splits["train"]), []
     opened, tokenizer = _open(model, task, names, options.seed, False)
+    if "text_pair" in splits["train"].column_names:
+        _separate_pairs(tokenizer)
     rows = _examples(task, opened, tokenizer, splits["train"], options)
     scale = _scale(task, opened, splits["train"])
     rows = _standardised(rows, splits["train"], scale)

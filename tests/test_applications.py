@@ -432,6 +432,18 @@ def test_other_families_in_files(tagger, answerer, writer, tmp_path, capsys):
         predict_file(answerer, tmp_path / "c.txt", tmp_path / "none.jsonl")
 
 
+@pytest.mark.parametrize("family, columns, says", [("answerer", "question", "question names 1 column, and a model for question-answering reads two, .*text_column=.'question', 'context'."),
+                                                   ("folder", ["question", "context", "text"], "names 3 columns, and a model for classification reads one, or the two of a pair"),
+                                                   ("tagger", ["text", "context"], "text, context names 2 columns, and a model for tokens reads one")])
+def test_as_many_columns_as_the_model_reads_before_anything_is_written(family, columns, says, request, tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"question": "who ?", "context": "the cook .", "text": "soup"}))
+    out = tmp_path / "out.jsonl"
+    out.write_text("mine")
+    with pytest.raises(ValueError, match=says):
+        predict_file(request.getfixturevalue(family), tmp_path / "a.jsonl", out, columns, overwrite=True, progress=False)
+    assert out.read_text() == "mine"
+
+
 def test_wrong_files(folder, tmp_path):
     (tmp_path / "a.csv").write_text("id,remark\n1,soup\n")
     (tmp_path / "b.txt").write_bytes("soup".encode("utf-16"))

@@ -21,11 +21,12 @@ import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (AutoConfig, AutoModel, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, BartForConditionalGeneration, BertConfig, BertForMaskedLM,
-                          BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification, ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration, pipeline)
+                          BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification, ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, pipeline)
 
 from lmnotes import finetuning
-from lmnotes.applications import predict, worst_errors
+from lmnotes.applications import explain, predict, worst_errors
 from lmnotes.checkpoints import info, load, verify
 from lmnotes.cli import COMMANDS, execute
 from lmnotes.finetuning import (FinetuningOptions, answer_places, align_labels, baseline, best_spans, best_threshold, choose_parameters, default_learning_rate, finetune, predict_answers,
@@ -817,15 +818,26 @@ def test_methods_resume_too(start, alone, changes):
     assert outcome(start.place / name) == outcome(start.place / f"{name}-alone")
 
 
-@pytest.mark.parametrize("family", ["tags", "questions", "texts"])
-def test_families_resume_too(start, alone, decoder, encoder, family):
-    changes, more = {"best": True, "max_new_tokens": 6}, {"model": decoder if family == "texts" else encoder}
+@pytest.mark.parametrize("family, method", [("tags", "full"), ("questions", "full"), ("texts", "full"), ("texts-lora", "lora")])
+def test_families_resume_too(start, alone, decoder, encoder, family, method):
+    changes, more = {"best": True, "max_new_tokens": 6, "method": method}, {"model": decoder if family.startswith("texts") else encoder}
     assert start(f"{family}-alone", changes, **more) == 0, (start.place / "stderr").read_text()
     moment = touch([line.replace("alone", f"{family}-killed") for line in alone[1]], rf"os.rename .* {family}-killed/checkpoints/step-00000010")
     assert start(f"{family}-killed", changes, kill_at=moment, **more) == -signal.SIGKILL
     assert last_checkpoint(start.place / f"{family}-killed") is not None and not (start.place / f"{family}-killed" / "config.json").exists()
     assert start(f"{family}-killed", {**changes, "resume": True}, **more) == 0, (start.place / "stderr").read_text()
     assert outcome(start.place / f"{family}-killed") == outcome(start.place / f"{family}-alone")
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder", "bart"])
+def test_low_rank_changes_are_drawn_from_the_seed(kind, request, tmp_path):
+    model, data = request.getfixturevalue(kind), classes() if kind == "encoder" else rewritten()
+    found = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.rand(3)
+        finetune(model, data, tmp_path / name, **{**TINY, "epochs": 0.5, "samples": 0, "max_new_tokens": 4, "train_examples": 20, "method": "lora", "seed": seed})
+        found.append((tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes())
+    assert found[0] == found[1] != found[2]
 
 
 def test_a_run_that_learns_some_rows_resumes_too(start, alone, wide):
@@ -891,6 +903,52 @@ def test_pairs_of_a_model_that_knows_no_second_segment(tokenizer, tmp_path):
     again = predict(tmp_path / "f", list(zip(data["test"]["text"], data["test"]["text_pair"])), device="cpu", max_length=48)
     assert [result.labels.index(p.label) for p in again] == list(result.predictions)
     assert finetune(folder, questions(), tmp_path / "q", **{**TINY, "epochs": 1}).task == "question-answering"
+
+
+def pairs():
+    "Texts with a second one."
+    return DatasetDict({s: d.map(lambda row: {"text_pair": row["text"][::-1][:20]}) for s, d in classes().items()})
+
+
+def test_a_folder_without_a_separator_of_its_own_reads_pairs_as_they_were_learned(decoder, bpe, tmp_path):
+    "Its tokenizer puts the end of text between them by itself, the tokens are the same, and the library alone gives the same probabilities."
+    data, before = pairs(), AutoTokenizer.from_pretrained(decoder)
+    finetune(decoder, data, tmp_path / "f", **{**TINY, "epochs": 1})
+    after, (texts, seconds) = AutoTokenizer.from_pretrained(tmp_path / "f"), (data["test"][c][:] for c in ("text", "text_pair"))
+    assert finetuning._between(before) == before.eos_token and finetuning._between(after) == ""
+    for names in (["input_ids"], ["input_ids", "token_type_ids"]):
+        before.model_input_names = after.model_input_names = names
+        assert finetuning._encoded(after, texts, seconds, 96).data == finetuning._encoded(before, texts, seconds, 96).data
+    assert after(texts, seconds)["input_ids"] == before(texts, [before.eos_token + text for text in seconds])["input_ids"]
+    assert after(texts)["input_ids"] == before(texts)["input_ids"]
+    plain = pipeline("text-classification", str(tmp_path / "f"), top_k=None, device="cpu")
+    for text, second in list(zip(texts, seconds))[:5]:
+        text = text[:40]
+        theirs, ours = plain({"text": text, "text_pair": second}), predict(tmp_path / "f", (text, second), device="cpu")
+        assert {row["label"]: row["score"] for row in theirs} == pytest.approx(ours.probabilities, abs=1e-5)
+    assert len(explain(tmp_path / "f", (texts[0][:20], seconds[0]), device="cpu").tokens) > 2
+
+
+def test_folders_of_pairs_without_a_rule_are_read_as_before(decoder, tmp_path, monkeypatch):
+    "Those of earlier versions: the end of text is put before the second text."
+    monkeypatch.setattr(finetuning, "_separate_pairs", lambda tokenizer: None)
+    data = pairs()
+    result = finetune(decoder, data, tmp_path / "f", **{**TINY, "epochs": 1})
+    monkeypatch.undo()
+    assert finetuning._between(AutoTokenizer.from_pretrained(tmp_path / "f")) != ""
+    again = predict(tmp_path / "f", list(zip(data["test"]["text"], data["test"]["text_pair"])), device="cpu", max_length=48)
+    assert [result.labels.index(p.label) for p in again] == list(result.predictions)
+
+
+def test_no_rule_for_pairs_is_taken_that_would_change_their_tokens(tokenizer):
+    "A tokenizer that marks by a blank where a text begins, and only there, and one with special tokens of its own."
+    rules = Tokenizer(models.Unigram([("</s>", 0.0), ("?", 0.0), ("\u2581a", -1.0), ("a", -2.0), ("\u2581b", -1.0), ("\u2581", -3.0)], unk_id=1))
+    rules.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    first = PreTrainedTokenizerFast(tokenizer_object=rules, eos_token="</s>", unk_token="?")
+    for given in (first, copy.deepcopy(tokenizer)):
+        between, own = finetuning._between(given), given.backend_tokenizer.to_str()
+        finetuning._separate_pairs(given)
+        assert finetuning._between(given) == between and given.backend_tokenizer.to_str() == own
 
 
 def test_when_to_answer_nothing_is_chosen_without_a_validation_split_too(encoder, tmp_path, caplog):
@@ -1029,6 +1087,16 @@ def test_a_cut_that_nobody_chose_is_a_warning(encoder, tmp_path, caplog):
     caplog.clear()
     finetune(encoder, data, tmp_path / "g", **{**TINY, "epochs": 1})                  # who chose 48 tokens is told at the level of notes
     assert "are not read" not in caplog.text
+
+
+def test_one_label_that_every_example_has_is_refused_among_sets_too(encoder, tmp_path):
+    features = Features({"text": Value("string"), "labels": List(ClassLabel(names=list(ANIMALS)))})
+    rows = [{"text": text, "labels": [2]} for text in TEXTS]
+    with pytest.raises(ValueError, match="one label only, bird, and every example has it: add another label, or examples without it"):
+        finetune(encoder, split(Dataset.from_list(rows, features=features)), tmp_path / "f", **TINY)
+    assert not (tmp_path / "f").exists()
+    rows[3]["labels"] = []
+    assert finetuning._load(split(Dataset.from_list(rows, features=features)), None, None, None, FinetuningOptions())[0] == "multi-label"
 
 
 def test_few_numbers_that_are_whole_are_a_regression_all_the_same():

@@ -432,6 +432,8 @@ def _unknown(folder, listed=frozenset()):
         listed = _scrubbed(folder)
     listed = {*listed, *(parent for path in listed for parent in path.parents)} if isinstance(listed, list) else listed
     forms = ("checkpoints/", "SHA256SUMS") if sums else () if listed else _written_in(folder, held)
+    if folder.parent.name == "checkpoints" and re.fullmatch(r"step-\d+", folder.name):
+        forms = (*forms, *_OF_A_MODEL)                       # a damaged list does not make strangers of a checkpoint's own files
     for name, path in held.items():
         inside = path.is_dir() and (name == "checkpoints" or not path.is_symlink())
         known = path in listed or any(fnmatch(f"{name}/" if inside else name, form) for form in forms)
@@ -492,7 +494,7 @@ def _checked(output_dir, overwrite, late=False):
     seen = [name for name in strange or () if not re.search(r"(^|/)\.", name)]
     if strange is None or seen and not late:
         names = held if strange is None else seen
-        raise FileExistsError(f"output_dir {str(output_dir)!r} holds {', '.join(names[:3])}{' …' if names[3:] else ''}, which is no result of a run: overwrite replaces results only, choose another folder")
+        raise FileExistsError(f"output_dir {str(output_dir)!r} holds {', '.join(names[:3])}{' …' if names[3:] else ''}, which is no result of a run: overwrite replaces results only, {'' if strange is None else 'move it elsewhere or '}choose another folder")
     for parent in {next(p for p in (place, *place.parents) if p.exists()), next(p for p in place.parents if p.exists())}:
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
             raise PermissionError(f"output_dir {str(output_dir)!r} cannot be written: {parent} is not a writable folder")

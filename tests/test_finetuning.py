@@ -759,6 +759,16 @@ def test_ctrl_c_saves_and_goes_on(start, alone):
     assert outcome(start.place / "interrupted")[0] == outcome(alone[0])[0]
 
 
+@pytest.mark.parametrize("left", [0, 70], ids=["empty", "cut"])
+def test_a_run_goes_on_where_the_list_of_checksums_is_lost(start, alone, left):
+    name = f"listless-{left}"
+    assert start(name, kill_at=touch(alone[1], MOMENTS[1])) == -signal.SIGKILL
+    newest = sorted((start.place / name / "checkpoints").glob("step-*"))[-1]
+    os.truncate(newest / "SHA256SUMS", left)
+    assert start(name, {"resume": True}) == 0, (start.place / "stderr").read_text()
+    assert outcome(start.place / name) == outcome(alone[0])
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_the_end_is_heeded(encoder, alone, tmp_path, monkeypatch, caplog, number):
     "While the last step is saved the run stops, and goes on from there; in the last validation it says that it ends, and ends."

@@ -20,6 +20,7 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer, BertConfig, MixtralConfig
 
 from lmnotes.checkpoints import verify
+from lmnotes.corpora import check_output_dir
 from lmnotes.pretraining import damaged_files, last_checkpoint, pretrain
 from lmnotes.tokenization import train_tokenizer
 
@@ -284,6 +285,31 @@ def test_a_run_goes_on_from_the_checkpoint_before_the_damaged_one(run, alone):
     assert run("run", resume=True).exitcode == 0
     assert_equal(run.place / "run", alone[0])
     assert f"{newest.name} is left out: model.safetensors" in (run.place.parent / "stderr").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("left", [0, 70], ids=["empty", "cut"])
+def test_a_run_goes_on_where_the_list_of_checksums_is_lost(run, alone, left):
+    assert run("run", kill_at=100).exitcode == -signal.SIGKILL
+    newest = sorted((run.place / "run" / "checkpoints").glob("step-*"))[-1]
+    os.truncate(newest / "SHA256SUMS", left)
+    (newest / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=f"holds checkpoints/{newest.name}/notes.txt, which is no result of a run"):
+        check_output_dir(run.place / "run", True)
+    (newest / "notes.txt").unlink()
+    assert run("run", resume=True).exitcode == 0
+    assert_equal(run.place / "run", alone[0])
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_has_the_name_of_a_checkpoint_and_is_none_is_kept_and_the_remedy_told(stopped, tmp_path, kind):
+    shutil.copytree(stopped, tmp_path / "run")
+    strange = tmp_path / "run" / "checkpoints" / "step-00000099"
+    strange.write_text("mine") if kind == "file" else strange.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match="holds checkpoints/step-00000099, which is no result of a run: .*move it elsewhere or choose another folder"):
+        check_output_dir(tmp_path / "run", True)
+    assert strange.is_symlink() or strange.read_text() == "mine"
+    strange.unlink()
+    check_output_dir(tmp_path / "run", True)
 
 
 def _run_with_full_disk(place, name, bytes_left):

@@ -2725,11 +2725,12 @@ def _data(blocks, held, tokenizer, causal, options, steps, progress):
 
 
 def _some_unused(model, loss, batch, bf16):
-    "Whether a loss, a function of a model and a batch, does not use some parameters, such as a pooler: several processes, which wait for each other's gradients, must then look for them in each step."
+    "Whether a loss, a function of a model and a batch, does not use some parameters, such as a pooler, or layers that are left out at random: several processes, which wait for each other's gradients, must then look for them in each step."
     training, device = model.training, next(model.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         loss(model.eval(), {k: v.to(device) for k, v in batch.items()}).backward()               # without dropout: no random number is drawn
-    unused = any(p.grad is None for p in model.parameters() if p.requires_grad)
+    dropped = any(rate for name, rate in model.config.to_dict().items() if name.endswith("layerdrop"))
+    unused = dropped or any(p.grad is None for p in model.parameters() if p.requires_grad)
     model.zero_grad()
     model.train(training)
     return bool(_agree([float(unused)], device)[0])

@@ -1041,6 +1041,20 @@ def on_two(tmp_path, model, data, name, **options):
     return done.returncode, done.stdout + done.stderr
 
 
+def test_unused_parameters_are_found_without_drawing(tokenizer, bpe):
+    "A pooler that labels of words do not ask for, layers that are left out at random; what does not learn is not asked for either."
+    bert, fnet = head(BertForTokenClassification, tokenizer), FNetForTokenClassification(FNetConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, intermediate_size=32))
+    labels = {"input_ids": torch.tensor([[5, 6, 7]]), "labels": torch.tensor([[0, 1, -100]])}
+    some = lambda model, task="tokens", batch=labels: finetuning.engine._some_unused(model, lambda *given: finetuning._loss(task, *given), batch, False)
+    before = torch.get_rng_state()
+    assert some(fnet.train()) and fnet.training and not some(bert) and not bert.training
+    fnet.fnet.pooler.requires_grad_(False)
+    assert not some(fnet) and all(p.grad is None for p in fnet.parameters()) and torch.equal(torch.get_rng_state(), before)
+    for rate in (0.0, 0.1):
+        bart = BartForConditionalGeneration(encoder_decoder_config(bpe, "bart", layers=1, hidden=32, heads=2, max_length=64, encoder_layerdrop=rate))
+        assert some(bart, "translation", {"input_ids": torch.tensor([[5, 6]]), "labels": torch.tensor([[7, 8]])}) == (rate > 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_two_processes_train_a_model_with_parameters_that_the_loss_does_not_use(tokenizer, tmp_path, method):

@@ -282,7 +282,7 @@ def predict_logits(model, tokenizer, texts, max_length=128, batch_tokens=None, p
 def _check_family(model, ending):
     "Refuse a model with another head."
     name = type(model).__name__
-    if not name.endswith(ending):
+    if not name.removesuffix("Simple").endswith(ending):                        # XLNetForQuestionAnsweringSimple
         raise ValueError(f"model is a {name}, and a …For{ending} is needed here: fine-tune it on data of that family first")
 
 # %% ../nbs/09_finetuning.ipynb #8f14dff2

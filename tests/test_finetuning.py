@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -1368,3 +1369,14 @@ def test_answers_have_no_blank_at_their_ends():
     inner.pre_tokenizer, inner.model = pre_tokenizers.WhitespaceSplit(), models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, **{word: i for i, word in enumerate(WORDS, 3)}}, unk_token="<unk>")
     plain = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=64)      # the same ids, whose offsets have no blanks
     assert plain(contexts[0])["input_ids"] == tokenizer(contexts[0])["input_ids"] and found == [answers[0] for answers in predict_answers(model, plain, questions, contexts)]
+
+
+@pytest.mark.parametrize("kind", ["XLNet", "XLM"])
+def test_answers_of_models_whose_class_is_called_simple(tokenizer, kind, tmp_path):
+    size = dict(vocab_size=len(tokenizer), d_model=16, n_layer=1, n_head=2, d_inner=32) if kind == "XLNet" else dict(vocab_size=len(tokenizer), emb_dim=16, n_layers=1, n_heads=2, max_position_embeddings=70)
+    model = getattr(transformers, f"{kind}LMHeadModel" if kind == "XLNet" else "XLMWithLMHeadModel")(getattr(transformers, f"{kind}Config")(**size, pad_token_id=tokenizer.pad_token_id))
+    folder = save_folder(tmp_path / "m", model, tokenizer)
+    result = finetune(folder, questions(), tmp_path / "f", **{**TINY, "epochs": 1})
+    test = questions()["test"]
+    again = predict(tmp_path / "f", list(zip(test["question"], test["context"])), device="cpu", max_length=48)
+    assert result.task == "question-answering" and [a.answer for a in again] == list(result.predictions)

@@ -74,7 +74,7 @@ def cache_bytes(config, context, batch_size=1, element=2):
     int
         Bytes: a key and a value for each layer with attention, key-value head, unit of its width, and token (Pope et al. 2022,
         section 2.1); a layer that attends to a window keeps the window less the token that comes; latent attention keeps the latent
-        vector and the rotary part of the key (DeepSeek-V2 2024, section 2.1). Without the states of fixed size of other layers.
+        vector and the rotary part of the key (DeepSeek-AI 2024, section 2.1). Without the states of fixed size of other layers.
 
     Raises
     ------

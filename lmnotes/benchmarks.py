@@ -824,11 +824,19 @@ def cloze_passages(texts, count=200, seed=0):
     found = {}
     for text in _each_text(texts):
         for match in re.finditer(r"\b([a-z]{4,})\.(?=\s|$)", text):
-            words = text[:match.end(1)].split()[-60:]
+            words = _last_words(text, match.end(1), 60)
             if len(words) >= 12 and match[1] in words[:-1]:
                 found.setdefault(match[1] + " " + " ".join(words[:8]), " ".join(words))
     passages = sorted(found.values())
     return [passages[i] for i in np.random.default_rng(seed).permutation(len(passages))[:count]]
+
+
+def _last_words(text, end, count):
+    "The last words of what stands before a place, without cutting all of it into words."
+    reach = 1000
+    while len(words := text[max(0, end - reach):end].split()) <= count and reach < end:            # one more than wanted: the first may be cut
+        reach *= 4
+    return words[-count:]
 
 # %% ../nbs/10_benchmarks.ipynb #bebb93e3
 def harness_tasks(output_dir, pairs=None, passages=None, name="my", overwrite=False):

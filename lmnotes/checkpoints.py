@@ -61,8 +61,8 @@ def task_of(config):
 
 
 def _task_named(name):
-    "Family of a class, None where its name says nothing; ELECTRA's discriminator tells replaced tokens, and predicts none."
-    return None if name == "ElectraForPreTraining" else next((task for ending, task in _ENDINGS.items() if name.endswith(ending)), None)
+    "Family of a class (XLNetForQuestionAnsweringSimple, too), None where its name says nothing; ELECTRA's discriminator tells replaced tokens, and predicts none."
+    return None if name == "ElectraForPreTraining" else next((task for ending, task in _ENDINGS.items() if name.removesuffix("Simple").endswith(ending)), None)
 
 # %% ../nbs/06_checkpoints.ipynb #e1e2c40f
 def energy(seconds, watts=65.0, overhead=1.0):

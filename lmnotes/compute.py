@@ -72,27 +72,42 @@ def cache_bytes(config, context, batch_size=1, element=2):
     Returns
     -------
     int
-        Bytes: a key and a value for each layer, key-value head, unit of its width, and token (Pope et al. 2022, section 2.1); a layer
-        that attends to a window keeps the window less the token that comes.
+        Bytes: a key and a value for each layer with attention, key-value head, unit of its width, and token (Pope et al. 2022,
+        section 2.1); a layer that attends to a window keeps the window less the token that comes; latent attention keeps the latent
+        vector and the rotary part of the key (DeepSeek-AI 2024, section 2.1). Without the states of fixed size of other layers.
 
     Raises
     ------
     ValueError
-        If a number is below 0 or infinite.
+        If a number is below 0 or infinite, or a layer is of a kind that keeps something else.
     """
     for name, number in (("context", context), ("batch_size", batch_size), ("element", element)):
         if not 0 <= number < math.inf:
             raise ValueError(f"{name}={number} must be 0 or more")
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kept = sum(context if window is None else min(context, window - 1) for window in _windows(config))
-    return 2 * kept * _key_value_heads(config) * width * batch_size * element
+    return kept * _kept_width(config) * batch_size * element
+
+
+def _kept_width(config):
+    "Numbers that a layer with attention keeps of a token."
+    if getattr(config, "kv_lora_rank", None):
+        return config.kv_lora_rank + config.qk_rope_head_dim
+    return 2 * _key_value_heads(config) * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+_WITHOUT_KEYS = ("linear_attention", "mamba", "conv", "moe", "recurrent")           # layers with a state of fixed size, or none
 
 
 def _windows(config):
-    "Tokens that each layer attends to; None where it attends to all."
+    "Tokens that each layer with attention attends to; None where it attends to all."
     kinds = {"sliding_attention": getattr(config, "sliding_window", None), "chunked_attention": getattr(config, "attention_chunk_size", None)}
-    layers = getattr(config, "layer_types", None) or [next((kind for kind, window in kinds.items() if window), None)] * config.num_hidden_layers
-    return [kinds.get(kind) for kind in layers]
+    usual = next((kind for kind, window in kinds.items() if window), "full_attention")
+    layers = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or [usual] * config.num_hidden_layers
+    kinds |= {"hybrid_sliding": kinds["sliding_attention"], **dict.fromkeys(("full_attention", "attention", "hybrid"))}
+    if other := set(layers) - {*kinds, *_WITHOUT_KEYS}:
+        raise ValueError(f"config: layers of the kind {', '.join(sorted(other))} keep more or less than a key and a value for each token: "
+                         "take a model with full, sliding, chunked or latent attention")
+    return [kinds[kind] for kind in layers if kind in kinds]
 
 
 def _key_value_heads(config):

@@ -282,7 +282,7 @@ def predict_logits(model, tokenizer, texts, max_length=128, batch_tokens=None, p
 def _check_family(model, ending):
     "Refuse a model with another head."
     name = type(model).__name__
-    if not name.endswith(ending):
+    if not name.removesuffix("Simple").endswith(ending):                        # XLNetForQuestionAnsweringSimple
         raise ValueError(f"model is a {name}, and a …For{ending} is needed here: fine-tune it on data of that family first")
 
 # %% ../nbs/09_finetuning.ipynb #8f14dff2
@@ -1676,7 +1676,7 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
             logger.warning("the run in %s is complete (%d steps): its result is given back", output_dir, saved.steps)
             return saved
         if options.resume and saved is None and Path(output_dir).is_dir() and {p.name for p in Path(output_dir).iterdir()} - {"checkpoints"}:
-            check_output_dir(output_dir, options.overwrite)                         # something else stands there
+            engine._check_result(output_dir, options)                               # something else stands there
         size = sum(p.numel() for p in opened.parameters())
         _take_out(opened, model, scale, from_scratch)
         adapter = choose_parameters(opened, options.method, options.last_layers, options.lora_rank)
@@ -1835,9 +1835,10 @@ def _train(task, model, tokenizer, rows, splits, arguments, output_dir, options,
             return examine()
     if held is None:
         run["evaluated"] = 10**9                                                # nothing to validate on
+    data = _Batches(rows, run["plan"], tokenizer, 8 if options.compile or arguments.device.type == "cuda" else 1, _reads_last_place(model))
+    arguments.ddp_find_unused_parameters = world_size() > 1 and engine._some_unused(model, lambda *given: _loss(task, *given), data[0], run["bf16"])
     if options.compile:
         engine._compile_layers(model)
-    data = _Batches(rows, run["plan"], tokenizer, 8 if options.compile or arguments.device.type == "cuda" else 1, _reads_last_place(model))
     trainer = _Trainer(task, _class_weights(task, splits["train"], options, arguments.device), options, clock, model=model, args=arguments, train_dataset=data, data_collator=_Batches.collate)
     trainer.own_tokenizer = tokenizer
     for callback in (PrinterCallback, ProgressCallback):

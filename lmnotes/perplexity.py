@@ -515,7 +515,12 @@ def _pair_values(model, batch):
 
     def run(some):
         calls = []
-        handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: calls.append(1) or (inputs[0][wanted[some]][None], *inputs[1:]))     # no padding reaches the head
+
+        def keep(_, inputs):                                            # no padding reaches the head, where it reads one state for each place
+            if inputs[0].shape[:-1] == wanted[some].shape:
+                calls.append(1)
+                return inputs[0][wanted[some]][None], *inputs[1:]
+        handle = model.get_output_embeddings().register_forward_pre_hook(keep)
         try:
             logits = model(input_ids=sources[some], attention_mask=seen[some].long(), decoder_input_ids=shifted[some], use_cache=False).logits
         finally:
@@ -1387,12 +1392,11 @@ def _corrected(bits, edge_bits, owner, marked, count):
     `marked` whether a token begins with a space (Pimentel and Meister 2024, theorem 1); nan beside white space that tokens do not mark.
     """
     totals = np.bincount(owner, bits, count)
-    for word in range(count):
-        places = np.flatnonzero(owner == word)
-        if len(places):
-            begin, after = places[0], places[-1] + 1
-            split = (begin == 0 or marked[begin]) and (after == len(owner) or marked[after])      # by white space that the tokens mark
-            totals[word] += edge_bits[after] - (edge_bits[begin] if marked[begin] else 0) if split else np.nan
+    begin = np.flatnonzero(np.diff(owner, prepend=-1))                                            # first token of each word that has one
+    after = np.append(begin[1:], len(owner))[:len(begin)]
+    ends = np.append(marked, True)
+    split = (ends[begin] | (begin == 0)) & ends[after]                                            # by white space that the tokens mark
+    totals[owner[begin]] += np.where(split, edge_bits[after] - np.where(ends[begin], edge_bits[begin], 0), np.nan)
     return totals
 
 # %% ../nbs/07_perplexity.ipynb #73dde229

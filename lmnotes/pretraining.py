@@ -2689,7 +2689,7 @@ def _train(model, tokenizer, blocks, held, causal, arguments, output_dir, option
     progress = None if run["steps"] else lambda: clock.progress(0)
     data, examination = _data(blocks, held, tokenizer, causal, options, arguments.max_steps, progress)
     measure = lambda: validation_loss(model, examination, options.batch_size, run["bf16"])
-    arguments.ddp_find_unused_parameters = world_size() > 1 and not options.sharded and _some_unused(model, examination, run["bf16"])
+    arguments.ddp_find_unused_parameters = world_size() > 1 and not options.sharded and _some_unused(model, lambda model, batch: language_model_loss(model, **batch, causal=causal), Batches.collate([examination[0]]), run["bf16"])
     if options.compile:
         _compile_layers(model)
     trainer = _Trainer(options, causal, clock, model=model, args=arguments, train_dataset=data, data_collator=Batches.collate if causal else _collate_masked)
@@ -2724,13 +2724,13 @@ def _data(blocks, held, tokenizer, causal, options, steps, progress):
     return data, Batches(held, tokenizer, causal, options.mask_rate_end or options.mask_rate, options.seed + 1, min(len(held), options.validation_blocks), **choices)
 
 
-def _some_unused(model, batches, bf16):
-    "Whether the loss does not use some parameters of a model, such as a pooler: several processes, which wait for each other's gradients, must then look for them in each step."
+def _some_unused(model, loss, batch, bf16):
+    "Whether a loss, a function of a model and a batch, does not use some parameters, such as a pooler, or layers that are left out at random: several processes, which wait for each other's gradients, must then look for them in each step."
     training, device = model.training, next(model.parameters()).device
-    batch = {k: v.to(device) for k, v in Batches.collate([batches[0]]).items()}
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        language_model_loss(model.eval(), **batch, causal=batches.causal).backward()             # without dropout: no random number is drawn
-    unused = any(p.grad is None for p in model.parameters() if p.requires_grad)
+        loss(model.eval(), {k: v.to(device) for k, v in batch.items()}).backward()               # without dropout: no random number is drawn
+    dropped = any(rate for name, rate in model.config.to_dict().items() if name.endswith("layerdrop"))
+    unused = dropped or any(p.grad is None for p in model.parameters() if p.requires_grad)
     model.zero_grad()
     model.train(training)
     return bool(_agree([float(unused)], device)[0])

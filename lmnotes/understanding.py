@@ -261,10 +261,13 @@ _PROJECTIONS = ("attention.output.dense", "attn.c_proj", "attn.Wo", "self_attn.o
 def _blocks(model):
     "The model's layers, in order."
     count = model.config.num_hidden_layers
-    found = next((part for part in model.base_model.modules() if isinstance(part, nn.ModuleList) and len(part) == count), None)
-    if found is None:
-        raise ValueError(f"model {type(model).__name__} has no list of its {count} layers: take a model that does not share them")
-    return found
+    for part in model.base_model.modules():
+        lists = [each for each in part.children() if isinstance(each, nn.ModuleList) and len(each) == count]
+        if lists and (len(lists) == 1 or count == 1):
+            return lists[0]
+        if lists:                                                                   # XLM lists the parts of its layers: all attentions, all norms
+            break
+    raise ValueError(f"model {type(model).__name__} has no list of its {count} layers: take a model that does not share them, and has each as one module")
 
 
 def _projection(model, layer):
@@ -549,14 +552,30 @@ def _states(model, ids):
     return found
 
 
-@torch.no_grad()
-def _seen_from(model, ids, state):
-    "The model's logits (tokens, vocabulary) if its last layer gave this state."
-    handle = _blocks(model)[-1].register_forward_hook(lambda _, args, output: (state, *output[1:]) if isinstance(output, tuple) else state)
+@contextmanager
+def _last_state(model, ids):
+    "Inside, a function that gives the model's logits (tokens, vocabulary) if its last layer gave this state; the layers are computed once."
+    blocks, given = _blocks(model), []
+    own = [vars(block).get("forward") for block in blocks]
+    read = torch.no_grad()(lambda: model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].float())
+    handles = [block.register_forward_hook(lambda _, args, output: given.append(output)) for block in blocks]
     try:
-        return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].float()
+        read()
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+    def seen_from(state):
+        last = (state, *given[-1][1:]) if isinstance(given[-1], tuple) else state
+        for block, output in zip(blocks, [*given[:-1], last]):
+            block.forward = lambda *args, output=output, **named: output
+        return read()
+
+    try:
+        yield seen_from
+    finally:
+        for block, forward in zip(blocks, own):
+            vars(block).pop("forward", None) if forward is None else setattr(block, "forward", forward)
 
 # %% ../nbs/14_understanding.ipynb #84b669ad
 @dataclass(frozen=True, eq=False)
@@ -639,9 +658,10 @@ def logit_lens(model, text, tokenizer=None, top=5):
         raise ValueError(f"top {top!r} must be at least 1, and whole")
     with evaluating(model):
         states = _states(model, ids)
-        final = _seen_from(model, ids, states[-1]).log_softmax(-1)
-        _numbers(model, final)
-        rows = [_lens_row(_seen_from(model, ids, state), top, final) for state in states]
+        with _last_state(model, ids) as seen_from:
+            final = seen_from(states[-1]).log_softmax(-1)
+            _numbers(model, final)
+            rows = [_lens_row(seen_from(state), top, final) for state in states]
     named = lambda i: tokenizer.decode([i]).strip() or tokenizer.convert_ids_to_tokens(i) or f"<{i}>"       # an embedding may have rows without a token
     names = tuple(tuple(tuple(named(i) for i in place) for place in row[0].tolist()) for row in rows)
     return LogitLens(shown, names, *(np.stack([row[i].cpu().numpy() for row in rows]) for i in (1, 2, 3)))
@@ -871,11 +891,16 @@ def attribute(model, text, tokenizer=None, target=None, method="integrated_gradi
         with torch.no_grad():
             output, empty = value(ids).item(), value(blank).item()
         _numbers(model, (output, empty))
-        scores, steps = _shares(value, model.get_input_embeddings(), ids, blank, method, steps, tolerance, output - empty, 1 if _one_by_one(model, task) else 64)
+        scores, steps = _shares(value, model.get_input_embeddings(), ids, blank, method, steps, tolerance, output - empty, 1 if _one_by_one(model, task) else _rows_at_once(ids))
     return Attribution(text, shown, offsets, tuple(scores.tolist()), name, output, empty, method, steps, tolerance)
 
 
-def _shares(value, embedding, ids, blank, method, steps, tolerance, difference, batch=64):
+def _rows_at_once(ids):
+    "Copies of a text that are computed at once, at most 64: memory does not grow with the text, and a CPU's caches hold them."
+    return max(1, min(64, (1024 if ids.device.type == "cpu" else 16_384) // ids.shape[1]))
+
+
+def _shares(value, embedding, ids, blank, method, steps, tolerance, difference, batch):
     "Shares of the tokens, and the steps that they took; `batch` rows at a time."
     if method == "occlusion":
         return FeatureAblation(value).attribute(ids, baselines=blank, perturbations_per_eval=min(16, batch))[0].detach(), 0

@@ -1,6 +1,7 @@
 """Benchmarks: equality with one-by-one definitions and with lm-evaluation-harness, GLUE's layouts and resumption, and bad input."""
 import glob
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -325,6 +326,18 @@ def test_pairs_and_passages_are_made_by_rule():
     assert cloze_passages(["the array has one two three four five six seven eight nine ten values in the array. Next."]) == ["the array has one two three four five six seven eight nine ten values in the array"]
     with pytest.raises(ValueError, match="no sentence"):
         agreement_pairs(["nothing"])
+
+
+def test_passages_of_a_long_text_are_those_of_its_whole_beginning():
+    rng = np.random.default_rng(0)
+    words = ["alpha", "beta", "gamma", "w" * 1500, "delta", "epsilon " * 3 + "\n" * 700, "zeta", "a"]
+    text = " ".join(w + "." * bool(rng.random() < .2 and w.isalpha() and len(w) > 3) for w in rng.choice(words, 900))
+    slow = {}
+    for match in re.finditer(r"\b([a-z]{4,})\.(?=\s|$)", text):
+        found = text[:match.end(1)].split()[-60:]
+        if len(found) >= 12 and match[1] in found[:-1]:
+            slow.setdefault(match[1] + " " + " ".join(found[:8]), " ".join(found))
+    assert len(slow) > 20 and sorted(cloze_passages([text], 10_000)) == sorted(slow.values())
 
 
 # ---- cloze

@@ -18,12 +18,13 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (AutoConfig, AutoModel, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, BartForConditionalGeneration, BertConfig, BertForMaskedLM,
-                          BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification, ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, pipeline)
+                          BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification, ByT5Tokenizer, FNetConfig, FNetForTokenClassification, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, pipeline)
 
 from lmnotes import finetuning
 from lmnotes.applications import explain, predict, worst_errors
@@ -873,6 +874,21 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_whole_run_given_back(encoder,
         finetune(encoder, classes(), start.place / "damaged", **{**RUN, "resume": True, "learning_rate": 1e-3})
 
 
+def test_a_damaged_result_is_named(encoder, tmp_path):
+    options = {**TINY, "epochs": 0.5, "samples": 0}
+    done = finetune(encoder, classes(), tmp_path / "r", **options)
+    path = tmp_path / "r" / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ValueError, match="'.*r' holds a finished model that is not whole: model.safetensors is damaged .*overwrite=True"):
+        finetune(encoder, classes(), tmp_path / "r", resume=True, **options)
+    assert finetune(encoder, classes(), tmp_path / "r", resume=True, overwrite=True, **options).scores == done.scores
+    assert path.read_bytes() == data and verify(tmp_path / "r") == []
+    (tmp_path / "r" / "SHA256SUMS").unlink()
+    with pytest.raises(ValueError, match="SHA256SUMS is missing"):
+        finetune(encoder, classes(), tmp_path / "r", resume=True, **options)
+
+
 def test_a_run_of_other_weights_is_another_run(encoder, tmp_path):
     "The same shapes and the same tokenizer, but another model: its run is neither gone on with nor given back as this one's."
     shutil.copytree(encoder, tmp_path / "other")
@@ -1008,6 +1024,80 @@ def test_two_processes_are_a_run_in_two_parts(encoder, tokenizer, tmp_path):
     assert [h["loss"] for h in two["history"]] == pytest.approx([h["loss"] for h in parts["history"]], abs=1e-4) and two["hardware"]["processes"] == 2
     assert two["scores"]["accuracy"] == pytest.approx(parts["scores"]["accuracy"]) and verify(tmp_path / "two") == []
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+_TWO = """
+import json, os, signal, sys
+from datasets import load_from_disk
+from lmnotes import finetuning
+model, data, folder, options = sys.argv[1:]
+options = json.loads(options)
+die, step = options.pop("die", None), finetuning._Watch.on_step_end
+def end(self, args, state, control, **kwargs):
+    if state.global_step == die:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, args, state, control, **kwargs)
+finetuning._Watch.on_step_end = end
+finetuning.finetune(model, load_from_disk(data), folder, **options)
+"""
+
+
+def on_two(tmp_path, model, data, name, **options):
+    "Run `finetune` on two processes; give the exit code and what was said."
+    data.save_to_disk(tmp_path / "data")
+    (tmp_path / "two.py").write_text(_TWO, encoding="utf-8")
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *map(str, (tmp_path / "two.py", model, tmp_path / "data", tmp_path / name)), json.dumps({**RUN, **options})]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_unused_parameters_are_found_without_drawing(tokenizer, bpe):
+    "A pooler that labels of words do not ask for, layers that are left out at random; what does not learn is not asked for either."
+    bert, fnet = head(BertForTokenClassification, tokenizer), FNetForTokenClassification(FNetConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, intermediate_size=32))
+    labels = {"input_ids": torch.tensor([[5, 6, 7]]), "labels": torch.tensor([[0, 1, -100]])}
+    some = lambda model, task="tokens", batch=labels: finetuning.engine._some_unused(model, lambda *given: finetuning._loss(task, *given), batch, False)
+    before = torch.get_rng_state()
+    assert some(fnet.train()) and fnet.training and not some(bert) and not bert.training
+    fnet.fnet.pooler.requires_grad_(False)
+    assert not some(fnet) and all(p.grad is None for p in fnet.parameters()) and torch.equal(torch.get_rng_state(), before)
+    for rate in (0.0, 0.1):
+        bart = BartForConditionalGeneration(encoder_decoder_config(bpe, "bart", layers=1, hidden=32, heads=2, max_length=64, encoder_layerdrop=rate))
+        assert some(bart, "translation", {"input_ids": torch.tensor([[5, 6]]), "labels": torch.tensor([[7, 8]])}) == (rate > 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_two_processes_train_a_model_with_parameters_that_the_loss_does_not_use(tokenizer, tmp_path, method):
+    "FNet has a pooler, which labels of words do not ask for: it stays as it was."
+    torch.manual_seed(0)
+    config = FNetConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, intermediate_size=32, max_position_embeddings=64, hidden_dropout_prob=0.0)
+    folder = save_folder(tmp_path / "m", FNetForTokenClassification(config), tokenizer)
+    code, said = on_two(tmp_path, folder, tags(), "two", epochs=1, method=method)
+    assert code == 0, said
+    parts = finetune(folder, tags(), tmp_path / "parts", **{**RUN, "epochs": 1, "method": method, "accumulation": 2})
+    two = json.loads((tmp_path / "two" / "lmnotes.json").read_text(encoding="utf-8"))
+    assert [h["loss"] for h in two["history"]] == pytest.approx([h["loss"] for h in parts.history], abs=1e-4)
+    before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "two" / "model.safetensors")
+    pooler = [name for name in after if "pooler" in name]
+    assert pooler and all(torch.equal(before[name], after[name]) for name in pooler)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family, method", [("classes", "full"), ("tags", "lora"), ("texts", "full")])
+def test_two_processes_resume_with_the_same_bits(encoder, bpe, tmp_path, family, method):
+    model, data = encoder, {"classes": classes, "tags": tags, "texts": rewritten}[family]()
+    if family == "texts":
+        torch.manual_seed(0)
+        config = T5Config(vocab_size=len(bpe), d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2, decoder_start_token_id=0, pad_token_id=bpe.pad_token_id, eos_token_id=bpe.eos_token_id)
+        model = save_folder(tmp_path / "m", T5ForConditionalGeneration(config), bpe)
+    options = dict(method=method, best=True, max_new_tokens=6)
+    assert on_two(tmp_path, model, data, "alone", **options)[0] == 0
+    assert on_two(tmp_path, model, data, "killed", die=7, **options)[0] != 0
+    assert last_checkpoint(tmp_path / "killed").name == "step-00000005" and not (tmp_path / "killed" / "config.json").exists()
+    code, said = on_two(tmp_path, model, data, "killed", resume=True, **options)
+    assert code == 0 and "SIGKILL" not in said, said
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "alone") and verify(tmp_path / "killed") == []
 
 
 # ---- what cannot be
@@ -1289,3 +1379,14 @@ def test_answers_have_no_blank_at_their_ends():
     inner.pre_tokenizer, inner.model = pre_tokenizers.WhitespaceSplit(), models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, **{word: i for i, word in enumerate(WORDS, 3)}}, unk_token="<unk>")
     plain = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=64)      # the same ids, whose offsets have no blanks
     assert plain(contexts[0])["input_ids"] == tokenizer(contexts[0])["input_ids"] and found == [answers[0] for answers in predict_answers(model, plain, questions, contexts)]
+
+
+@pytest.mark.parametrize("kind", ["XLNet", "XLM"])
+def test_answers_of_models_whose_class_is_called_simple(tokenizer, kind, tmp_path):
+    size = dict(vocab_size=len(tokenizer), d_model=16, n_layer=1, n_head=2, d_inner=32) if kind == "XLNet" else dict(vocab_size=len(tokenizer), emb_dim=16, n_layers=1, n_heads=2, max_position_embeddings=70)
+    model = getattr(transformers, f"{kind}LMHeadModel" if kind == "XLNet" else "XLMWithLMHeadModel")(getattr(transformers, f"{kind}Config")(**size, pad_token_id=tokenizer.pad_token_id))
+    folder = save_folder(tmp_path / "m", model, tokenizer)
+    result = finetune(folder, questions(), tmp_path / "f", **{**TINY, "epochs": 1})
+    test = questions()["test"]
+    again = predict(tmp_path / "f", list(zip(test["question"], test["context"])), device="cpu", max_length=48)
+    assert result.task == "question-answering" and [a.answer for a in again] == list(result.predictions)

@@ -18,8 +18,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, DatasetDict
-from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BartConfig, BartForConditionalGeneration, BertConfig, BertForMaskedLM, EncoderDecoderConfig, EncoderDecoderModel,
-                          GPT2Config, GPT2LMHeadModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM, T5Config, T5ForConditionalGeneration)
+from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BartConfig, BartForConditionalGeneration, BertConfig, BertForMaskedLM, EncoderDecoderConfig,
+                          EncoderDecoderModel, FSMTConfig, FSMTForConditionalGeneration, GPT2Config, GPT2LMHeadModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, ProphetNetConfig,
+                          ProphetNetForConditionalGeneration, RobertaConfig, RobertaForMaskedLM, T5Config, T5ForConditionalGeneration)
 from transformers.modeling_outputs import CausalLMOutput
 
 import lmnotes
@@ -526,8 +527,20 @@ def two_berts(size):
     return EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(*parts, decoder_start_token_id=1, pad_token_id=0))
 
 
+def fsmt(size):
+    "Its output layer is said to be its table of embeddings."
+    return FSMTForConditionalGeneration(FSMTConfig(langs=["a", "b"], src_vocab_size=size, tgt_vocab_size=size, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+                                                   encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=64, init_std=0.3, pad_token_id=0, bos_token_id=1, eos_token_id=1, decoder_start_token_id=1))
+
+
+def prophetnet(size):
+    "Its output layer reads a state for each of the next tokens."
+    return ProphetNetForConditionalGeneration(ProphetNetConfig(vocab_size=size, hidden_size=32, num_encoder_layers=1, num_decoder_layers=1, num_encoder_attention_heads=2, num_decoder_attention_heads=2, ngram=2,
+                                                               encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=1, decoder_start_token_id=1))
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("make", [t5, bart, two_berts])
+@pytest.mark.parametrize("make", [t5, bart, two_berts, fsmt, prophetnet])
 @pytest.mark.parametrize("batch_tokens", [1, 60, "auto"])
 def test_targets_given_sources_equal_the_library_loss(bpe, make, batch_tokens):
     torch.manual_seed(0)
@@ -539,9 +552,9 @@ def test_targets_given_sources_equal_the_library_loss(bpe, make, batch_tokens):
     for text, source in zip(TEXTS, SOURCES):
         labels, read = tokenizer(text_target=text, return_tensors="pt")["input_ids"], tokenizer(source, return_tensors="pt")["input_ids"]
         shifted = torch.cat([torch.tensor([[room._decoder_start(model)]]), labels[:, :-1]], 1)
-        totals.append(model(input_ids=read, decoder_input_ids=shifted).logits[0].double().log_softmax(-1).gather(1, labels[0, :, None]).sum().item())
+        totals.append(model(input_ids=read, decoder_input_ids=shifted, use_cache=False).logits[0].double().log_softmax(-1).gather(1, labels[0, :, None]).sum().item())
     assert ours.kind == "conditional perplexity" and np.allclose(ours.log_likelihoods, totals, rtol=1e-5)
-    if make is not two_berts:
+    if make in (t5, bart):
         loss = model(input_ids=read, labels=labels).loss.item()
         assert math.isclose(-ours.log_likelihoods[-1] / ours.tokens[-1], loss, rel_tol=1e-4)
 
@@ -1005,6 +1018,22 @@ def test_corrected_words_are_a_distribution():
     words = ["".join(w) for n in range(1, 7) for w in itertools.product("ab", repeat=n)]
     found = [surprisal(model, f"b {w}", tokenizer, task="causal", device="cpu") for w in words]
     assert 0.97 < sum(2 ** -f.corrected_word_bits[1] for f in found) <= 1 + 1e-6 and sum(2 ** -f.word_bits[1] for f in found) > 1.2
+
+
+def test_words_are_corrected_by_the_first_and_the_last_of_their_tokens():
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 5, 30):
+        for size in (1, 3, 40):
+            owner, marked = np.sort(rng.integers(0, count, size)), rng.random(size) < .6
+            bits, edge_bits, totals = rng.random(size), rng.random(size + 1), np.zeros(count)
+            for word in range(count):
+                places = np.flatnonzero(owner == word)
+                totals[word] = bits[places].sum()
+                if len(places):
+                    begin, after = places[0], places[-1] + 1
+                    whole = (begin == 0 or marked[begin]) and (after == size or marked[after])
+                    totals[word] += edge_bits[after] - (edge_bits[begin] if marked[begin] else 0) if whole else np.nan
+            assert np.allclose(room._corrected(bits, edge_bits, owner, marked, count), totals, equal_nan=True)
 
 
 def test_surprisal_as_a_table(bpe, wordpiece, tmp_path):

@@ -4,12 +4,14 @@ import logging
 import numpy as np
 import pytest
 import torch
+import transformers
 from datasets import ClassLabel, Dataset, Features, List, Value, load_dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel, DistilBertConfig, DistilBertForMaskedLM, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig,
                           GPTNeoXForCausalLM, ConvBertConfig, ConvBertForMaskedLM, FunnelConfig, FunnelForMaskedLM, LlamaConfig, LlamaForCausalLM, LongformerConfig, LongformerForMaskedLM, ModernBertConfig, ModernBertForMaskedLM, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM,
                           T5Config, T5ForConditionalGeneration, XLNetConfig, XLNetLMHeadModel)
 
+from lmnotes import understanding
 from lmnotes.checkpoints import load, save
 from lmnotes.tokenization import train_tokenizer
 from lmnotes.transformer import GPT, BertLM
@@ -621,3 +623,32 @@ def test_empty_choices_and_wrong_heads_are_named(tokenizer):
                         (lambda: ablate_heads(mamba, [SENTENCE], tokenizer, progress=False), "has no attention heads"), (lambda: attention_maps(mamba, SENTENCE, tokenizer), "gives no attention weights")):
         with pytest.raises(ValueError, match=says):
             wrong()
+
+
+def test_the_layers_run_once_for_all_rows_of_the_logit_lens_and_the_model_is_left_as_it_was():
+    model, runs = make("gpt2"), []
+    handles = [block.attn.register_forward_hook(lambda *_: runs.append(1)) for block in model.transformer.h]
+    before = {name: set(vars(part)) for name, part in model.named_modules()}
+    lens = logit_lens(model, SENTENCE, word_tokenizer())
+    assert len(lens.top_tokens) == 3 and len(runs) == 4                             # for the states, and for what the head sees
+    assert {name: set(vars(part)) for name, part in model.named_modules()} == before
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize("kind", ["XLM", "Flaubert"])
+def test_a_model_without_whole_layers_is_refused_by_the_logit_lens(kind):
+    config = getattr(transformers, f"{kind}Config")(vocab_size=len(WORDS), emb_dim=16, n_layers=2, n_heads=2, max_position_embeddings=32, mask_token_id=4)
+    model = getattr(transformers, f"{kind}WithLMHeadModel")(config).eval()
+    with pytest.raises(ValueError, match="no list of its 2 layers"):
+        logit_lens(model, SENTENCE, word_tokenizer())
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
+def test_how_many_rows_at_once_changes_no_share(method, monkeypatch):
+    model, shares = make("gpt2"), []
+    assert understanding._rows_at_once(torch.zeros(1, 4, dtype=torch.long)) == 64 and understanding._rows_at_once(torch.zeros(1, 5000, dtype=torch.long)) == 1
+    for rows in (1, 7, 64):
+        monkeypatch.setattr(understanding, "_rows_at_once", lambda ids: rows)
+        shares.append(attribute(model, SENTENCE, word_tokenizer(), method=method).scores)
+    assert np.allclose(shares[0], shares[1], atol=1e-5) and np.allclose(shares[0], shares[2], atol=1e-5)

@@ -38,7 +38,7 @@ from .metrics import _answers as _answer_texts
 from .metrics import _as_set, _check_whole, _number_of, _numbers, _translations, chrf, token_f1
 from .metrics import spans as spans_of
 from .pretraining import _check_seed, _checked_options, _lock_path, _locked, _plain_numbers
-from .tasks import _as_text, _label_name, _list_in
+from .tasks import _as_text, _label_name, _list_in, _squad_rows
 from .transformer import evaluating, position_limit
 
 logger = logging.getLogger(__name__)
@@ -404,6 +404,13 @@ class PredictionOptions:
             raise ValueError(f"word_pattern {self.word_pattern!r} finds words without letters: let it take one character or more, as in '\\w+'")
         return self
 
+    def _fits(self, family):
+        "The choices themselves, refused where one is of what is written and the model writes nothing."
+        for name, value in self._decoding().items():
+            if family != "generation" and value != getattr(PredictionOptions, name):
+                raise ValueError(f"{name} {value} is for models that write texts, and this one is for {family}: leave it out")
+        return self
+
     def _decoding(self):
         "Choices of `generate_texts`."
         return {name: getattr(self, name) for name in ("max_new_tokens", "num_beams", "temperature", "top_k", "top_p", "length_penalty", "no_repeat_ngram_size")}
@@ -623,7 +630,7 @@ def predict(model, inputs, context=None, options=None, **changes):
         _check_list("inputs", inputs, "text")
     items = [inputs] if alone else list(inputs)
     opened = _opened(model, options.device)
-    records = []
+    options, records = options._fits(opened.family), []
     for number, item in enumerate(items):
         try:
             records.append(_record(item, opened.family, options, context))
@@ -694,18 +701,30 @@ def _rows_of_jsonl(lines):
 
 
 def _rows_of_json(lines):
-    "Rows of a JSON file: those of one list, which is read whole, or one in each line."
+    "Rows of a JSON file: those of one list or of SQuAD's nested form, which are read whole, or one in each line."
     rest, start = iter(lines), []
     while not "".join(start).strip() and (line := next(rest, None)) is not None:
         start.append(line)
     if not "".join(start).lstrip().startswith("["):
-        yield from _rows_of_jsonl(chain(start, rest))
+        yield from _nested_rows(lines, "".join(start)) or _rows_of_jsonl(chain(start, rest))
         return
     try:
         rows = json.loads("".join([*start, *rest]))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"file {str(lines.path)!r} is no JSON list ({error}): mend it, or write one object in each line (.jsonl)") from None
     yield from map(_json_row, rows)
+
+
+def _nested_rows(lines, first):
+    "Questions of a file in SQuAD's nested form, laid flat as training does; None for another file, which its first line tells."
+    if first.rstrip().endswith("}") and '"paragraphs"' not in first:             # a row in each line
+        return None
+    try:
+        rows = _squad_rows(Path(lines.path))
+    except (ValueError, KeyError, TypeError):
+        return None
+    lines.read = os.path.getsize(lines.path)
+    return rows
 
 
 def _json_row(row):
@@ -868,6 +887,8 @@ class FileReport:
         Numbers of the first of these, from 1.
     resumed : int
         Rows that were there already from a run that was stopped.
+    cut : int
+        Rows that were longer than what is read of them.
     """
 
     output: object
@@ -875,11 +896,13 @@ class FileReport:
     errors: int
     error_rows: tuple
     resumed: int
+    cut: int = 0
 
     def __repr__(self):
         where = f" (row {', '.join(map(str, self.error_rows))}{' …' if self.errors > len(self.error_rows) else ''})" if self.errors else ""
         again = f", {self.resumed:,} of them from an earlier run" if self.resumed else ""
-        return f"{self.output or 'standard output'}: {_number_of(self.rows, 'row')}{again}; {self.rows - self.errors:,} predicted, {_number_of(self.errors, 'error')}{where}"
+        cut = f", {self.cut:,} not read whole" if self.cut else ""
+        return f"{self.output or 'standard output'}: {_number_of(self.rows, 'row')}{again}; {self.rows - self.errors:,} predicted, {_number_of(self.errors, 'error')}{where}{cut}"
 
     def _repr_html_(self):
         return f"<p>{escape(repr(self))}</p>"
@@ -897,7 +920,7 @@ def predict_file(model, file, output=None, text_column=None, overwrite=False, op
         Folder of a model, its hub name, or the pair (model, tokenizer).
     file : str or path
         A text file with a text in each line, or a CSV, TSV or JSONL file (`.jsonl`, `.ndjson`, `.json`) with named columns; UTF-8.
-        A `.json` file may also be one list, which is read whole.
+        A `.json` file may also be one list, or of SQuAD's nested form, and is then read whole.
     output : str or path, optional
         JSONL file to write; by default the lines go to standard output.
     text_column : str or list of str, optional
@@ -934,15 +957,18 @@ def predict_file(model, file, output=None, text_column=None, overwrite=False, op
     file = _readable(file)
     output = None if output is None else _writable(output, file, overwrite)
     opened = _opened(model, options.device)
+    options._fits(opened.family)
     if opened.family == "generation":
         _answers(opened, [], options)                          # a choice that no row could be written with is said before anything is
     if output is None:
-        return _to_output(opened, file, options, text_column, progress)
+        with _said_once():
+            return _to_output(opened, file, options, text_column, progress)
     options = _settled(options, opened)
     run = {"model": _weights_digest(opened.model), "file": _file_digest(file), "options": {k: v for k, v in asdict(options).items() if k != "device"},
            "text_column": list(text_column) if isinstance(text_column, tuple) else text_column, "versions": {"torch": torch.__version__, "transformers": transformers.__version__}}
     next(_records(_Lines(file), opened.family, options, text_column), None)          # a column that is not there is said before anything is written
-    return _to_file(opened, file, output, run, options, text_column, overwrite, progress)
+    with _said_once():
+        return _to_file(opened, file, output, run, options, text_column, overwrite, progress)
 
 # %% ../nbs/11_applications.ipynb #f7cfda2f
 def _readable(file):
@@ -1008,17 +1034,36 @@ def _check_parts(part, note):
 
 def _to_output(opened, file, options, text_column, progress):
     "Write the lines to standard output."
-    rows, errors = 0, []
+    rows, errors, cut = 0, [], 0
     for lines in _output_lines(opened, _Lines(file), options, text_column, 0, progress):
         sys.stdout.write("\n".join([*lines, ""]))
         sys.stdout.flush()
-        rows, errors = rows + len(lines), errors + _errors(lines)
-    return FileReport(None, rows, len(errors), tuple(errors[:5]), 0)
+        rows, errors, cut = rows + len(lines), errors + _errors(lines), cut + _cut_rows(lines)
+    return FileReport(None, rows, len(errors), tuple(errors[:5]), 0, cut)
 
 
 def _errors(lines):
     "Numbers of the rows of output lines that report an error."
     return [row["row"] for row in map(json.loads, lines) if "error" in row]
+
+
+def _cut_rows(lines):
+    "How many output lines say that their row was not read whole."
+    return sum(row.get("cut", False) for row in map(json.loads, lines))
+
+
+@contextmanager
+def _said_once():
+    "While inside, a warning that comes again with other numbers is left out: a file is read in parts, and its report counts them all."
+    seen, speakers = set(), (logger, logging.getLogger("lmnotes.generation"))
+    new = lambda record: not (record.msg in seen or seen.add(record.msg))
+    for speaker in speakers:
+        speaker.addFilter(new)
+    try:
+        yield
+    finally:
+        for speaker in speakers:
+            speaker.removeFilter(new)
 
 
 def _file_digest(path):
@@ -1046,7 +1091,7 @@ def _to_file(opened, file, output, run, options, text_column, overwrite, progres
     output.parent.mkdir(parents=True, exist_ok=True)
     with _alone(output):
         _check_free(output, overwrite)                       # another process may have ended since it was looked at
-        done, errors = _take_up(part, note, run, overwrite)
+        done, errors, cut = _take_up(part, note, run, overwrite)
         rows = done
         try:
             if not part.exists():                            # a note stands before its part, and is whole where there is a part
@@ -1055,7 +1100,7 @@ def _to_file(opened, file, output, run, options, text_column, overwrite, progres
                 for lines in _output_lines(opened, _Lines(file), options, text_column, done, progress):
                     out.write("\n".join([*lines, ""]))
                     out.flush()
-                    rows, errors = rows + len(lines), errors + _errors(lines)
+                    rows, errors, cut = rows + len(lines), errors + _errors(lines), cut + _cut_rows(lines)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{part} holds {_number_of(rows, 'row')}; the same command goes on from there") from None
         except OSError as error:
@@ -1064,7 +1109,7 @@ def _to_file(opened, file, output, run, options, text_column, overwrite, progres
             raise OSError(error.errno, f"{error.strerror}: {str(part)!r} holds {_number_of(rows, 'row')}; the same command goes on from there once it can be written") from error
         os.replace(part, output)
         note.unlink()
-    return FileReport(str(output), rows, len(errors), tuple(errors[:5]), done)
+    return FileReport(str(output), rows, len(errors), tuple(errors[:5]), done, cut)
 
 
 def _alone(output, begun=False):
@@ -1081,9 +1126,9 @@ def _alone(output, begun=False):
 
 
 def _take_up(part, note, run, overwrite):
-    "Rows and errors that a stopped run left; a torn last line is taken off. What another run left is refused, or removed with `overwrite`."
+    "Rows that a stopped run left, the errors among them, and how many were not read whole; a torn last line is taken off. What another run left is refused, or removed with `overwrite`."
     if not part.exists():
-        return 0, []
+        return 0, [], 0
     known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
     other = [key for key in run if known.get(key) != run[key]]
     if other and not overwrite:
@@ -1091,8 +1136,8 @@ def _take_up(part, note, run, overwrite):
         raise FileExistsError(f"{str(part)!r} was begun with {others}: delete it, name another output, or allow overwrite=True (--overwrite)")
     if other:
         part.unlink()
-        return 0, []
-    good, errors, size = 0, [], 0
+        return 0, [], 0
+    good, errors, cut, size = 0, [], 0, 0
     with open(part, "rb") as file:
         for line in file:
             try:
@@ -1101,9 +1146,9 @@ def _take_up(part, note, run, overwrite):
                 row = {}
             if row.get("row") != good + 1:
                 break
-            good, size, errors = good + 1, size + len(line), errors + [good + 1] * ("error" in row)
+            good, size, errors, cut = good + 1, size + len(line), errors + [good + 1] * ("error" in row), cut + row.get("cut", False)
     os.truncate(part, size)
-    return good, errors
+    return good, errors, cut
 
 # %% ../nbs/11_applications.ipynb #781414b6
 class _Aim(NamedTuple):
@@ -1366,7 +1411,7 @@ def explain(model, text, method="occlusion", label=None, word=None, context=None
     if method not in ("occlusion", "gradient"):
         raise ValueError(f"method {method!r} is not known: 'occlusion' or 'gradient'")
     opened = _opened(model, options.device)
-    options = _settled(options, opened)
+    options = _settled(options._fits(opened.family), opened)
     if label is not None and not isinstance(label, str):
         raise TypeError(f"label {label!r} is a {type(label).__name__}: give the name of a label, or a text, as predict answers it")
     if word is not None and opened.family != "tokens":
@@ -1617,6 +1662,7 @@ class Dialogue:
         self.model = _opened(self.model, self.options.device)
         if self.model.family != "question-answering":
             raise ValueError(f"the model is for {self.model.family}: a dialogue needs one that answers questions about a text")
+        self.options._fits(self.model.family)
 
     def with_history(self, question):
         "The question behind as many earlier ones as fit."

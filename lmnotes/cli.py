@@ -774,7 +774,7 @@ def fill_mask(model, text, top=5, device="auto"):
         If the text has no gap, is longer than the model or not UTF-8, if `top` is no whole number of the vocabulary's size or less, if the model is not a masked one or damaged, or its tokenizer has no mask token.
     """
     import torch
-    _check_letters("text", text)
+    text = _in_letters("text", text)
     network, tokenizer = _open(model, "masked", device)
     if tokenizer.mask_token is None:
         raise ValueError(f"the tokenizer of {str(model)!r} has no mask token, so no gap can be shown to the model: give a folder whose tokenizer has one, set with tokenizer.mask_token = …")
@@ -883,7 +883,7 @@ def generate(model, prompt, max_new_tokens=50, temperature=1.0, top_k=None, top_
         raise ValueError(f"max_new_tokens={max_new_tokens!r} must be a whole number, 1 or more")
     _check_seed(seed)
     check_sampling(temperature, top_k, top_p)
-    _check_letters("prompt", prompt)
+    prompt = _in_letters("prompt", prompt)
     network, tokenizer = _open(model, "causal", device)
     separator = getattr(network.config, "prompt_separator", None) or ""
     ids = torch.tensor([_prompt_ids(prompt + separator, max_new_tokens, network, tokenizer)], device=network.device)
@@ -899,10 +899,12 @@ def generate(model, prompt, max_new_tokens=50, temperature=1.0, top_k=None, top_
     return Generation(prompt, shown(out[0].tolist()), len(new) - ended, ended)
 
 # %% ../nbs/20_cli.ipynb #9abb84a5
-def _check_letters(name, text):
-    "Refuse a text with bytes that the locale cannot read, which Python keeps as halves of pairs of surrogates."
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ValueError(f"{name} {text!r} is not UTF-8: type it again, or take it from a file that is saved as UTF-8")
+def _in_letters(name, text):
+    "A text whose bytes the locale could not read, which Python keeps as halves of pairs of surrogates, read as UTF-8; refused where it is none."
+    try:
+        return os.fsencode(text).decode("utf-8") if any("\ud800" <= letter <= "\udfff" for letter in text) else text
+    except UnicodeError:
+        raise ValueError(f"{name} {text!r} is not UTF-8: type it again, or take it from a file that is saved as UTF-8") from None
 
 
 def _prompt_ids(prompt, max_new_tokens, model, tokenizer):
@@ -1330,7 +1332,7 @@ def _asked(prompted):
     while True:
         if prompted:
             typer.echo("> ", nl=False)
-        line = sys.stdin.readline().strip()
+        line = _in_letters("question", sys.stdin.readline()).strip()
         if not line:
             return
         yield line
@@ -1364,6 +1366,7 @@ def main(argv=None):
     """
     for stream in (sys.stdout, sys.stderr):                # a terminal that lacks a character gets an escape
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+    getattr(sys.stdin, "reconfigure", lambda **_: None)(errors="surrogateescape")           # as those of a word of the command line, bytes that the locale lacks are kept
     logging.basicConfig(format="%(message)s", level=logging.ERROR if _rank() else logging.WARNING)
     logging.getLogger("lmnotes").setLevel(logging.ERROR if _rank() else logging.INFO)       # what a run reports as it goes
     code = execute(COMMANDS, sys.argv[1:] if argv is None else argv)

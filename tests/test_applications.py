@@ -369,6 +369,21 @@ def test_a_json_list_is_read_as_lines_are(folder, tmp_path):
         predict_file(folder, tmp_path / "b.json", tmp_path / "b.out", progress=False)
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_file_of_squads_nested_form_is_laid_flat(answerer, classifier, tmp_path, indent):
+    asked = [("when", "the soup opens at five ."), ("who", "the soup opens at five ."), ("what", "bread is in rome")]
+    questions = [{"id": str(i), "question": q, "answers": [{"text": "the", "answer_start": 0}] * (i == 0), "is_impossible": i > 0} for i, (q, _) in enumerate(asked)]
+    parts = [{"context": asked[0][1], "qas": questions[:2]}, {"context": asked[2][1], "qas": questions[2:]}]
+    (tmp_path / "a.json").write_text(json.dumps({"version": "v2.0", "data": [{"title": "a", "paragraphs": parts}]}, indent=indent))
+    report = predict_file(answerer, tmp_path / "a.json", tmp_path / "a.out", progress=False)
+    assert (report.rows, report.errors) == (3, 0) and [row["answer"] for row in read(tmp_path / "a.out")] == [p.answer for p in predict(answerer, asked)]
+    with pytest.raises(ValueError, match="the columns are id, question, context, answers"):
+        predict_file(classifier, tmp_path / "a.json", tmp_path / "b.out", progress=False)
+    (tmp_path / "b.json").write_text('{"question": "when", "context": "the \\"paragraphs\\""\n' + "".join(json.dumps({"question": q, "context": c, "paragraphs": 1}) + "\n" for q, c in asked))
+    report = predict_file(answerer, tmp_path / "b.json", tmp_path / "b.out", progress=False)
+    assert (report.rows, report.error_rows) == (4, (1,))
+
+
 def test_a_file_without_a_readable_row_is_an_error(folder, tmp_path, capsys):
     (tmp_path / "a.jsonl").write_text("[1]\nnot json\n")
     (tmp_path / "b.csv").write_text("text\n\"\"\n\" \"\n")
@@ -834,6 +849,42 @@ def test_a_choice_that_no_row_can_be_written_with_is_refused_before_anything_is(
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"] and not capsys.readouterr().out
 
 
+@pytest.mark.parametrize("family", ["classifier", "writer"])
+def test_what_is_cut_is_said_once_and_counted_at_the_end(family, request, tmp_path, small_chunks, monkeypatch, caplog, capsys):
+    model, options = request.getfixturevalue(family), {"max_new_tokens": 2} if family == "writer" else {}
+    (tmp_path / "a.txt").write_text("".join("soup " * (40 if i % 2 else 1) + f"{i % 10}\n" for i in range(40)))
+    report, cut = predict_file(model, tmp_path / "a.txt", tmp_path / "a.out", progress=False, **options), [row.get("cut", False) for row in read(tmp_path / "a.out")]
+    assert report.cut == sum(cut) == 20 and repr(report).endswith("40 rows; 40 predicted, 0 errors, 20 not read whole")
+    assert len([r for r in caplog.records if "are longer than" in r.getMessage()]) == 1
+    assert predict_file(model, tmp_path / "a.txt", progress=False, **options).cut == 20 and '"cut": true' in capsys.readouterr().out
+    predict(model, ["soup " * 40], **options)                                  # what is asked later warns again
+    assert len([r for r in caplog.records if "are longer than" in r.getMessage()]) == 3
+    answers, calls = app._answers_of, []
+
+    def stop(*rest):
+        calls.append(rest)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return answers(*rest)
+    monkeypatch.setattr(app, "_answers_of", stop)
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(model, tmp_path / "a.txt", tmp_path / "b.out", progress=False, **options)
+    again = predict_file(model, tmp_path / "a.txt", tmp_path / "b.out", progress=False, **options)
+    assert again.resumed and again.cut == 20
+
+
+@pytest.mark.parametrize("choice", [{"num_beams": 4}, {"max_new_tokens": 5}, {"temperature": 0.7}, {"temperature": 1.0, "top_k": 3}, {"length_penalty": 2.0}, {"no_repeat_ngram_size": 2}])
+def test_choices_of_what_is_written_are_refused_where_nothing_is(classifier, tagger, answerer, tmp_path, choice):
+    (tmp_path / "a.txt").write_text("soup\n")
+    says = f"{next(iter(choice))} {next(iter(choice.values()))} is for models that write texts, and this one is for "
+    for ask in (lambda: predict(classifier, "soup", **choice), lambda: predict(tagger, "soup", **choice), lambda: predict(answerer, ("who", "soup"), **choice), lambda: explain(classifier, "soup", **choice),
+                lambda: predict_file(classifier, tmp_path / "a.txt", tmp_path / "a.out", progress=False, **choice), lambda: Dialogue(answerer, "soup", options=PredictionOptions(**choice))):
+        with pytest.raises(ValueError, match=says):
+            ask()
+    assert not (tmp_path / "a.out").exists()
+    assert predict(classifier, "soup", num_beams=1, max_new_tokens=64).label                     # the defaults choose nothing
+
+
 def test_a_source_that_is_not_read_whole_says_so(writer, tmp_path):
     long, short = predict(writer, ["a" * 90, "a"], max_new_tokens=4)
     assert long.cut and not short.cut and "not read whole" in repr(long) and "not read whole" in long._repr_html_() and "not read" not in repr(short)
@@ -1133,6 +1184,18 @@ def test_command_chat_writes_json_lines(answerer, tmp_path, capsys, monkeypatch)
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     expected = converse(tmp_path / "model", (tmp_path / "a.txt").read_text(), ["when opens", "who"])
     assert rows == [{"question": t.question, "answer": t.answer, "start": t.start, "end": t.end, "confidence": t.confidence} for t in expected]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_command_chat_reads_utf8_in_any_locale(answerer, tmp_path, capsys, monkeypatch, encoding):
+    save(*answerer, tmp_path / "model")
+    (tmp_path / "a.txt").write_text("the soup opens at five and closes at six .")
+    asked = lambda raw: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw), encoding=encoding))
+    line = ["chat", str(tmp_path / "model"), str(tmp_path / "a.txt"), "--json"]
+    asked("when Ü 文\n".encode())
+    assert cli.main(line) == 0 and json.loads(capsys.readouterr().out)["question"] == "when Ü 文"
+    asked("when Ü\n".encode("latin-1"))
+    assert cli.main(line) == 2 and r"question 'when \udcdc\n' is not UTF-8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("choice, says", [

@@ -906,6 +906,13 @@ def test_a_text_that_the_locale_cannot_read_is_refused(words, capsys):
     assert re.search(r"error: (prompt|text) '\\udcff.*' is not UTF-8: type it again, or take it from a file that is saved as UTF-8$", capsys.readouterr().err.strip())
 
 
+def test_a_text_in_utf8_is_read_in_any_locale(models, capsys):
+    text = "Ü 文 list"
+    raw = text.encode().decode("ascii", "surrogateescape")                     # as Python has the words of a command line in the locale C
+    for ask in (lambda given: cli.fill_mask(models / "masked", f"{given} [MASK]"), lambda given: cli.generate(models / "causal", given, max_new_tokens=2, temperature=0)):
+        assert ask(raw) == ask(text)
+
+
 def test_chat_needs_standard_input(tmp_path, monkeypatch, capsys):
     (tmp_path / "a.txt").write_text("the soup")
     monkeypatch.setattr(sys, "stdin", None)                                    # as Python has it where it is closed

@@ -2469,7 +2469,7 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     FloatingPointError
         If the loss is no number any more, or far above that of a model that knows nothing.
     RuntimeError
-        If another thread of the process trains a model.
+        If another thread of the process trains a model, or if `compile` is chosen and the compiler is missing, fails or is stopped.
     KeyboardInterrupt
         After Ctrl-C, when the state is saved.
     """
@@ -2525,7 +2525,7 @@ def _pretrain(corpus, tokenizer, model, output_dir, options):
             unigram_bias(model, blocks, () if causal else tokenizer.all_special_ids)
         model = shard(model, arguments.device) if options.sharded else model.to(arguments.device)
         try:
-            with _for_the_machine(model, run["bf16"], options):
+            with _for_the_machine(model, run["bf16"], options), _compiler_named() if options.compile else nullcontext():
                 trainer, loss_after = _train(model, tokenizer, blocks, held, causal, arguments, Path(output_dir), options, checkpoint, saved, run)
         finally:
             _forget(arguments)
@@ -2762,6 +2762,16 @@ def _compile_layers(model):
     "Compile each block of the model; blocks of one kind share their code, so it takes no longer for more of them."
     for block in _blocks(model):
         block.compile()
+
+
+@contextmanager
+def _compiler_named():
+    "Turn what `torch.compile` raises, many lines with a command and its output, into one that says what to do."
+    try:
+        yield
+    except importlib.import_module("torch._dynamo.exc").BackendCompilerFailed as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise RuntimeError(f"the model could not be compiled here ({next((line for line in lines if 'error:' in line), lines[0])[:200]}): leave out compile=True; checkpoints that were saved are kept") from error
 
 
 def _best_or_last(model, loss, output_dir, options, run, measure):

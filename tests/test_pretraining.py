@@ -717,6 +717,18 @@ def test_tensorboard_gets_the_rows(corpus, tokenizer, tmp_path):
     assert list((tmp_path / "t-logs").rglob("events.out.tfevents.*"))
 
 
+def test_a_compiler_that_fails_is_said_in_a_line(corpus, tokenizer, tmp_path, monkeypatch):
+    "As where there is no compiler, or where Ctrl-C stopped it, too."
+    def failing(graph, inputs):
+        raise ValueError("C++ compile error\n\nCommand:\ng++ main.cpp\n\nOutput:\nmain.cpp: In function kernel\nmain.cpp:7:3: error: no such type\nmain.cpp:9:3: error: another")
+
+    monkeypatch.setattr(pretraining, "_compile_layers", lambda model: [block.compile(backend=failing) for block in pretraining._blocks(model)])
+    with pytest.raises(RuntimeError, match=r"could not be compiled here \(main.cpp:7:3: error: no such type\): leave out compile=True; checkpoints that were saved are kept$"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "m", steps=2, compile=True, **TINY)
+    torch._dynamo.reset()
+    assert pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "m", steps=2, **TINY).steps == 2
+
+
 def test_compiled_layers_learn_the_same(corpus, tokenizer, tmp_path):
     import shutil
     if not shutil.which("g++"):

@@ -722,6 +722,7 @@ def test_a_compiler_that_fails_is_said_in_a_line(corpus, tokenizer, tmp_path, mo
     def failing(graph, inputs):
         raise ValueError("C++ compile error\n\nCommand:\ng++ main.cpp\n\nOutput:\nmain.cpp: In function kernel\nmain.cpp:7:3: error: no such type\nmain.cpp:9:3: error: another")
 
+    torch._dynamo.reset()                                                       # else what another test compiled may be used
     monkeypatch.setattr(pretraining, "_compile_layers", lambda model: [block.compile(backend=failing) for block in pretraining._blocks(model)])
     with pytest.raises(RuntimeError, match=r"could not be compiled here \(main.cpp:7:3: error: no such type\): leave out compile=True; checkpoints that were saved are kept$"):
         pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "m", steps=2, compile=True, **TINY)

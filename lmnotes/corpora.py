@@ -183,6 +183,11 @@ def _only_text(number, text):
     return text
 
 
+def _plain(text):
+    "A text without what exact duplicates may differ in."
+    return " ".join(text.lower().split())
+
+
 def exact_duplicates(texts):
     """Which texts repeat an earlier one, case and white space aside.
 
@@ -203,15 +208,15 @@ def exact_duplicates(texts):
     """
     seen, repeats = set(), []
     for text in _each_text(texts):
-        key = hashlib.blake2b(" ".join(text.lower().split()).encode("utf-8", "replace"), digest_size=16).digest()
+        key = hashlib.blake2b(_plain(text).encode("utf-8", "replace"), digest_size=16).digest()
         repeats.append(key in seen)
         seen.add(key)
     return np.array(repeats, dtype=bool)
 
 # %% ../nbs/02_corpora.ipynb #f6894f60
-_RANKINGS, _BANDS, _SHINGLE, _PART = 64, 16, 3, 2**18           # so many characters at a time: memory does not grow with the corpus
+_RANKINGS, _BANDS, _SHINGLE, _PART = 64, 16, 3, 2**18           # the fewest bands; so many characters at a time: memory does not grow with the corpus
 _RANDOM = np.random.default_rng(20).integers(1, 2**62, size=(_RANKINGS, 2), dtype=np.uint64)
-_MIXED = 2 * _RANDOM[:_RANKINGS // _BANDS, 0] + np.uint64(1)        # one number for the four of a band
+_MIXED = 2 * _RANDOM[:_RANKINGS // _BANDS, 0] + np.uint64(1)        # one number for the four of a band, or fewer
 
 
 def minhash(texts):
@@ -302,17 +307,20 @@ def near_duplicates(texts, threshold=0.8, fixed=0):
     ----------
     texts : iterable of str
         Documents; some 600 bytes of memory are taken for each. Time grows with their number, and with the square of the
-        number of those that share a frame (form letters, logs) and still differ.
+        number of those that share a frame (form letters, logs) and still differ; below a threshold of a third with the square of
+        the number of those that have any frequent phrase in common.
     threshold : float
-        Estimated Jaccard similarity of three-word shingles, above 0 and up to 1, from which on two texts count as the same.
+        Estimated Jaccard similarity of three-word shingles, above 0 and up to 1, from which on two texts count as the same. Of
+        pairs whose similarity is s, the share 1 - (1 - s**rows)**bands is compared: 16 bands of 4 rows from 0.67 on, 32 of 2 from
+        0.33 on, 64 of 1 below, so that 97 % and more of the pairs at the threshold are, if it is 0.06 or more.
     fixed : int
         So many of the first texts stay whatever they repeat, as those of a held-out split do.
 
     Returns
     -------
     numpy.ndarray of bool, shape (documents,)
-        True where a text is nearly the same as an earlier one (MinHash with 16 bands of 4; Lee et al. 2022, appendix A). Bands are
-        gone through one after another: in a chain of texts, each like the next, the earlier one may have to go itself later on.
+        True where a text is nearly the same as an earlier one (MinHash with 16 bands of 4 by default; Lee et al. 2022, appendix A). Bands
+        are gone through one after another: in a chain of texts, each like the next, the earlier one may have to go itself later on.
 
     Raises
     ------
@@ -325,13 +333,18 @@ def near_duplicates(texts, threshold=0.8, fixed=0):
         raise ValueError(f"threshold {threshold} must lie above 0 and up to 1, for example 0.8")
     signatures = minhash(texts)
     repeats, sketches = np.zeros(len(signatures), dtype=bool), _sketches(signatures)
-    for band in np.split(signatures, _BANDS, axis=1):
-        key = (band * _MIXED).sum(1)
+    for band in np.split(signatures, _bands(threshold), axis=1):
+        key = (band * _MIXED[:band.shape[1]]).sum(1)
         order = np.argsort(key, kind="stable")
         bounds = np.flatnonzero(np.diff(key[order], prepend=key[order[:1]] - np.uint64(1), append=key[order[-1:]] + np.uint64(1)))
         for k in np.flatnonzero(np.diff(bounds) > 1):
             repeats[_repeats_in(order[bounds[k]:bounds[k + 1]], signatures, sketches, repeats, threshold, fixed)] = True
     return repeats
+
+
+def _bands(threshold, share=0.97):
+    "The fewest bands by which this share of the pairs at the threshold are compared; as many as there are rankings, where even they do not reach it."
+    return next((bands for bands in (_BANDS, 2 * _BANDS) if 1 - (1 - threshold ** (_RANKINGS // bands)) ** bands >= share), _RANKINGS)
 
 
 def _sketches(signatures):
@@ -923,7 +936,8 @@ def load_corpus(source="docstrings", *, text_column=None, config=None, validatio
         carved); `exact` for exact ones only.
         Takes some 600 bytes of memory a document, `exact` some 100, False none.
     streaming : bool
-        Read while it is used, holding nothing in memory (no duplicates are removed, but from `docstrings`).
+        Read while it is used, holding nothing in memory (no duplicates are removed, but from `docstrings`; a text and its exact
+        duplicates are held out together, near ones are not).
     max_documents : int, optional
         At most so many documents of the training split.
     cache_dir : str or path, optional
@@ -1099,7 +1113,7 @@ def _hold_out(train, source, fraction, seed, copies=0):
 
 
 def _finish_stream(splits, source, fraction, seed, deduplicate):
-    "Leave empty rows out of a stream, and hold texts out by their hashes."
+    "Leave empty rows out of a stream, and hold texts out by their hashes, so that exact duplicates stay on one side."
     splits = {"validation" if split == "dev" and "validation" not in splits else split: rows for split, rows in splits.items()}
     train = _training_split(splits, source)
     train, *others = (rows.filter(_filled_row, with_indices=True, fn_kwargs={"split": split}) for split, rows in {"train": train, **splits}.items())
@@ -1116,8 +1130,8 @@ def _finish_stream(splits, source, fraction, seed, deduplicate):
 
 
 def _share(text, seed):
-    "A number in [0, 1) made from a text and a seed."
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{text}".encode("utf-8", "replace"), digest_size=7).digest(), "big") / 2**56
+    "A number in [0, 1) made from a text and a seed, the same for exact duplicates."
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{_plain(text)}".encode("utf-8", "replace"), digest_size=7).digest(), "big") / 2**56
 
 # %% ../nbs/02_corpora.ipynb #078066c6
 @dataclass(frozen=True)

@@ -778,6 +778,8 @@ def _read_files(files, text_column, encoding, streaming, cache_dir):
     unknown = [f for f in files if not _format_of(f)]
     if unknown or not files:
         raise ValueError(f"{unknown[0] if unknown else 'the folder'} holds no text that can be read: endings are {', '.join(_FORMATS)}, each also with .gz")
+    if chained := [f for f in files if "::" in f]:
+        raise ValueError(f"{chained[0]!r} has '::' in its path, which the datasets library takes for a chain of addresses: rename the file or folder")
     if not (filled := [f for f in files if not _is_bare(f)]):
         raise ValueError(f"the corpus is empty: {files[0]} has no text")
     parts = []
@@ -807,17 +809,32 @@ def _read_group(files, kind, text_column, encoding, streaming, cache_dir):
         raise ValueError(f"{files[0]} cannot be read as {kind}: {str(error.__cause__ or error).splitlines()[0]}; mend it, or give the files with text only") from error
     if kind == "text" and (streaming or _has_gaps(rows)):               # the library cuts at lines that are quite empty only
         rows = rows.map(_paragraphs, batched=True, features=datasets.Features({"text": datasets.Value("string")}))
-    return _with_text(rows, text_column if kind != "text" else None, f"{files[0]}: ").select_columns(["text"])
+    rows = _with_text(rows, text_column if kind != "text" else None, f"{files[0]}: ").select_columns(["text"])
+    if kind == "csv" and (numbers := _numbers(text for batch in rows.iter(1000) for text in batch["text"])):
+        raise ValueError(f"{files[0]}: text_column {text_column or 'text'!r} holds {numbers}, not text: name a column of strings, or give numbers that are texts in hand, {{'train': [texts]}}")
+    return rows
 
 
 _NOTHING = ["", *"#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")]      # as pandas has it
 
 
 def _csv_gaps(file, text_column, encoding, cache_dir):
-    "Options by which a text is missing where its cell is empty only, and other columns where pandas says so: `null` and `None` are texts."
+    "Options by which a text is read as it is written (so are `null` and `None`, and numbers), and other columns as pandas has it."
     first = load_dataset("csv", data_files=glob.escape(file), split="train", streaming=True, cache_dir=cache_dir, encoding=encoding, nrows=1)
     columns = next(iter(first), {})
-    return {"keep_default_na": False, "na_values": {column: [""] if column == text_column else _NOTHING for column in columns}}
+    return {"keep_default_na": False, "na_values": {column: _NOTHING for column in columns if column != text_column}, "converters": {text_column: str}}
+
+
+def _numbers(texts):
+    "The type of a column of a CSV that holds numbers only, None where there is a word, at which it stops to look."
+    kinds = set()
+    for text in filter(_not_empty, texts):
+        try:
+            float(text)
+        except ValueError:
+            return None
+        kinds.add("int64" if text.strip().lstrip("+-").isdecimal() else "float64")
+    return min(kinds, default=None)
 
 
 _GAP = re.compile(r"\n\s*\n|\A\s*\n|\n\s+\Z")
@@ -849,9 +866,12 @@ def _with_text(split, text_column, place=""):
         raise ValueError(f"{place}text_column {wanted!r} is not there: the columns are {', '.join(columns)}; name the one with the text, text_column=… (--text-column){others}")
     if wanted != "text":
         split = (split.remove_columns("text") if "text" in (columns or []) else split).rename_column(wanted, "text")
-    feature = (split.features or {}).get("text")
+    feature, plain = (split.features or {}).get("text"), datasets.Value("string")
+    if getattr(feature, "dtype", None) == "string_view":
+        split, feature = split.cast_column("text", plain), plain
     if feature is not None and getattr(feature, "dtype", None) not in ("string", "large_string", "null"):
-        raise ValueError(f"{place}text_column {wanted!r} holds {_what(feature)}, not text: name a column of strings")
+        dates = ", or give texts that are dates in a CSV, or in hand, {'train': [texts]}: this reader takes them for times" if place and _what(feature).startswith("timestamp") else ""
+        raise ValueError(f"{place}text_column {wanted!r} holds {_what(feature)}, not text: name a column of strings{dates}")
     return split
 
 # %% ../nbs/02_corpora.ipynb #0fed7e64
@@ -879,7 +899,7 @@ def _is_hub_layout(source):
     if packed and len(packed) < len(files) and {"train"} < set(_by_split(source, packed)):
         logger.warning("the corpus %r is read from its Parquet files: %s is left out", str(source), next(f for f in files if f not in packed))
         return True
-    return bool(packed) and len(packed) == len(files) and not any(map(_is_bare, packed))          # a file without a row stops the library
+    return bool(packed) and len(packed) == len(files) and not any(_is_bare(f) or "::" in f for f in packed)          # a file without a row stops the library
 
 
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "dev", "test": "test"}

@@ -5,6 +5,8 @@ import re
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
@@ -124,6 +126,41 @@ def test_a_column_without_text_is_told_for_what_it_is(rows, what, tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(ValueError, match=rf"a\.jsonl: text_column 'text' holds {what}, not text"):
         load_corpus(tmp_path / "a.jsonl", cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_text_of_a_file_is_read_as_it_is_written(streaming, tmp_path):
+    more = {"validation_fraction": 0, "deduplicate": False, "cache_dir": tmp_path / "cache", "streaming": streaming}
+    for number, texts in enumerate((["2020-01-01", "1984", "007"], ["True", "yes"], [*["12"] * 15000, "word"])):             # the library reads 10,000 rows at a time
+        (tmp_path / f"{number}.csv").write_text("n,body\n" + "".join(f"1,{text}\n" for text in texts))
+        assert texts_of(load_corpus(tmp_path / f"{number}.csv", text_column="body", **more)) == {"train": texts}
+    (tmp_path / "a.csv").write_text("text\n" + "12\n" * 12000)
+    with pytest.raises(ValueError, match=r"a\.csv: text_column 'text' holds int64, not text: .* in hand, {'train': \[texts\]}"):
+        load_corpus(tmp_path / "a.csv", **more)
+    (tmp_path / "a.jsonl").write_text('{"text": "2020-01-01"}\n{"text": "2021-02-03T00:00:00"}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl: text_column 'text' holds timestamp\[s\], not text: .*texts that are dates in a CSV, or in hand, {'train'"):
+        load_corpus(tmp_path / "a.jsonl", **more)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()], ids=str)
+def test_every_type_of_string_in_a_parquet_file_is_text(kind, streaming, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    pq.write_table(pa.table({"text": pa.array(TEXTS).cast(kind)}), home / "a.parquet")
+    (home / "b.txt").write_text("one more")
+    for source, texts in ((home / "a.parquet", TEXTS), (home, [*TEXTS, "one more"])):
+        assert texts_of(load_corpus(source, validation_fraction=0, cache_dir=tmp_path / "cache", streaming=streaming)) == {"train": texts}
+
+
+@pytest.mark.parametrize("name", ["a::b.txt", "a::b/c.parquet"])
+def test_a_path_that_would_be_a_chain_of_addresses_is_refused(name, tmp_path):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    pd.DataFrame({"text": TEXTS}).to_parquet(file) if name.endswith("parquet") else file.write_text("a text")
+    for source in (file, file.parent):
+        with pytest.raises(ValueError, match="a::b.*' has '::' in its path, .*: rename"):
+            load_corpus(source, cache_dir=tmp_path / "cache")
 
 
 def test_a_cache_that_cannot_be_written_is_refused_before_the_harvest(tmp_path, monkeypatch):

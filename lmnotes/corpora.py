@@ -183,6 +183,11 @@ def _only_text(number, text):
     return text
 
 
+def _plain(text):
+    "A text without what exact duplicates may differ in."
+    return " ".join(text.lower().split())
+
+
 def exact_duplicates(texts):
     """Which texts repeat an earlier one, case and white space aside.
 
@@ -203,15 +208,15 @@ def exact_duplicates(texts):
     """
     seen, repeats = set(), []
     for text in _each_text(texts):
-        key = hashlib.blake2b(" ".join(text.lower().split()).encode("utf-8", "replace"), digest_size=16).digest()
+        key = hashlib.blake2b(_plain(text).encode("utf-8", "replace"), digest_size=16).digest()
         repeats.append(key in seen)
         seen.add(key)
     return np.array(repeats, dtype=bool)
 
 # %% ../nbs/02_corpora.ipynb #f6894f60
-_RANKINGS, _BANDS, _SHINGLE, _PART = 64, 16, 3, 2**18           # so many characters at a time: memory does not grow with the corpus
+_RANKINGS, _BANDS, _SHINGLE, _PART = 64, 16, 3, 2**18           # the fewest bands; so many characters at a time: memory does not grow with the corpus
 _RANDOM = np.random.default_rng(20).integers(1, 2**62, size=(_RANKINGS, 2), dtype=np.uint64)
-_MIXED = 2 * _RANDOM[:_RANKINGS // _BANDS, 0] + np.uint64(1)        # one number for the four of a band
+_MIXED = 2 * _RANDOM[:_RANKINGS // _BANDS, 0] + np.uint64(1)        # one number for the four of a band, or fewer
 
 
 def minhash(texts):
@@ -302,17 +307,20 @@ def near_duplicates(texts, threshold=0.8, fixed=0):
     ----------
     texts : iterable of str
         Documents; some 600 bytes of memory are taken for each. Time grows with their number, and with the square of the
-        number of those that share a frame (form letters, logs) and still differ.
+        number of those that share a frame (form letters, logs) and still differ; below a threshold of a third with the square of
+        the number of those that have any frequent phrase in common.
     threshold : float
-        Estimated Jaccard similarity of three-word shingles, above 0 and up to 1, from which on two texts count as the same.
+        Estimated Jaccard similarity of three-word shingles, above 0 and up to 1, from which on two texts count as the same. Of
+        pairs whose similarity is s, the share 1 - (1 - s**rows)**bands is compared: 16 bands of 4 rows from 0.67 on, 32 of 2 from
+        0.33 on, 64 of 1 below, so that 97 % and more of the pairs at the threshold are, if it is 0.06 or more.
     fixed : int
         So many of the first texts stay whatever they repeat, as those of a held-out split do.
 
     Returns
     -------
     numpy.ndarray of bool, shape (documents,)
-        True where a text is nearly the same as an earlier one (MinHash with 16 bands of 4; Lee et al. 2022, appendix A). Bands are
-        gone through one after another: in a chain of texts, each like the next, the earlier one may have to go itself later on.
+        True where a text is nearly the same as an earlier one (MinHash with 16 bands of 4 by default; Lee et al. 2022, appendix A). Bands
+        are gone through one after another: in a chain of texts, each like the next, the earlier one may have to go itself later on.
 
     Raises
     ------
@@ -325,13 +333,18 @@ def near_duplicates(texts, threshold=0.8, fixed=0):
         raise ValueError(f"threshold {threshold} must lie above 0 and up to 1, for example 0.8")
     signatures = minhash(texts)
     repeats, sketches = np.zeros(len(signatures), dtype=bool), _sketches(signatures)
-    for band in np.split(signatures, _BANDS, axis=1):
-        key = (band * _MIXED).sum(1)
+    for band in np.split(signatures, _bands(threshold), axis=1):
+        key = (band * _MIXED[:band.shape[1]]).sum(1)
         order = np.argsort(key, kind="stable")
         bounds = np.flatnonzero(np.diff(key[order], prepend=key[order[:1]] - np.uint64(1), append=key[order[-1:]] + np.uint64(1)))
         for k in np.flatnonzero(np.diff(bounds) > 1):
             repeats[_repeats_in(order[bounds[k]:bounds[k + 1]], signatures, sketches, repeats, threshold, fixed)] = True
     return repeats
+
+
+def _bands(threshold, share=0.97):
+    "The fewest bands by which this share of the pairs at the threshold are compared; as many as there are rankings, where even they do not reach it."
+    return next((bands for bands in (_BANDS, 2 * _BANDS) if 1 - (1 - threshold ** (_RANKINGS // bands)) ** bands >= share), _RANKINGS)
 
 
 def _sketches(signatures):
@@ -765,6 +778,8 @@ def _read_files(files, text_column, encoding, streaming, cache_dir):
     unknown = [f for f in files if not _format_of(f)]
     if unknown or not files:
         raise ValueError(f"{unknown[0] if unknown else 'the folder'} holds no text that can be read: endings are {', '.join(_FORMATS)}, each also with .gz")
+    if chained := [f for f in files if "::" in f]:
+        raise ValueError(f"{chained[0]!r} has '::' in its path, which the datasets library takes for a chain of addresses: rename the file or folder")
     if not (filled := [f for f in files if not _is_bare(f)]):
         raise ValueError(f"the corpus is empty: {files[0]} has no text")
     parts = []
@@ -794,17 +809,32 @@ def _read_group(files, kind, text_column, encoding, streaming, cache_dir):
         raise ValueError(f"{files[0]} cannot be read as {kind}: {str(error.__cause__ or error).splitlines()[0]}; mend it, or give the files with text only") from error
     if kind == "text" and (streaming or _has_gaps(rows)):               # the library cuts at lines that are quite empty only
         rows = rows.map(_paragraphs, batched=True, features=datasets.Features({"text": datasets.Value("string")}))
-    return _with_text(rows, text_column if kind != "text" else None, f"{files[0]}: ").select_columns(["text"])
+    rows = _with_text(rows, text_column if kind != "text" else None, f"{files[0]}: ").select_columns(["text"])
+    if kind == "csv" and (numbers := _numbers(text for batch in rows.iter(1000) for text in batch["text"])):
+        raise ValueError(f"{files[0]}: text_column {text_column or 'text'!r} holds {numbers}, not text: name a column of strings, or give numbers that are texts in hand, {{'train': [texts]}}")
+    return rows
 
 
 _NOTHING = ["", *"#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")]      # as pandas has it
 
 
 def _csv_gaps(file, text_column, encoding, cache_dir):
-    "Options by which a text is missing where its cell is empty only, and other columns where pandas says so: `null` and `None` are texts."
+    "Options by which a text is read as it is written (so are `null` and `None`, and numbers), and other columns as pandas has it."
     first = load_dataset("csv", data_files=glob.escape(file), split="train", streaming=True, cache_dir=cache_dir, encoding=encoding, nrows=1)
     columns = next(iter(first), {})
-    return {"keep_default_na": False, "na_values": {column: [""] if column == text_column else _NOTHING for column in columns}}
+    return {"keep_default_na": False, "na_values": {column: _NOTHING for column in columns if column != text_column}, "converters": {text_column: str}}
+
+
+def _numbers(texts):
+    "The type of a column of a CSV that holds numbers only, None where there is a word, at which it stops to look."
+    kinds = set()
+    for text in filter(_not_empty, texts):
+        try:
+            float(text)
+        except ValueError:
+            return None
+        kinds.add("int64" if text.strip().lstrip("+-").isdecimal() else "float64")
+    return min(kinds, default=None)
 
 
 _GAP = re.compile(r"\n\s*\n|\A\s*\n|\n\s+\Z")
@@ -836,9 +866,12 @@ def _with_text(split, text_column, place=""):
         raise ValueError(f"{place}text_column {wanted!r} is not there: the columns are {', '.join(columns)}; name the one with the text, text_column=… (--text-column){others}")
     if wanted != "text":
         split = (split.remove_columns("text") if "text" in (columns or []) else split).rename_column(wanted, "text")
-    feature = (split.features or {}).get("text")
+    feature, plain = (split.features or {}).get("text"), datasets.Value("string")
+    if getattr(feature, "dtype", None) == "string_view":
+        split, feature = split.cast_column("text", plain), plain
     if feature is not None and getattr(feature, "dtype", None) not in ("string", "large_string", "null"):
-        raise ValueError(f"{place}text_column {wanted!r} holds {_what(feature)}, not text: name a column of strings")
+        dates = ", or give texts that are dates in a CSV, or in hand, {'train': [texts]}: this reader takes them for times" if place and _what(feature).startswith("timestamp") else ""
+        raise ValueError(f"{place}text_column {wanted!r} holds {_what(feature)}, not text: name a column of strings{dates}")
     return split
 
 # %% ../nbs/02_corpora.ipynb #0fed7e64
@@ -866,7 +899,7 @@ def _is_hub_layout(source):
     if packed and len(packed) < len(files) and {"train"} < set(_by_split(source, packed)):
         logger.warning("the corpus %r is read from its Parquet files: %s is left out", str(source), next(f for f in files if f not in packed))
         return True
-    return bool(packed) and len(packed) == len(files) and not any(map(_is_bare, packed))          # a file without a row stops the library
+    return bool(packed) and len(packed) == len(files) and not any(_is_bare(f) or "::" in f for f in packed)          # a file without a row stops the library
 
 
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "dev", "test": "test"}
@@ -923,7 +956,8 @@ def load_corpus(source="docstrings", *, text_column=None, config=None, validatio
         carved); `exact` for exact ones only.
         Takes some 600 bytes of memory a document, `exact` some 100, False none.
     streaming : bool
-        Read while it is used, holding nothing in memory (no duplicates are removed, but from `docstrings`).
+        Read while it is used, holding nothing in memory (no duplicates are removed, but from `docstrings`; a text and its exact
+        duplicates are held out together, near ones are not).
     max_documents : int, optional
         At most so many documents of the training split.
     cache_dir : str or path, optional
@@ -1099,7 +1133,7 @@ def _hold_out(train, source, fraction, seed, copies=0):
 
 
 def _finish_stream(splits, source, fraction, seed, deduplicate):
-    "Leave empty rows out of a stream, and hold texts out by their hashes."
+    "Leave empty rows out of a stream, and hold texts out by their hashes, so that exact duplicates stay on one side."
     splits = {"validation" if split == "dev" and "validation" not in splits else split: rows for split, rows in splits.items()}
     train = _training_split(splits, source)
     train, *others = (rows.filter(_filled_row, with_indices=True, fn_kwargs={"split": split}) for split, rows in {"train": train, **splits}.items())
@@ -1116,8 +1150,8 @@ def _finish_stream(splits, source, fraction, seed, deduplicate):
 
 
 def _share(text, seed):
-    "A number in [0, 1) made from a text and a seed."
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{text}".encode("utf-8", "replace"), digest_size=7).digest(), "big") / 2**56
+    "A number in [0, 1) made from a text and a seed, the same for exact duplicates."
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{_plain(text)}".encode("utf-8", "replace"), digest_size=7).digest(), "big") / 2**56
 
 # %% ../nbs/02_corpora.ipynb #078066c6
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard, metadata_load
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import (AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, BertConfig,
-                          GPT2Config, GPT2Model, LlamaConfig, ModernBertConfig, T5Config, T5ForConditionalGeneration)
+                          BigBirdConfig, BigBirdForMaskedLM, GPT2Config, GPT2Model, LlamaConfig, ModernBertConfig, T5Config, T5ForConditionalGeneration)
 
 from lmnotes.checkpoints import _compare, average, convert, energy, export, info, load, model_card, model_tokenizer, push, save, task_of, verify
 from lmnotes.cli import COMMANDS, execute
@@ -514,6 +514,29 @@ def test_what_exporter_or_runtime_cannot_do_is_said_in_a_line(part, tokenizer, t
         export(tmp_path / "m", tmp_path / "x")
     assert "\n" not in str(caught.value) and not (tmp_path / "x").exists()
     assert part == "runtime" or "graph" not in capsys.readouterr().err
+
+
+def test_attention_that_is_full_on_short_texts_only_is_not_exported(tokenizer, tmp_path, monkeypatch):
+    "BigBird's blocks are sparse from 45 tokens on here; a call with fewer, such as tracing, makes the model's attention full for good."
+    class Session:
+        def __init__(self, path):
+            self.model = BigBirdForMaskedLM.from_pretrained(tmp_path / "m", attention_type="original_full").eval()
+
+        def run(self, names, given):
+            return [self.model(**{name: torch.from_numpy(values) for name, values in given.items()})[name].numpy() for name in names]
+
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, package, type(sys)(package))
+    sys.modules["onnxruntime"].InferenceSession = Session
+    monkeypatch.setattr(torch.onnx, "export", lambda network, example, **named: network(*example) and SimpleNamespace(save=lambda path: None))
+    torch.manual_seed(0)
+    save(BigBirdForMaskedLM(BigBirdConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=96, block_size=4, num_random_blocks=1, initializer_range=0.5)), tokenizer, tmp_path / "m")
+    with pytest.raises(RuntimeError, match='PyTorch\'s on 96 tokens: nothing was written; its attention is block_sparse.*attention_type="original_full"'):
+        export(tmp_path / "m", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+    save(BigBirdForMaskedLM.from_pretrained(tmp_path / "m", attention_type="original_full"), tokenizer, tmp_path / "m", overwrite=True)
+    result = export(tmp_path / "m", tmp_path / "x")
+    assert result.shapes == ((1, 96), (1, 5), (2, 12), (3, 17)) and result.difference < 1e-5
 
 
 @pytest.mark.slow

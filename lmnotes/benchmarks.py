@@ -1275,7 +1275,7 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
         Choices of fine-tuning, the same for every task. (Devlin et al. 2019: 3 epochs, batches of 32, a learning rate
         of 2e-5 to 5e-5 chosen on the validation set; small models want more.)
     **changes
-        Fields of `FinetuningOptions` in place of those of `options`; `overwrite` begins anew: an earlier run in the folder stays as it
+        Fields of `FinetuningOptions` in place of those of `options`; `resume` changes nothing, since every call goes on; `overwrite` begins anew: an earlier run in the folder stays as it
         is until the first task of the new one is finished, and is then replaced, other tasks and all.
 
     Returns
@@ -1296,6 +1296,8 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
         If the folder holds another run, and `overwrite` is not set.
     OSError
         If the folder cannot be written; finished tasks stay.
+    KeyboardInterrupt
+        After Ctrl-C, with what is kept; the task that was interrupted begins again.
     """
     options = _checked_options(options, FinetuningOptions, changes)
     if not isinstance(model, (str, os.PathLike)):
@@ -1314,7 +1316,7 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
         begun = _claim(output_dir, identity, options.overwrite)
     if begun:
         _check_same_rows(output_dir, data)
-    shorter, learned = replace(options, overwrite=False), [t for t in tasks if t != "ax"]
+    shorter, learned = replace(options, overwrite=False, resume=False), [t for t in tasks if t != "ax"]
     bar = tqdm(learned, desc="glue", unit="task")
     for task in bar:
         bar.set_postfix_str(GLUE[task].title)
@@ -1322,13 +1324,23 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
         if begun and (output_dir / task).is_dir() and not damaged_files(output_dir / task) and not needs_ax:
             logger.info("%s: finished before", task)
             continue
-        with _named_disk(output_dir), nullcontext(output_dir) if begun else write_aside(output_dir, overwrite=True) as run:
+        with _named_stop(output_dir, begun, options.overwrite), _named_disk(output_dir), nullcontext(output_dir) if begun else write_aside(output_dir, overwrite=True) as run:
             begun = begun or _claim(run, identity, False)                  # the first task of a run that replaces another
             with write_aside(run / task, overwrite=True) as folder:
                 _run_task(task, data, model, folder, shorter, wnli_majority)
                 write_checksums(folder)
     with _named_disk(output_dir):
         return _summary(model, output_dir, shorter)
+
+
+@contextmanager
+def _named_stop(output_dir, begun, overwrite):
+    "While inside, Ctrl-C says what is kept of the run; fine-tuning would name a checkpoint that goes with its unfinished task."
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = f"the same command{' without --overwrite' if overwrite else ''} goes on from there"
+        raise KeyboardInterrupt(f"finished tasks in {output_dir} are kept; {again}" if begun else f"{output_dir} is as it was before") from None
 
 
 @contextmanager
@@ -1407,12 +1419,15 @@ def _check_same_rows(output_dir, data):
             raise FileExistsError(f"output_dir {str(output_dir)!r} holds a run on other examples of {other[0]}, and one table must not mix two: choose another folder, or overwrite=True")
 
 
+_IDLE = ("overwrite", "resume", "device", "regression", "checkpoint_minutes", "checkpoint_steps", "keep", "log_steps", "report_to")          # they say nothing about the result
+
+
 def _identity(model, options, data_dir, wnli_majority):
     "What must be the same for two calls to be one run."
     weights, folder = hashlib.sha256(), Path(model)
     for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
         weights.update(file.read_bytes())
-    chosen = {k: v for k, v in asdict(options).items() if k not in ("overwrite", "device", "regression")}
+    chosen = {k: v for k, v in asdict(options).items() if k not in _IDLE}
     return {"made_by": "lmnotes.benchmarks.glue", "model": str(model), "weights": weights.hexdigest()[:16], "data": str(data_dir or "nyu-mll/glue"), "wnli_majority": wnli_majority, **chosen}
 
 

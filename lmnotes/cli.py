@@ -420,10 +420,12 @@ def _check_processes(name, command):
         raise _Usage(f"{name} is for one process, and {count} were started (WORLD_SIZE={count}): start it without torchrun or accelerate, which are for pretrain and finetune")
 
 # %% ../nbs/20_cli.ipynb #798088ae
-def _saved(folder, since):
-    "What is in an output folder after an interruption: one clause for the message."
+def _saved(folder, since, output=None):
+    "What is in an output folder, or an output file, after an interruption: one clause for the message."
+    if output is not None and Path(output).is_file():
+        return f"{output} is complete" if Path(output).stat().st_ctime >= since else f"{output} is as it was before"       # moving it into place is a change, too
     if folder is None:
-        return "nothing was written"
+        return "nothing was saved"
     checkpoints = [path for path in (Path(folder) / "checkpoints").glob("step-*") if path.is_dir()]
     newest = max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
     if newest is not None:
@@ -440,7 +442,7 @@ def _attempt(command, options, values):
     try:
         return call(command, values)
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(str(stop) or _saved(folder, since)) from stop
+        raise KeyboardInterrupt(str(stop) or _saved(folder, since, values.get("output"))) from stop
 
 # %% ../nbs/20_cli.ipynb #a120f90b
 _DEBUG = typing.Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
@@ -648,11 +650,12 @@ def _complain(text, alone=False):
         typer.echo(f"lmnotes{who}: {text}", err=True)
 
 
-def _give_up(error, debug):
-    "Report an error and give the exit code."
+def _give_up(error, debug, argv=()):
+    "Report an error and give the exit code; where a word was taken for an option and is a file's name, say how to write it."
     if debug:
         traceback.print_exception(type(error), error, error.__traceback__)
-    _complain(f"error: {message(error)}", alone=isinstance(error, _Usage))
+    file = next((word for word in argv if word[:1] == "-" and os.path.exists(word)), None) if isinstance(error, _Usage) else None
+    _complain(f"error: {message(error)}" + (f"; for the file {file!r} write ./{file}, or -- before it" if file else ""), alone=isinstance(error, _Usage))
     return 2 if is_users(error) else 1
 
 
@@ -695,7 +698,7 @@ def execute(table, argv):
         _drop_output()
         return 141                                        # 128 + SIGPIPE, as `cat` would end
     except Exception as error:
-        return _give_up(error, debug)
+        return _give_up(error, debug, argv)
     return 0
 
 # %% ../nbs/20_cli.ipynb #a3595d0d
@@ -1002,13 +1005,14 @@ def make_corpus(output_dir=None, overwrite=False, **options):
     Raises
     ------
     ValueError
-        If the corpus is to be a stream, which can be neither counted nor saved, or cannot be loaded.
+        If the corpus is to be a stream, which can be neither counted nor saved, or cannot be loaded, or if `output_dir` is its source or holds it.
     """
-    from lmnotes.corpora import check_output_dir, corpus_report, load_corpus, write_aside
+    from lmnotes.corpora import _check_source_kept, check_output_dir, corpus_report, load_corpus, write_aside
     if options.get("streaming"):
         raise ValueError("streaming=True: a stream can be neither counted nor saved; leave streaming out")
     if output_dir is not None:
         check_output_dir(output_dir, overwrite)
+        _check_source_kept(options.get("source"), output_dir)
     corpus = load_corpus(**options)
     if output_dir is not None:
         with write_aside(output_dir, overwrite) as folder:
@@ -1087,19 +1091,22 @@ def check_pretraining(values):
     Raises
     ------
     ValueError, FileNotFoundError, FileExistsError
-        As `pretrain` and `open_tokenizer` do.
+        As `pretrain` and `open_tokenizer` do; also if `output_dir` is the corpus or holds it, or masking is asked of a causal model.
     """
     import torch
 
     from lmnotes import pretraining as room
-    from lmnotes.corpora import check_output_dir
+    from lmnotes.corpora import _check_source_kept, check_output_dir
     options = room.PretrainingOptions(**{field.name: values[field.name] for field in dataclasses.fields(room.PretrainingOptions) if field.name in values}).check()
     room.resolve_device(options.device)
     tokenizer, model = open_tokenizer(values["tokenizer"]), values["model"]
     check_output_dir(values["output_dir"], options.overwrite or options.resume)
+    _check_source_kept(values.get("corpus"), values["output_dir"])
     if room._is_fresh(model) or "/" not in model and not Path(model).is_dir():
         with torch.device("meta"):                         # shapes without memory
             opened = room._open_model(model, tokenizer, options)
+        if room._is_causal(opened.config) and (idle := [name for name in ("masking", "mask_rate", "mask_rate_end") if name in values]):
+            raise ValueError(f"{idle[0]} belongs to masked language modelling, and {model!r} is causal: choose a BERT such as 'bert-mini', or leave it out")
         room._check_fit(opened, tokenizer, options, room._is_causal(opened.config))
 
 
@@ -1114,15 +1121,16 @@ def check_tokenizer(values):
     Raises
     ------
     ValueError, FileExistsError
-        As `train_tokenizer` and `check_output_dir` do.
+        As `train_tokenizer` and `check_output_dir` do; also if `output_dir` is the corpus or holds it.
     """
-    from lmnotes.corpora import check_output_dir
+    from lmnotes.corpora import _check_source_kept, check_output_dir
     from lmnotes.tokenization import KINDS, _whole
     if values.get("kind", KINDS[0]) not in KINDS:
         raise ValueError(f"kind {values['kind']!r} is unknown: choose one of {', '.join(KINDS)}")
     for name, least in (("vocab_size", 2), ("min_frequency", 0), ("limit_alphabet", 1), ("model_max_length", 1)):
         _whole(name, least if values.get(name) is None else values[name], least)
     check_output_dir(values["output_dir"], values["overwrite"])
+    _check_source_kept(values.get("corpus"), values["output_dir"])
 
 
 _CORPUS = {"corpus": "lmnotes.corpora:load_corpus"}
@@ -1255,9 +1263,16 @@ def predict_rows(model, file, output=None, text_column=None, overwrite=False, pr
     Raises
     ------
     ValueError
-        If no row could be asked about: each line of the output says why.
+        If no row could be asked about: each line of the output says why; or if `text_column` is named for a text without columns.
+    PermissionError
+        If the output's folder cannot be written.
     """
     from lmnotes.applications import predict_file
+    from lmnotes.corpora import _check_writable
+    if text_column and Path(file).suffix.lower() not in (".csv", ".tsv", ".json", ".jsonl", ".ndjson"):
+        raise ValueError(f"text_column is for files with columns, and {str(file)!r} is a text in each line: leave it out")
+    if output is not None:                                 # said before the model is opened
+        _check_writable(Path(output).expanduser().resolve().parent, f"output {str(output)!r}")
     report = predict_file(model, file, output, text_column, overwrite, progress=progress, **options)
     logging.getLogger("lmnotes").log(logging.INFO if output is None else logging.DEBUG, "%r", report)
     if report.rows and report.errors == report.rows:

@@ -482,7 +482,7 @@ def check_output_dir(output_dir, overwrite=False):
     Raises
     ------
     FileExistsError
-        If it holds something and `overwrite` is not set, or something that is no result of a run.
+        If it holds an earlier result and `overwrite` is not set, or something that is no result of a run, with or without `overwrite`.
     ValueError
         If it begins with `~`, which only a shell reads as the home folder.
     OSError
@@ -501,17 +501,31 @@ def _checked(output_dir, overwrite, late=False):
     if place == Path.cwd() or place.parent == place or os.path.ismount(place):
         raise OSError(f"output_dir {str(output_dir)!r} is {'the working folder' if place == Path.cwd() else 'a mount point'}, which no finished folder can be moved to: name a folder in it, such as {str(output_dir / 'model')!r}")
     held = sorted(p.name for p in place.iterdir() if not (p.name == "checkpoints" and p.is_dir() and not any(p.iterdir()))) if place.is_dir() else []
-    if held and not overwrite:
-        raise FileExistsError(f"output_dir {str(output_dir)!r} holds an earlier result: choose another folder, or allow overwrite=True (--overwrite)")
     strange = _strangers(place) if held else []
     seen = [name for name in strange or () if not re.search(r"(^|/)\.", name)]
     if strange is None or seen and not late:
         names = held if strange is None else seen
         raise FileExistsError(f"output_dir {str(output_dir)!r} holds {', '.join(names[:3])}{' …' if names[3:] else ''}, which is no result of a run: overwrite replaces results only, {'' if strange is None else 'move it elsewhere or '}choose another folder")
-    for parent in {next(p for p in (place, *place.parents) if p.exists()), next(p for p in place.parents if p.exists())}:
-        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-            raise PermissionError(f"output_dir {str(output_dir)!r} cannot be written: {parent} is not a writable folder")
+    if held and not overwrite:
+        raise FileExistsError(f"output_dir {str(output_dir)!r} holds an earlier result: choose another folder, or allow overwrite=True (--overwrite)")
+    for folder in (place, place.parent):
+        _check_writable(folder, f"output_dir {str(output_dir)!r}")
     return output_dir
+
+
+def _check_writable(folder, named):
+    "Refuse a folder that cannot be written or, where it is not there yet, made."
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{named} cannot be written: {there} is not a writable folder")
+
+
+def _check_source_kept(source, output_dir):
+    "Refuse an output folder that is the source, however it is named, or that holds it: the source would be lost."
+    parts = [os.path.expanduser(p) for p in (source if isinstance(source, (list, tuple)) else [source]) if isinstance(p, (str, os.PathLike))]
+    for path in [Path(p) for part in parts for p in ([part] if os.path.exists(part) else glob.glob(str(part)))]:
+        if Path(output_dir).is_dir() and any(Path(output_dir).samefile(p) for p in (path, *path.resolve().parents)):
+            raise ValueError(f"output_dir {str(output_dir)!r} is the source {str(path)!r}, or holds it, and the source would be lost: choose another folder")
 
 
 @contextmanager

@@ -1154,6 +1154,8 @@ def _read_examples(name, path, task_type):
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{name} {str(path)!r} is no file: check the path")
+    if path.suffix.lower() in (".csv", ".tsv"):
+        raise ValueError(f"{name} {str(path)!r} is a table, of which a header and other columns would be scored, too: write the column alone, one value a line (.txt), or as JSON (.jsonl)")
     lines = _read_utf8(name, path).removesuffix("\n").split("\n") if path.stat().st_size else []
     as_json, split = path.suffix.lower() == ".jsonl", {"tokens": str.split, "multi-label": lambda line: [label.strip() for label in line.split(",") if label.strip()]}
     read = json.loads if as_json else {"regression": float, "classification": str.strip, **split}.get(task_type, str)
@@ -1200,7 +1202,7 @@ def score_files(task_type, predictions, references, *, labels=None, positive=Non
     FileNotFoundError
         If a file is not there.
     ValueError
-        If a line cannot be read, or `score` refuses what was read.
+        If a file is a table (`.csv`, `.tsv`), a line cannot be read, or `score` refuses what was read.
     """
     read = [_read_examples(name, path, task_type) for name, path in (("predictions", predictions), ("references", references))]
     return score(task_type, *read, labels=labels, positive=positive, confidence=confidence, samples=samples, seed=seed)

@@ -50,7 +50,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from .checkpoints import save
-from .corpora import _decoder_of, _each_text, check_output_dir, write_aside
+from .corpora import _check_encoding, _check_source_kept, _decoder_of, _each_text, check_output_dir, write_aside
 from .generation import only_said
 from .perplexity import _beginning, _opened, perplexity
 from .pretraining import _checked_options, resolve_device
@@ -1249,6 +1249,7 @@ def _scrub_text(source, target, clean, **_):
 
 
 def _scrub_jsonl(source, target, clean, column=None):
+    target.write(_rewind(source))
     twice = []                                       # a key that stands twice in a row hides its first value, which must not stay
 
     def row_of(pairs):
@@ -1413,8 +1414,10 @@ def _scrub_file(path, target, clean, column, encoding):
     try:
         with opened(path, "rt", encoding=encoding, newline="") as source, opened(target, "wt", encoding=encoding, newline="") as file:
             work(source, file, clean, column=column)
-    except UnicodeError as error:                    # without a mark, UTF-16 is no UnicodeDecodeError
-        raise ValueError(f"{path} is not {encoding}: name its encoding, for example encoding='gb18030' (--encoding gb18030)") from error
+    except UnicodeError as error:
+        if isinstance(error, UnicodeDecodeError):    # without a mark, UTF-16 is none
+            _check_encoding(path, encoding)          # names the byte and the remedy
+        raise ValueError(f"{path} is not {encoding}: name its encoding, for example encoding='utf-8' (--encoding utf-8)") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is damaged or no gzip file ({error}): copy it again, or take .gz from the name of a plain file") from error
 
@@ -1455,13 +1458,18 @@ def scrub_corpus(source, output_dir="runs/scrubbed", *, kinds=KINDS, regions=REG
     FileNotFoundError
         If there is no such file or folder.
     ValueError
-        If a file has another format or encoding, what separates the cells of a CSV cannot be told, or a kind or an encoding is not known.
+        If a file has another format or encoding, what separates the cells of a CSV cannot be told, a kind or an encoding is not known,
+        `text_column` is named where no file has columns, or `output_dir` is the source or holds it, and would replace it.
     """
     kinds, regions = _check_kinds(kinds, regions)
     if key is not None and not pseudonyms:
         raise ValueError("key is given and pseudonyms are not asked for: set pseudonyms=True (--pseudonyms), or leave the key out")
     _decoder_of(encoding)                            # raises where Python knows none
-    files, clean = _files(source), _Scrubber(kinds, regions, pseudonyms, key, model)
+    files = _files(source)
+    if text_column is not None and all(_SCRUBBERS[_ending(path)] is _scrub_text for path, _ in files):
+        raise ValueError(f"text_column {text_column!r} is for files with columns, and {str(source)!r} is plain text: leave it out")
+    _check_source_kept(source, output_dir)
+    clean = _Scrubber(kinds, regions, pseudonyms, key, model)
     with write_aside(output_dir, overwrite) as folder:
         for path, name in files:
             _scrub_file(path, folder / name, clean, text_column, encoding)

@@ -663,11 +663,11 @@ def test_a_run_goes_on_where_it_stopped(encoder, tmp_path, monkeypatch):
         return own(model, splits, folder, *arguments, **options)
     monkeypatch.setattr(benchmarks, "finetune", finetune)
     run = lambda **changes: glue(encoder, ["cola", "RTE"], tmp_path / "run", data_dir=data, **{**FAST, **changes})
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="^finished tasks in .*run are kept; the same command goes on from there$"):
         run()
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["cola", "glue.json"]          # nothing half-written
     stop["at"] = None
-    first = run()
+    first = run(resume=True, checkpoint_steps=7, keep=1)                                          # they say nothing about the result
     assert trained == ["cola", "rte", "rte"]
     again = run()
     assert trained == ["cola", "rte", "rte"] and again.scores == first.scores
@@ -1141,11 +1141,11 @@ def test_an_earlier_run_stays_until_a_task_of_the_new_one_is_finished(encoder, t
         return own(model, splits, folder, *arguments, **options)
     monkeypatch.setattr(benchmarks, "finetune", finetune)
     stop = "cola"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="run is as it was before$"):
         run(overwrite=True, epochs=2)
     assert same() and run(tasks=("cola", "wnli")).protocol["epochs"] == 1              # nothing to do
     stop = "rte"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="are kept; the same command without --overwrite goes on from there$"):
         run(overwrite=True, epochs=2)
     assert sorted(p.name for p in (tmp_path / "real").iterdir()) == ["cola", "glue.json"] and (tmp_path / "run").is_symlink()
     monkeypatch.setattr(benchmarks, "finetune", own)

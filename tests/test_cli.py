@@ -932,3 +932,66 @@ def test_results_that_come_one_by_one_are_shown_line_by_line(capsys, monkeypatch
     assert read == ["", "n7  (0.25)\n"] and capsys.readouterr().out == "no answer  (nan)\n"
     cli.show(come(), as_json=True)
     assert json.loads(read[3]) == {"question": "who ?", "answer": "n7", "start": 3, "end": 5, "confidence": 0.25} and json.loads(capsys.readouterr().out)["confidence"] is None
+
+
+@pytest.mark.parametrize("line", [
+    "corpus lines --output-dir lines --overwrite", "corpus corpus --output-dir corpus --overwrite", "corpus link --output-dir corpus --overwrite",
+    "tokenizer corpus --output-dir corpus --overwrite", "tokenizer ./corpus --output-dir link --overwrite", "pretrain corpus tok --output-dir corpus --overwrite", "pretrain corpus tok --output-dir corpus --resume",
+    "corpus scrub rows/a.txt --output-dir rows --overwrite", "corpus scrub rows --output-dir rows --overwrite"])
+def test_no_output_replaces_what_it_is_made_of(line, tmp_path, monkeypatch, capsys):
+    from datasets import Dataset, DatasetDict
+
+    from lmnotes import tokenization
+    monkeypatch.chdir(tmp_path)
+    rows = [f"the cat number {i} sat on the mat" for i in range(40)]
+    tokenization.train_tokenizer(rows, vocab_size=60, progress=False).save_pretrained("tok")
+    for folder in ("home/corpus", "lines"):
+        DatasetDict({"train": Dataset.from_dict({"text": rows})}).save_to_disk(folder)
+    os.symlink("home/corpus", "corpus")
+    os.symlink("corpus", "link")
+    for name in ("in/a.txt", "in/b.txt"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("mail a@example.org")
+    assert execute(cli.COMMANDS, ["corpus", "scrub", "in", "--output-dir", "rows"]) == 0
+    before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
+    assert execute(cli.COMMANDS, shlex.split(line)) == 2
+    said = capsys.readouterr().err
+    assert "or holds it, and the source would be lost: choose another folder" in said, said
+    assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("line, says", [
+    ("pretrain de.txt tok --model gpt-tiny --masking words", "masking belongs to masked language modelling"), ("pretrain de.txt tok --model gpt-tiny --mask-rate 0.3", "mask_rate belongs to"),
+    ("corpus scrub de.txt --text-column text", "text_column 'text' is for files with columns"), ("predict nowhere de.txt --text-column text", "text_column is for files with columns"),
+    ("corpus -dash.txt", "for the file '-dash.txt' write ./-dash.txt, or -- before it")])
+def test_what_would_have_no_effect_is_refused(line, says, tmp_path, monkeypatch, capsys):
+    from lmnotes import tokenization
+    monkeypatch.chdir(tmp_path)
+    for name in ("de.txt", "-dash.txt"):
+        Path(name).write_text("the cat sat on the mat\n" * 9)
+    tokenization.train_tokenizer(["the cat sat on the mat"] * 9, vocab_size=60, progress=False).save_pretrained("tok")
+    assert execute(cli.COMMANDS, shlex.split(line)) == 2 and says in capsys.readouterr().err
+    assert sorted(os.listdir()) == ["-dash.txt", "de.txt", "tok"]
+
+
+def test_an_output_that_cannot_be_written_is_said_before_the_model_is_opened(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.txt").write_text("a\n")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    for place in ("out.jsonl", "new/out.jsonl"):
+        assert execute(cli.COMMANDS, ["predict", "nowhere", str(tmp_path / "a.txt"), "--output", str(tmp_path / place)]) == 2
+        assert f"cannot be written: {tmp_path} is not a writable folder" in capsys.readouterr().err
+
+
+def test_an_interruption_says_whether_the_output_is_complete(tmp_path):
+    out, since = tmp_path / "out.jsonl", time.time() - 60
+    assert cli._saved(None, since, str(out)) == cli._saved(None, since) == "nothing was saved"
+    out.write_text("{}\n")
+    assert cli._saved(None, since, str(out)) == f"{out} is complete" and cli._saved(None, time.time() + 60, str(out)) == f"{out} is as it was before"
+
+    def predict(output: str):
+        "Stop behind the last row."
+        time.sleep(0.05)
+        Path(output).write_text("{}\n")
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt, match=r"out\.jsonl is complete"):
+        cli._attempt(cli.Command(predict, ""), {}, {"output": str(out)})

@@ -11,7 +11,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from lmnotes import corpora
-from lmnotes.corpora import corpus_report, harvest, load_corpus, minhash, near_duplicates
+from lmnotes.corpora import check_output_dir, corpus_report, harvest, load_corpus, minhash, near_duplicates
 from lmnotes.tokenization import train_tokenizer
 
 TEXTS = [f"Paragraph {i} tells about the number {i * i} in its own way, and about {i * i * i} too." for i in range(100)]
@@ -224,3 +224,15 @@ def test_a_corpus_whose_texts_a_transform_makes_is_read_through_it(tmp_path):
     rows.set_transform(lambda batch: {"text": [f"made number {n} of thirty" if n else " " for n in batch["n"]]})
     corpus = load_corpus({"train": rows}, validation_fraction=0, deduplicate="exact")
     assert len(corpus["train"]) == 29
+
+
+def test_a_folder_of_ones_own_is_told_from_an_earlier_result(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "beach.jpg").touch()
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match="holds beach.jpg, which is no result of a run: overwrite replaces results only"):
+            check_output_dir(tmp_path / "photos", overwrite)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "lmnotes.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="holds an earlier result: choose another folder, or allow overwrite=True"):
+        check_output_dir(tmp_path / "run")

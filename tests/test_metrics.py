@@ -689,3 +689,11 @@ def test_the_p_value_is_two_sided_and_larger_than_that_of_sacrebleu():
     sided = ((theirs > found.difference).sum() + 1) / 2001
     own = (np.sum(np.abs(drawn - drawn.mean()) >= found.difference) + 1) / 2001
     assert found.p_value == own > sided and "to either side" in " ".join(paired_bootstrap.__doc__.split()) and "as sacrebleu's" not in paired_bootstrap.__doc__
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.TSV"])
+def test_a_table_is_not_scored_line_by_line(tmp_path, name):
+    (tmp_path / name).write_text("label,id\na,1\n")
+    (tmp_path / "r.txt").write_text("a\na\n")
+    with pytest.raises(ValueError, match=f"references .*{name}' is a table.*write the column alone"):
+        score_files("classification", tmp_path / "r.txt", tmp_path / name)

@@ -811,3 +811,17 @@ def test_arguments_of_another_kind(tokenizer):
         with pytest.raises(TypeError, match=needle):
             call()
     assert exposure(model, tokenizer, canary) == exposure(model, tokenizer, [canary])
+
+
+def test_rows_of_json_behind_a_mark_and_texts_of_another_encoding(tmp_path):
+    rows = '\ufeff{"text": "mail a@example.org"}\r\n{"n": 1}\n'.encode()
+    (tmp_path / "x.jsonl").write_bytes(rows)
+    assert scrub_corpus(tmp_path / "x.jsonl", tmp_path / "out").counts == {"email": 1}
+    assert (tmp_path / "out" / "x.jsonl").read_bytes() == '\ufeff{"text": "mail [EMAIL]"}\n{"n": 1}\n'.encode()
+    (tmp_path / "de.txt").write_text("Grüße an a@example.org\n", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"de\.txt is not utf-8: byte 2 cannot be read; .*\(--encoding latin-1\)"):
+        scrub_corpus(tmp_path / "de.txt", tmp_path / "other")
+    (tmp_path / "u.txt").write_text("Grüße", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"u\.txt is not utf-8: .*\(--encoding utf-16\)"):
+        scrub_corpus(tmp_path / "u.txt", tmp_path / "other")
+    assert not (tmp_path / "other").exists()

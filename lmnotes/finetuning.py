@@ -693,7 +693,7 @@ class FinetuningOptions:
     resume : bool
         Go on from the newest whole checkpoint in the output folder.
     overwrite : bool
-        Replace what the output folder holds.
+        Replace what the output folder holds; a run to go on with (`resume`) is not replaced.
     """
 
     epochs: float = 4.0

@@ -1101,7 +1101,7 @@ class PretrainingOptions:
     resume : bool
         Go on from the newest whole checkpoint in the output folder.
     overwrite : bool
-        Replace what the output folder holds.
+        Replace what the output folder holds; a run to go on with (`resume`) is not replaced.
     """
 
     steps: int | None = None

@@ -73,33 +73,47 @@ def cache_bytes(config, context, batch_size=1, element=2):
     -------
     int
         Bytes: a key and a value for each layer with attention, key-value head, unit of its width, and token (Pope et al. 2022,
-        section 2.1); a layer that attends to a window keeps the window less the token that comes; latent attention keeps the latent
-        vector and the rotary part of the key (DeepSeek-AI 2024, section 2.1). Without the states of fixed size of other layers.
+        section 2.1); a layer that attends to a window keeps the window less the token that comes, one that reads the keys and values
+        of an earlier layer (Gemma 3n and 4) nothing; latent attention keeps the latent vector and the rotary part of the key
+        (DeepSeek-AI 2024, section 2.1). Without the states of fixed size of other layers.
 
     Raises
     ------
     ValueError
-        If a number is below 0 or infinite, or a layer is of a kind that keeps something else.
+        If a number is below 0 or infinite, a layer is of a kind that keeps something else, or values have a width of their own
+        (MiMo-V2-Flash).
     """
     for name, number in (("context", context), ("batch_size", batch_size), ("element", element)):
         if not 0 <= number < math.inf:
             raise ValueError(f"{name}={number} must be 0 or more")
-    kept = sum(context if window is None else min(context, window - 1) for window in _windows(config))
-    return kept * _kept_width(config) * batch_size * element
+    kept = sum(_kept_width(layer) * (context if window is None else min(context, window - 1)) for layer, window in _keeping_layers(config))
+    return kept * batch_size * element
 
 
 def _kept_width(config):
     "Numbers that a layer with attention keeps of a token."
     if getattr(config, "kv_lora_rank", None):
         return config.kv_lora_rank + config.qk_rope_head_dim
-    return 2 * _key_value_heads(config) * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    if getattr(config, "v_head_dim", None):
+        raise ValueError(f"config: a {config.model_type!r} gives its values a width of their own (v_head_dim): take a model with full, sliding, chunked or latent attention")
+    return 2 * _key_value_heads(config) * _head_width(config)
 
 
-_WITHOUT_KEYS = ("linear_attention", "mamba", "conv", "moe", "recurrent")           # layers with a state of fixed size, or none
+def _head_width(config):
+    "Width of a head where its key and value have the same."
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def _windows(config):
-    "Tokens that each layer with attention attends to; None where it attends to all."
+def _layer_configs(config):
+    "The configuration of each layer: Gemma 4's layers differ in the width of their heads."
+    return config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config] * config.num_hidden_layers
+
+
+_WITHOUT_KEYS = ("linear_attention", "mamba", "conv", "moe", "mlp", "recurrent")    # layers with a state of fixed size, or none
+
+
+def _keeping_layers(config):
+    "Configuration of each layer that keeps keys and values of its own, and the tokens that it attends to: None where it attends to all."
     kinds = {"sliding_attention": getattr(config, "sliding_window", None), "chunked_attention": getattr(config, "attention_chunk_size", None)}
     usual = next((kind for kind, window in kinds.items() if window), "full_attention")
     layers = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or [usual] * config.num_hidden_layers
@@ -107,7 +121,8 @@ def _windows(config):
     if other := set(layers) - {*kinds, *_WITHOUT_KEYS}:
         raise ValueError(f"config: layers of the kind {', '.join(sorted(other))} keep more or less than a key and a value for each token: "
                          "take a model with full, sliding, chunked or latent attention")
-    return [kinds[kind] for kind in layers if kind in kinds]
+    own = layers[:len(layers) - (getattr(config, "num_kv_shared_layers", None) or 0)]                # the last layers read what earlier ones keep
+    return [(layer, kinds[kind]) for kind, layer in zip(own, _layer_configs(config)) if kind in kinds]
 
 
 def _key_value_heads(config):
@@ -287,7 +302,7 @@ class Sizes:
     parameters : int
         All parameters, tied ones once.
     layers, hidden, inner, heads, vocab_size, positions : int
-        Its sizes.
+        Its sizes; `layers` that a token passes through, which in ALBERT may be several for each one of the configuration.
     head_share : float
         Share of the tokens for which logits are computed.
     config : PretrainedConfig, optional
@@ -300,6 +315,10 @@ class Sizes:
         Share of the parameters that each token meets, as in `Run`.
     experts : tuple of int
         Experts that a token meets in a layer, and experts that there are; empty where each token meets everything.
+    queries : int
+        Width of the queries of all heads, where it is above `hidden` (Qwen3, Gemma 3).
+    normalized : int
+        Width of the queries and keys of all heads, where these are normalised; else 0.
     """
 
     name: str
@@ -316,6 +335,8 @@ class Sizes:
     gated: bool = field(default=False, repr=False)
     active: float = field(default=1.0, repr=False)
     experts: tuple = field(default=(), repr=False)
+    queries: int = field(default=0, repr=False)
+    normalized: int = field(default=0, repr=False)
 
     @property
     def counted(self):
@@ -334,7 +355,8 @@ class Sizes:
         "Bytes that a step keeps for its backward pass, and those of the logits at their peak, with fused attention."
         experts = 1 if hasattr(self.config, "moe_intermediate_size") else getattr(self.config, "num_experts_per_tok", None) or 1
         inner = (4 if self.gated else 2) * self.inner * experts    # before and after the activation; gated also the other factor, and the product
-        layer = element * (8 * self.hidden + inner + self.heads) + 16
+        attention = 4 * max(self.hidden, self.queries) + 2 * self.normalized       # queries, keys, values, what the heads found; before and after their normalisation
+        layer = element * (4 * self.hidden + attention + inner + self.heads) + 16
         layers = self.layers * element * self.hidden + layer if checkpointing else self.layers * layer
         logits = self.head_share * self.vocab_size * (3 * 4 if element == 4 else 3 * 4 + 2)
         return rows * block_size * (layers + 4 * element * self.hidden + logits)
@@ -429,6 +451,15 @@ def _experts(config, tensors):
     return 1 - (1 - met / every) * of_experts / sum(p.numel() for p in tensors.values()), (met, every)
 
 
+def _attention_widths(config, tensors):
+    "Width of the queries of all heads, and that of the queries and keys that are normalised; of the widest layer where layers differ."
+    def width(layer):
+        return layer.qk_nope_head_dim + layer.qk_rope_head_dim if getattr(layer, "kv_lora_rank", None) else _head_width(layer)
+    normalized = any(".q_norm." in name or ".query_layernorm." in name for name in tensors)
+    widths = [(layer.num_attention_heads * width(layer), _key_value_heads(layer) * width(layer)) for layer in _layer_configs(config)]
+    return max((queries for queries, _ in widths), default=0), normalized * max((sum(both) for both in widths), default=0)
+
+
 _SHAPE = {"hidden_size": 1, "num_hidden_layers": 0, "num_attention_heads": 1, "vocab_size": 1}           # sizes that a plan needs, and the least that each can be
 
 
@@ -452,9 +483,9 @@ def _config_sizes(config, name):
     if missing := [part for part in _SHAPE if not isinstance(getattr(config, part, None), int)]:
         raise ValueError(f"model {name} ({config.model_type!r}) has no {missing[0]}: plans are made for Transformers; give its number of parameters in place of it")
     tensors = dict(model.named_parameters())
-    return Sizes(name, sum(p.numel() for p in tensors.values()), config.num_hidden_layers, config.hidden_size, _feed_forward(config), config.num_attention_heads, config.vocab_size,
+    return Sizes(name, sum(p.numel() for p in tensors.values()), config.num_hidden_layers * getattr(config, "inner_group_num", 1), config.hidden_size, _feed_forward(config), config.num_attention_heads, config.vocab_size,
                  position_limit(model) or 10**9, 1.0 if causal else 0.15, config, sum(p.numel() for n, p in tensors.items() if _is_inside(n, p)), any(_GATE.search(n) for n in tensors),
-                 *_experts(config, tensors))
+                 *_experts(config, tensors), *_attention_widths(config, tensors))
 
 
 def _short(number):

@@ -903,7 +903,8 @@ def flops_per_token(config, block_size, predicted=1.0):
         raise TypeError(f"config is that of a {config.model_type!r}, an encoder-decoder: operations are counted for encoders and decoders")
     if block_size < 0 or not 0 <= predicted <= 1:
         raise ValueError(f"block_size {block_size} must be 0 or more, and predicted {predicted} from 0 to 1")
-    h, layers, heads = config.hidden_size, config.num_hidden_layers, config.num_attention_heads
+    h, heads = config.hidden_size, config.num_attention_heads
+    layers = config.num_hidden_layers * getattr(config, "inner_group_num", 1)         # ALBERT may pass through several in each
     width = getattr(config, "head_dim", None) or h / heads
     key_value = width * (getattr(config, "num_key_value_heads", None) or heads)
     matrices = 2 * h * heads * width + 2 * h * key_value + (3 if config.model_type in _GATED else 2) * h * _feed_forward(config)

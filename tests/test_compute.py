@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import (AlbertConfig, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, DbrxConfig, DeepseekV3Config, FalconConfig, FNetConfig, Gemma2Config, GemmaConfig, GPT2Config, GptOssConfig,
-                          JetMoeConfig, Lfm2Config, Llama4TextConfig, LlamaConfig, MambaConfig, MistralConfig, MixtralConfig, ModernBertConfig, OlmoeConfig, Phi3Config, Qwen2MoeConfig, Qwen3MoeConfig, Qwen3NextConfig, ReformerConfig,
+from transformers import (AlbertConfig, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, DbrxConfig, DeepseekV3Config, FalconConfig, FNetConfig, Gemma2Config, Gemma3nTextConfig, Gemma3TextConfig, Gemma4TextConfig, GemmaConfig, GPT2Config, GptOssConfig,
+                          JetMoeConfig, Lfm2Config, Llama4TextConfig, LlamaConfig, MambaConfig, MiMoV2FlashConfig, MistralConfig, MixtralConfig, ModernBertConfig, NemotronHConfig, OlmoeConfig, Phi3Config, Qwen2MoeConfig, Qwen3Config, Qwen3MoeConfig, Qwen3NextConfig, ReformerConfig,
                           RobertaConfig, T5Config, ViTConfig, XLNetConfig)
 
 from lmnotes import compute
@@ -266,21 +266,25 @@ def test_the_cache_is_counted():
 
 FEW = dict(vocab_size=64, hidden_size=32, num_hidden_layers=3, num_attention_heads=4)
 TWO = dict(FEW, intermediate_size=32, num_key_value_heads=2, head_dim=8)
+SHARED = dict(TWO, num_hidden_layers=4, layer_types=["sliding_attention", "full_attention"] * 2, sliding_window=16, num_kv_shared_layers=2, vocab_size_per_layer_input=64, hidden_size_per_layer_input=8,
+              intermediate_size=[32] * 4)
 LATENT = DeepseekV3Config(**FEW, num_key_value_heads=4, intermediate_size=32, q_lora_rank=16, kv_lora_rank=24, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=8, n_routed_experts=4,
                           num_experts_per_tok=2, n_group=1, topk_group=1, moe_intermediate_size=16, bos_token_id=None, eos_token_id=None)
 
 
 @pytest.mark.parametrize("config", [LlamaConfig(**TWO), MistralConfig(**TWO, sliding_window=16), MistralConfig(**TWO, sliding_window=64), Gemma2Config(**TWO, sliding_window=16), FalconConfig(**FEW),
                                     FalconConfig(**FEW, multi_query=False), FalconConfig(**FEW, new_decoder_architecture=True, num_kv_heads=2), LATENT,
-                                    Lfm2Config(**TWO, layer_types=["conv", "full_attention", "conv"])],
-                         ids=["llama", "mistral", "wide mistral", "gemma2", "falcon", "falcon of many heads", "new falcon", "deepseek", "lfm2"])
+                                    Lfm2Config(**TWO, layer_types=["conv", "full_attention", "conv"]), Gemma3nTextConfig(**SHARED, laurel_rank=8, activation_sparsity_pattern=[0.0] * 4),
+                                    Gemma4TextConfig(**SHARED | {"intermediate_size": 32}, global_head_dim=16),
+                                    NemotronHConfig(**TWO, mamba_num_heads=4, mamba_head_dim=16, ssm_state_size=8, n_groups=1, moe_intermediate_size=16, moe_shared_expert_intermediate_size=16)],
+                         ids=["llama", "mistral", "wide mistral", "gemma2", "falcon", "falcon of many heads", "new falcon", "deepseek", "lfm2", "gemma3n", "gemma4", "nemotron"])
 def test_the_cache_is_what_transformers_keeps(config):
     model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         kept = model(input_ids=torch.full((2, 40), 7), use_cache=True).past_key_values
     if config is LATENT and kept.layers[0].keys.shape[1] > 1:
         pytest.skip("this version of transformers keeps keys and values made of the latent vector")
-    assert cache_bytes(config, 40, 2, 4) == sum(layer.keys.nbytes + layer.values.nbytes for layer in kept.layers if hasattr(layer, "keys"))
+    assert cache_bytes(config, 40, 2, 4) == sum(layer.keys.nbytes + layer.values.nbytes for layer in kept.layers if getattr(layer, "keys", None) is not None)
 
 
 def test_the_cache_of_published_configurations():
@@ -291,10 +295,13 @@ def test_the_cache_of_published_configurations():
     odd.layer_types = ["full_attention", "compressed_sparse_attention", "full_attention"]
     with pytest.raises(ValueError, match="layers of the kind compressed_sparse_attention keep"):
         cache_bytes(odd, 10)
+    with pytest.raises(ValueError, match="'mimo_v2_flash' gives its values a width of their own"):
+        cache_bytes(MiMoV2FlashConfig(), 10)
 
 
 @pytest.mark.parametrize("config, low", [(LlamaConfig(**FEW, intermediate_size=96), 0.9), (Phi3Config(**FEW, intermediate_size=96, pad_token_id=0), 0.85), (GemmaConfig(**TWO | {"intermediate_size": 256}), 0.9),
-                                         (MixtralConfig(**TWO | {"intermediate_size": 96}, num_local_experts=4, num_experts_per_tok=2), 0.8)], ids=["llama", "phi3", "gemma", "mixtral"])
+                                         (MixtralConfig(**TWO | {"intermediate_size": 96}, num_local_experts=4, num_experts_per_tok=2), 0.8), (Qwen3Config(**TWO | {"intermediate_size": 96, "head_dim": 32}), 0.9),
+                                         (Gemma3TextConfig(**TWO | {"intermediate_size": 96, "head_dim": 32}), 0.85)], ids=["llama", "phi3", "gemma", "mixtral", "qwen3", "gemma3"])
 def test_the_activations_of_gated_layers_are_those_that_are_kept(config, low):
     model, kept = AutoModelForCausalLM.from_config(config), {}
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -307,6 +314,11 @@ def test_the_activations_of_gated_layers_are_those_that_are_kept(config, low):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         torch.nn.functional.cross_entropy(model(input_ids=torch.full((4, 32), 7)).logits.flatten(0, 1), torch.full((128,), 7))
     assert low < model_sizes(config).activation_bytes(32, 4) / sum(size for size, _ in kept.values()) < 1.1
+
+
+def test_every_layer_of_albert_is_planned_for():
+    one, two = (model_sizes(AlbertConfig(**FEW, embedding_size=16, intermediate_size=96, inner_group_num=number)) for number in (1, 2))
+    assert two.layers == 2 * one.layers and two.activation_bytes(32, 4) > 1.5 * one.activation_bytes(32, 4)
 
 
 def test_gates_are_found():

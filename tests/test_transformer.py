@@ -182,7 +182,7 @@ def test_operations_are_what_pytorch_counts(family):
     assert counter.get_total_flops() == pytest.approx(60 * flops_per_token(config, 20), rel=2e-3 if family == "llama" else 1e-9)
 
 
-COUNTED_CHANGES = [*((family, {}) for family in COUNTED), ("qwen3", {"head_dim": 16}), ("llama", {"head_dim": 12}), ("electra", {"embedding_size": 16}), ("albert", {"embedding_size": 16}),
+COUNTED_CHANGES = [*((family, {}) for family in COUNTED), ("qwen3", {"head_dim": 16}), ("llama", {"head_dim": 12}), ("electra", {"embedding_size": 16}), ("albert", {"embedding_size": 16}), ("albert", {"inner_group_num": 2}),
                    ("modernbert", {"local_attention": 8})]
 
 

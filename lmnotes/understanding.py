@@ -837,7 +837,11 @@ def _asked(model, tokenizer, ids, task, target, position):
     chosen = [int(values.argmax())] if target is None else [find(t) for t in pair]
     names = [model.config.id2label.get(i, str(i)) if place is None else tokenizer.decode([i]).strip() for i in chosen]
     name = " - ".join(names if regression else (f"log P({n})" for n in names))
-    return (lambda rows: outputs(rows)[:, chosen[0]] - (outputs(rows)[:, chosen[1]] if len(chosen) == 2 else 0.0)), name
+
+    def value(rows):
+        found = outputs(rows)                                               # once for both: Captum keeps what the embedding gave last
+        return found[:, chosen[0]] - (found[:, chosen[1]] if len(chosen) == 2 else 0.0)
+    return value, name
 
 
 def attribute(model, text, tokenizer=None, target=None, method="integrated_gradients", *, baseline=None, position=None, steps=64, tolerance=0.01):
@@ -855,7 +859,7 @@ def attribute(model, text, tokenizer=None, target=None, method="integrated_gradi
     target : str, int or pair, optional
         A token or label, or two for the difference of their log-probabilities; by default what the model predicts.
     method : str
-        `integrated_gradients`, `input_x_gradient` (of the real text only), or `occlusion` (one token at a time replaced by the baseline).
+        `integrated_gradients`, `input_x_gradient` (slope at the real text only; of a pair, that of the difference), or `occlusion` (one token at a time replaced by the baseline).
     baseline : str or int, optional
         Token that stands for no information; by default the padding token. Special tokens are not replaced, unknown words are.
     position : int, optional

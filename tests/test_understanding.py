@@ -340,6 +340,32 @@ def test_input_times_gradient_by_autograd(tokenizer):
     assert np.allclose(found.scores, by_hand.detach(), atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_input_times_gradient_of_a_pair_by_autograd(family, tokenizer):
+    model, text = make(family), GAP if family == "bert" else "my old dog"
+    ids = encoded(tokenizer, text)
+    place = text.split().index("[MASK]") if family == "bert" else -1
+    x = model.get_input_embeddings()(ids).detach().requires_grad_()
+    logits = model(inputs_embeds=x, attention_mask=torch.ones_like(ids)).logits[0, place]
+    by_hand = (torch.autograd.grad(logits[WORDS.index("see")] - logits[WORDS.index("sees")], x)[0] * x).sum(-1)[0].detach()
+    found = attribute(model, text, tokenizer, target=("see", "sees"), method="input_x_gradient")
+    turned = attribute(model, text, tokenizer, target=("sees", "see"), method="input_x_gradient")
+    assert np.allclose(found.scores, by_hand, atol=1e-4) and np.allclose(found.scores, -np.array(turned.scores), atol=1e-4)
+    assert max(map(abs, found.scores)) > 0.01
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "input_x_gradient", "occlusion"])
+def test_a_pair_of_targets_runs_the_model_as_often_as_one(method, tokenizer):
+    model, runs = make("bert"), []
+    handle = model.register_forward_pre_hook(lambda *_: runs.append(1))
+    counts = []
+    for target in ("see", ("see", "sees")):
+        runs.clear()
+        counts.append((attribute(model, GAP, tokenizer, target, method, tolerance=100.0).steps, len(runs)))
+    handle.remove()
+    assert counts[0] == counts[1]
+
+
 def test_attribution_of_classifiers_and_regressions(tokenizer):
     torch.manual_seed(0)
     names = dict(id2label={0: "one", 1: "many", 2: "none"}, label2id={"one": 0, "many": 1, "none": 2})

@@ -28,8 +28,8 @@ import warnings
 import zlib
 from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache, partial
 from itertools import islice, zip_longest
 from numbers import Integral, Real
 from pathlib import Path
@@ -1558,14 +1558,15 @@ class PrivacyOptions:
     clip : float
         Length to which the gradient of a text is clipped.
     accountant : str
-        `prv` (numerical), `rdp` or `gdp`, as Opacus names them.
+        `prv` (numerical) or `rdp`, as Opacus names them. Its `gdp` is an approximation that may lie below the true ε, no bound, and is refused.
     microbatch : int
         Texts whose gradients are in memory at once.
     device : str
         `auto`, `cpu` or `cuda`.
     seed : int, optional
-        Seed of weights, draws and noise; by default one from the system's source of randomness, which nobody knows. Whoever
-        knows it can take the noise away: a given one is for pages and tests that must repeat, and the result says so.
+        Seed from which those of weights, draws and noise come, all its bits in each; by default 128 bits from the system's source
+        of randomness, which nobody knows. Whoever knows it can take the noise away: a given one is for pages and tests that must
+        repeat, and the result says so. Draws and noise come from NumPy's PCG64 on any device; it is no cryptographic generator.
     overwrite : bool
         Replace what the output folder holds.
     """
@@ -1593,8 +1594,10 @@ class PrivacyOptions:
                 raise ValueError(f"{name} {value!r} must be a number above 0")
         if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or not 0 <= self.seed < 2**64 - 1):
             raise ValueError(f"seed {self.seed!r} must be a whole number from 0 to 2**64 - 2, or None for one that nobody knows")
-        if self.accountant not in ("prv", "rdp", "gdp"):
-            raise ValueError(f"accountant {self.accountant!r} is not known: prv, rdp, gdp")
+        if self.accountant == "gdp":
+            raise ValueError("accountant 'gdp' approximates epsilon by a central limit theorem and may fall below the true one, so it guarantees nothing: choose prv or rdp")
+        if self.accountant not in ("prv", "rdp"):
+            raise ValueError(f"accountant {self.accountant!r} is not known: prv, rdp")
         return self
 
 # %% ../nbs/13_privacy.ipynb #88fcc6bc
@@ -1682,8 +1685,8 @@ def train_privately(model, tokenizer, corpus, epsilon=8.0, delta=None, output_di
     delta = _check_guarantee(epsilon, delta, len(texts), options.batch_size)
     if output_dir is not None:
         check_output_dir(output_dir, options.overwrite)
-    given, options = options.seed is not None, replace(options, seed=secrets.randbits(62) if options.seed is None else options.seed)
-    model = _private_model(model, tokenizer, options)
+    weights, draws, noise = np.random.SeedSequence(options.seed).spawn(3)              # without a seed, 128 bits from the system
+    model = _private_model(model, tokenizer, options, weights)
     rows, cut = _text_rows(texts, tokenizer, min(options.block_size or 128, position_limit(model) or math.inf))
     if rows.max() >= (size := model.get_input_embeddings().weight.shape[0]):
         raise ValueError(f"the tokenizer gives id {rows.max()} and the model's embedding has {size} rows: it is not the model's tokenizer")
@@ -1692,9 +1695,9 @@ def train_privately(model, tokenizer, corpus, epsilon=8.0, delta=None, output_di
         logger.warning("%d of %d texts are longer than the block: only their beginnings are read", cut, len(texts))
     rate = options.batch_size / len(texts)
     sigma = _noise(epsilon, delta, rate, options)
-    losses = _private_steps(model, rows, rate, sigma, options)
+    losses = _private_steps(model, rows, rate, sigma, options, draws, noise)
     spent = _spent(sigma, rate, delta, options)
-    result = PrivateTraining(model.eval(), spent, delta, sigma, options.clip, rate, options.steps, len(texts), cut, options.accountant, tuple(losses), given)
+    result = PrivateTraining(model.eval(), spent, delta, sigma, options.clip, rate, options.steps, len(texts), cut, options.accountant, tuple(losses), options.seed is not None)
     if output_dir is not None:
         facts = {k: v for k, v in vars(result).items() if k not in ("model", "losses")}
         save(model, tokenizer, output_dir, {"differential_privacy": facts}, options.overwrite)
@@ -1713,10 +1716,10 @@ def _check_guarantee(epsilon, delta, texts, batch_size):
     return float(delta)
 
 
-def _private_model(model, tokenizer, options):
+def _private_model(model, tokenizer, options, seed):
     "The model to train, on its device."
     if isinstance(model, str):
-        torch.manual_seed(options.seed)
+        torch.manual_seed(int(seed.generate_state(1)[0]))
         model = AutoModelForCausalLM.from_config(model_config(model, len(tokenizer), options.block_size or 128))
     _check_causal(model)
     return model.to(resolve_device(options.device)).train()
@@ -1750,17 +1753,17 @@ def _spent(sigma, rate, delta, options):
         return float(accountant.get_epsilon(delta))
 
 # %% ../nbs/13_privacy.ipynb #f8eb7ae4
-def _private_steps(model, rows, rate, sigma, options):
+def _private_steps(model, rows, rate, sigma, options, draws, noise):
     "Make the steps; give their losses."
     from opacus.optimizers import DPOptimizer
-    draw = torch.Generator().manual_seed(options.seed)
+    draw = np.random.default_rng(draws)
     inner = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=options.learning_rate, weight_decay=0.0)
-    noise = torch.Generator(device=model.device).manual_seed(options.seed + 1)
-    optimizer = DPOptimizer(inner, noise_multiplier=sigma, max_grad_norm=options.clip if sigma else 1e9, expected_batch_size=rate * len(rows), generator=noise)
+    optimizer = DPOptimizer(inner, noise_multiplier=sigma, max_grad_norm=options.clip if sigma else 1e9, expected_batch_size=rate * len(rows))
+    optimizer.add_noise = partial(_add_noise, optimizer, np.random.default_rng(noise))
     losses = []
     for step in range(options.steps):
         inner.param_groups[0]["lr"] = options.learning_rate * (1 - step / options.steps)
-        chosen = rows[torch.rand(len(rows), generator=draw) < rate]              # each text by itself: a batch has no fixed size
+        chosen = rows[torch.from_numpy(draw.random(len(rows)) < rate)]           # each text by itself: a batch has no fixed size
         parts = list(chosen.split(options.microbatch)) if len(chosen) else [chosen]
         found = []
         for i, part in enumerate(parts):
@@ -1770,6 +1773,14 @@ def _private_steps(model, rows, rate, sigma, options):
             optimizer.zero_grad()
         losses.append(float(np.average(found, weights=[len(part) or 1 for part in parts])))
     return losses
+
+
+def _add_noise(optimizer, draw):
+    "Noise for the clipped sums, in place of Opacus's own: of a seed, PyTorch's generator on a CPU takes the lower 32 bits, and all of those can be tried."
+    deviation = optimizer.noise_multiplier * optimizer.max_grad_norm
+    for p in optimizer.params:
+        noise = draw.standard_normal(p.shape, dtype=np.float32)
+        p.grad = p.summed_grad + deviation * torch.from_numpy(noise).to(p.summed_grad)
 
 
 def _fill_gradients(model, rows):

@@ -520,6 +520,31 @@ def test_without_noise_it_learns(tokenizer):
     assert np.nanmean(run.losses[-5:]) < 0.6 * run.losses[0] and math.isinf(run.epsilon)
 
 
+def test_all_bits_of_a_seed_count_and_the_noise_is_normal(tokenizer):
+    "PyTorch's generator on a CPU takes the lower 32 bits of a seed: 5 and 5 + 7 * 2**32 gave the same noise."
+    train = lambda model, seed: train_privately(model, tokenizer, TEXTS, epsilon=4, steps=2, batch_size=8, block_size=16, device="cpu", accountant="rdp", seed=seed)
+    for make in (lambda: "gpt-tiny", lambda: tiny(tokenizer)):                                 # weights, draws and noise; draws and noise
+        first, again, other = (torch.nn.utils.parameters_to_vector(train(make(), seed).model.parameters()) for seed in (5, 5, 5 + 7 * 2**32))
+        assert torch.equal(first, again) and not torch.equal(first, other)
+    model, states = tiny(tokenizer), []
+    for seed in (5, 5 + 7 * 2**32):
+        optimizer = type("Sums", (), dict(noise_multiplier=1.5, max_grad_norm=2.0, params=list(model.parameters())))
+        for p in optimizer.params:
+            p.summed_grad = torch.full_like(p, 10.0)
+        privacy._add_noise(optimizer, np.random.default_rng(np.random.SeedSequence(seed).spawn(3)[2]))
+        states.append(torch.cat([p.grad.flatten() for p in optimizer.params]).numpy())
+    assert abs(np.corrcoef(*states)[0, 1]) < 0.05
+    assert abs(states[0].mean() - 10) < 0.15 and abs(states[0].std() - 3) < 0.1
+
+
+def test_a_seed_that_nobody_knows_has_128_bits(tokenizer, monkeypatch):
+    asked, spawn = [], np.random.SeedSequence
+    monkeypatch.setattr(np.random, "SeedSequence", lambda entropy=None: asked.append(spawn(entropy)) or asked[-1])
+    for _ in range(2):
+        train_privately(tiny(tokenizer), tokenizer, TEXTS, epsilon=math.inf, steps=1, batch_size=8, device="cpu")
+    assert asked[0].entropy != asked[1].entropy and max(seed.entropy for seed in asked) > 2**100
+
+
 def test_empty_draws_are_steps_of_noise(tokenizer):
     run = train_privately(tiny(tokenizer), tokenizer, TEXTS, epsilon=5, steps=6, batch_size=1, device="cpu", seed=2, accountant="rdp")
     assert any(math.isnan(loss) for loss in run.losses) and all(torch.isfinite(p).all() for p in run.model.parameters())
@@ -531,7 +556,7 @@ def test_texts_longer_than_the_block_are_counted(tokenizer):
 
 
 @pytest.mark.parametrize("change, says", [({"epsilon": 0}, "epsilon 0 must be above 0"), ({"epsilon": -1.0}, "epsilon"), ({"epsilon": float("nan")}, "epsilon"), ({"delta": 0}, "delta 0"), ({"delta": 0.5}, "delta 0.5"),
-                                          ({"batch_size": 1000}, "batch_size 1000"), ({"steps": 0}, "steps 0"), ({"clip": 0}, "clip 0"), ({"accountant": "magic"}, "magic"),
+                                          ({"batch_size": 1000}, "batch_size 1000"), ({"steps": 0}, "steps 0"), ({"clip": 0}, "clip 0"), ({"accountant": "magic"}, "magic"), ({"accountant": "gdp"}, "accountant 'gdp' approximates .* guarantees nothing: choose prv or rdp"),
                                           ({"steps": 1.5}, "steps 1.5 must be a whole number"), ({"microbatch": 2.5}, "microbatch 2.5"), ({"batch_size": True}, "batch_size True"), ({"seed": -1}, "seed -1")])
 def test_private_training_refuses(tokenizer, change, says):
     model = tiny(tokenizer)

@@ -594,17 +594,20 @@ class Finding:
     text: str
 
 # %% ../nbs/13_privacy.ipynb #e054e698
-_EMAIL = re.compile(r"(?<![A-Za-z0-9À-ɏ._%+'@-])(?<!//)[-']*([A-Za-z0-9À-ɏ_%+][A-Za-z0-9À-ɏ._%+'-]*@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,24})(?![A-Za-z0-9@]|-[A-Za-z0-9@])")
-_IP = re.compile(r"(?<![A-Za-z0-9_.:])(?:(?:\d{1,3}\.){3}\d{1,3}(?![\d-]|\.\d|[A-Za-z])|[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![A-Za-z0-9_:]))")
+_MAIL = "A-Za-z0-9À-ɏЀ-ӿ"              # letters of addresses: Latin and Cyrillic; Chinese stands beside an address with no space
+_EMAIL = re.compile(rf"(?<![{_MAIL}._%+'@-])(?<!//)[-']*([{_MAIL}_%+][{_MAIL}._%+'-]*@(?:[{_MAIL}](?:[{_MAIL}-]*[{_MAIL}])?\.)+(?:[A-Za-z]{{2,24}}|[Ѐ-ӿ]{{2,24}}))(?![A-Za-z0-9@]|-[A-Za-z0-9@])")
+_HOST = re.compile(r"(?i)(?:ip(?:v[46])?|addr(?:ess)?|host|server|from|to|src|dst|source|destination|dns|gateway|client|peer|remote|inet6?|bcast|地址|主机|服务器)[\"']?[:：]$")
+_IP = re.compile(r"(?<![A-Za-z0-9_.])(?:(?:\d{1,3}\.){3}\d{1,3}(?![\d-]|\.\d|[A-Za-z])|[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![A-Za-z0-9_:]))")
 _URL = re.compile(r"(?ai)\b[a-z][a-z0-9+.-]{1,15}://(?:[^\s/:@'\"<>]+:[^\s/@'\"<>]+@[^\s'\"<>）)，。；、]+"
-                  r"|[^\s'\"<>?#]+\?[^\s'\"<>]*?\b(?:access_token|token|api_?key|key|sig|signature|password|secret)=[^\s&'\"<>）)，。；、]{8,}[^\s'\"<>）)，。；、]*)")
+                  r"|[^\s'\"<>?#]{1,2000}\?[^\s'\"<>]{0,2000}?\b(?:access_token|token|api_?key|key|sig|signature|password|secret)=[^\s&'\"<>）)，。；、]{8,}[^\s'\"<>）)，。；、]*)")
 _FILE = re.compile(r"(?i)@(?:.*\.(?:png|jpe?g|gif|svg|webp|js|css|html)|v?\d[\dx.]*\.py)$")      # .py is Paraguay, too
+_PRODUCT = re.compile(r"@[\w.]+\.(?:transpose|data|weight|reshape|view|flatten|numpy|values|detach|float|grad|conj|mT)$")      # of matrices: no such domains
 
 
 def _emails(text, **_):
     "E-mail addresses."
     for found in _EMAIL.finditer(text):
-        if not _FILE.search(found[1]) and not (found[1].startswith("git@") and text[found.end():found.end() + 1] == ":"):
+        if not (_FILE.search(found[1]) or _PRODUCT.search(found[1])) and not (found[1].startswith("git@") and text[found.end():found.end() + 1] == ":"):
             yield found.span(1)
 
 
@@ -612,11 +615,12 @@ def _addresses(text, **_):
     "IP addresses of the public network."
     for found in _IP.finditer(text):
         with suppress(ValueError):
-            if ipaddress.ip_address(found[0]).is_global and not _is_version(text, *found.span()):
+            named = text[found.start() - 1:found.start()] != ":" or _HOST.search(text[max(0, found.start() - 16):found.start()])      # nginx:1.25.3.1 is no address
+            if named and ipaddress.ip_address(found[0]).is_global and not _is_version(text, *found.span()):
                 yield found.span()
 
 
-_VERSION = re.compile(r"(?i)(?:(?<![A-Za-z0-9])v(?:er)?\.?|version_*|release|build|section|revision|§|==|!=|[<>]=|[~^]=?|[a-z0-9_)\],|][ \t]*[<>]|[\"'(\[][<>])\s*[:=]?\s*$")
+_VERSION = re.compile(r"(?i)(?:(?<![A-Za-z0-9])v(?:er)?\.?|version_*|release|build|section|revision|(?<![A-Za-z0-9])(?:(?:py)?torch|numpy|tensorflow|python|cuda|cudnn|chrome|firefox)|§|==|!=|[<>]=|[~^]=?|[a-z0-9_)\],|][ \t]*[<>]|[\"'(\[][<>])\s*[:=]?\s*$")
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>\s*$")
 _CLOSED = re.compile(r"(?::\d+|/\d+)?>(?![\d=])")
 
@@ -666,9 +670,9 @@ def _looks_random(text):
 _KEYS = re.compile("|".join((
     r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----(?:[\s\S]{1,20000}?-----END [A-Z0-9 ]+-----|(?:(?!-----BEGIN )[\s\S]){1,100000}?-----END [A-Z0-9 ]+-----|(?:\s+[A-Za-z0-9+/=]{40,})*)",
     r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b", r"\bgh[pousr]_[A-Za-z0-9]{36,}\b", r"\bgithub_pat_[A-Za-z0-9_]{22,}\b", r"\bglpat-[\w-]{20,}", r"\bhf_[A-Za-z0-9]{30,}\b",
-    r"\bsk-[A-Za-z0-9_-]{20,}", r"\bxox[abeoprs]-[\w-]{10,}", r"\bAIza[\w-]{35}", r"\b[sr]k_(?:live|test)_[A-Za-z0-9]{16,}", r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*")), re.ASCII)      # ASCII: a Chinese character beside a key is no part of it
+    r"\bsk-[A-Za-z0-9_-]{20,}", r"\bxox[abeoprs]-[\w-]{10,}", r"\bAIza[\w-]{35}", r"\b[sr]k_(?:live|test)_[A-Za-z0-9]{16,}", r"\bSG\.[\w-]{16,}\.[\w-]{16,}", r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*")), re.ASCII)      # ASCII: a Chinese character beside a key is no part of it
 _ASSIGNED = re.compile(r"(?i)(?:password|passwd|passphrase|secret|token|api[_ -]?key|access[_ -]?key|auth[_ -]?key|密码|口令)[\"']?\s*(?:[:=：]|\bis\b|是)\s*[\"']?([^\s\"'(){}<>$,;，。；]{8,})")
-_LONG = re.compile(r"(?<![A-Za-z0-9+/_=.-])[A-Za-z0-9+/_-]{24,512}={0,2}(?![A-Za-z0-9+/_=-])")
+_LONG = re.compile(r"(?:(?<![A-Za-z0-9+/_=.-])|(?<=[A-Z_]=))[A-Za-z0-9+/_-]{24,512}={0,2}(?![A-Za-z0-9+/_=-])")
 _HASH = re.compile(r"(?i)(?:sha\d+|md5|integrity|base64)[-:,=\s]*$")
 
 
@@ -684,8 +688,8 @@ def _secrets(text, **_):
             yield found.span()
 
 # %% ../nbs/13_privacy.ipynb #1430f70d
-_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}")
-_CARD = re.compile(r"(?<![\d.+-])(?:\d{4}[ -]\d{6}[ -]\d{5}|(?:\d{4}[ -]){3}\d{4}|\d{13,19})(?![\d-]|\.\d)")
+_IBAN = re.compile(r"(?<![A-Za-z0-9])(?:[A-Z]{2}\d{2}(?:[ \u00a0\u202f]?[A-Z0-9]){11,30}|[a-z]{2}\d{2}(?:[ \u00a0\u202f]?[a-z0-9]){11,30})")      # with spaces that keep a line together, too
+_CARD = re.compile(r"(?<![\d.+-])(?<!0[xX])(?:\d{4}[ \u00a0\u202f\u2011-]\d{6}[ \u00a0\u202f\u2011-]\d{5}|(?:\d{4}[ \u00a0\u202f\u2011-]){3}\d{4}|\d{13,19})(?![\d-]|\.\d)")
 _ISSUERS = re.compile(r"(?:4(?:\d{12}|\d{15}|\d{18})|(?:5[1-5]|2[2-7])\d{14}|3[47]\d{13}|6(?:011|5\d\d)\d{12}|35\d{14}|3(?:0[0-5]|[68]\d)\d{11}|62\d{14,17})")
 _REFERENCE = re.compile(r"(?i)(?:(?<![A-Za-z])(?:order|invoice|tracking|ticket|reference|isbn|issn|doi|serial|article|item|part)|订单|单号|编号|运单)(?:号|号码)?\s*(?:no\.?|number|nr\.?|id|#)?\s*[:#：是]?\s*$")
 _IDENTITIES = tuple((re.compile(pattern), module) for pattern, module in (
@@ -703,7 +707,7 @@ def _ibans(text, **_):
     "International bank account numbers."
     for found in _IBAN.finditer(text):
         ends = [found.start() + n for n in range(len(found[0]), 14, -1)]
-        end = next((e for e in ends if not text[e:e + 1].isalnum() and iban.is_valid(text[found.start():e])), None)
+        end = next((e for e in ends if not text[e:e + 1].isalnum() and iban.is_valid(re.sub(r"\s", "", text[found.start():e]))), None)
         if end:
             yield found.start(), end
 
@@ -766,10 +770,12 @@ def _is_phone(text, start, raw):
         return False
     if raw.isdigit():
         return bool(re.fullmatch(r"1[3-9]\d{9}", raw))
-    return not re.fullmatch(r"[\d.]+|\d+ \d+", raw) or bool(re.fullmatch(r"\d{3}\.\d{3}\.\d{4}", raw))
+    return not re.fullmatch(r"[\d.]+|\d+ \d+|\d{1,2}(?:\s\d{3}){2,}", raw) or bool(re.fullmatch(r"\d{3}\.\d{3}\.\d{4}", raw))
 
 # %% ../nbs/13_privacy.ipynb #70b4bce8
-_WORD = r"[A-ZÀ-Þ][a-zà-ÿ]+(?:[-'’][A-ZÀ-Þ][a-zà-ÿ]+)*|[ODM]['’a]?c?[A-Z][a-z]+"
+_LATIN = [chr(n) for n in (*range(0x250), *range(0x1e00, 0x1f00))]              # Łukasz, Dvořák, Nguyễn
+_CAPITAL, _SMALL = ("[" + "".join(filter(case, _LATIN)) + "]" for case in (str.isupper, str.islower))
+_WORD = rf"{_CAPITAL}{_SMALL}+(?:[-'’]{_CAPITAL}{_SMALL}+)*|(?:[ODM]['’a]?c?|De|Di|La|Le|Fitz){_CAPITAL}{_SMALL}+"
 _FULL = rf"(?:(?:van|von|de|der|da|bin|al)[ ])*(?:{_WORD})(?:[ ](?:[A-Z]\.[ ])?(?:(?:van|von|de|der|da|bin|al)[ ])*(?:{_WORD})){{0,2}}"
 _WHOLE = r"(?![-'’]?\w)"
 _TITLED = re.compile(rf"\b(?:Mr|Mrs|Ms|Miss|Mister|Dr|Doctor|Prof|Professor|Sir|Madam|Mme|Herr|Frau)\b\.?[ ]((?:[A-Z]\.[ ]?){{0,2}}{_FULL}){_WHOLE}")
@@ -925,7 +931,7 @@ def _plainly(finding):
         return finding.text.casefold()
     if finding.kind == "ip":
         return str(ipaddress.ip_address(finding.text))
-    return finding.text if finding.kind in ("secret", "url") else re.sub(r"[\s().-]", "", finding.text)
+    return finding.text if finding.kind in ("secret", "url") else re.sub(r"[\s().\u2011-]", "", finding.text).upper()
 
 
 def _replaced(text, findings, replacement):

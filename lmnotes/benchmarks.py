@@ -1288,7 +1288,8 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
     TypeError
         If `model` is no path and no name.
     ValueError
-        If a task is not known, or its data cannot be used; if a file of the model or of the run is damaged, or the folder holds the model.
+        If a task is not known, its data cannot be used, or a choice is not for one of the tasks (`class_weight` for STS-B, whose labels are
+        numbers; `threshold` for it and for MNLI, which has three classes), all before any training; if a file of the model or of the run is damaged, or the folder holds the model.
     FileNotFoundError
         If model or data are not there.
     FileExistsError
@@ -1305,6 +1306,8 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
     data = {task: glue_data(task, data_dir) for task in tasks}
     for task in data:
         _check_task(task, data[task])
+        if not (task == "wnli" and wnli_majority):                         # which learns nothing
+            _check_choices(task, tasks, options)
     resolve_device(options.device)
     identity = _identity(model, options, data_dir, wnli_majority)
     with _named_disk(output_dir):
@@ -1363,6 +1366,19 @@ def _check_task(task, data):
             raise ValueError(f"{task}: {split} has examples without a label, so that nothing can be scored")
     if not _labelled(data["train"]) or len(set(data["train"]["label"])) < 2:
         raise ValueError(f"{task}: the training split has one label only, or examples without one; two labels are needed to learn from")
+
+
+def _check_choices(task, tasks, options):
+    "Refuse, before any training, a choice that a task of the run cannot have."
+    if task == "ax":
+        return
+    count = len(GLUE[task].labels)
+    fits = {"class_weight": lambda t: len(GLUE[t].labels) > 0, "threshold": lambda t: len(GLUE[t].labels) == 2}
+    for name, fit in fits.items():
+        if getattr(options, name) and not fit(task):
+            others = [t for t in tasks if fit(t)]
+            instead = f", or name the other tasks, tasks={others}" if others else ""
+            raise ValueError(f"{task}: {name} is for {'two ' if name == 'threshold' else ''}classes, and this task has {f'{count} of them' if count else 'numbers'}: leave it out{instead}")
 
 
 def _check_model(model):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['task_of', 'energy', 'model_card', 'save', 'verify', 'load', 'model_tokenizer', 'new_layer_expected', 'CheckpointInfo',
-           'info', 'convert', 'Export', 'export', 'push']
+           'info', 'convert', 'average', 'Export', 'export', 'push']
 
 # %% ../nbs/06_checkpoints.ipynb #f946e7ca
 import json
@@ -96,7 +96,7 @@ def energy(seconds, watts=65.0, overhead=1.0):
 # %% ../nbs/06_checkpoints.ipynb #d86e5ca7
 _PIPELINES = {"masked": "fill-mask", "causal": "text-generation", "classification": "text-classification", "tokens": "token-classification",
               "question-answering": "question-answering"}
-_LABELS = {"objective": "objective", "parent": "started from", "corpus": "corpus", "documents": "documents", "bytes": "bytes of text", "blocks": "blocks", "vocabulary": "tokens in the vocabulary",
+_LABELS = {"averaged": "mean of the weights of", "objective": "objective", "parent": "started from", "corpus": "corpus", "documents": "documents", "bytes": "bytes of text", "blocks": "blocks", "vocabulary": "tokens in the vocabulary",
            "tokenizer": "tokenizer", "steps": "steps", "tokens": "tokens seen", "block_size": "tokens of a block", "batch_size": "blocks of a step", "optimizer": "optimizer",
            "learning_rate": "highest learning rate", "schedule": "schedule", "mask_rate": "share of masked tokens", "masking": "what is masked",
            "next_sentence": "next-sentence prediction", "short_documents": "documents left out, shorter than two segments", "document_attention": "attention", "precision": "precision", "seed": "seed",
@@ -117,7 +117,7 @@ def _table(facts, tokenizer):
     "Rows of the card's table: what is known, in the order of `_LABELS`."
     named = {**(facts.get("options") or {}), **{k: v for k, v in (facts.get("data") or {}).items() if k != "tokens"}, **facts}
     named |= {} if tokenizer is None else {"vocabulary": len(tokenizer), "tokenizer": type(tokenizer.backend_tokenizer.model if hasattr(tokenizer, "backend_tokenizer") else tokenizer).__name__}
-    named |= _objective(named)
+    named |= _objective(named) | {"averaged": ", ".join(named.get("averaged") or ()) or None}
     if isinstance(machine := named.get("hardware"), dict):
         named["hardware"] = f"{machine.get('name')} ({machine.get('device')}), processes: {machine.get('processes')}, threads of each: {machine.get('threads')}"
     shown = {key: value for key, value in named.items() if isinstance(value, (int, float, str))}
@@ -648,6 +648,73 @@ def _check_range(model, dtype):
             kind = str(dtype).removeprefix("torch.")
             raise ValueError(f"the weights {name!r} reach {tensor.abs().max().item():,.0f}, and {kind} ends at {torch.finfo(dtype).max:,.0f}: convert to bfloat16")
 
+# %% ../nbs/06_checkpoints.ipynb #3f3c3a26
+def average(models, output_dir, overwrite=False):
+    """The model whose weights are the mean of those of several: a model soup.
+
+    Parameters
+    ----------
+    models : sequence of str or path
+        Folders or hub names, two or more, of the same configuration and tokenizer: runs from the same weights that differ in seed, order of the data or learning rate,
+        or copies of one run at several steps.
+    output_dir : str or path
+        Folder for the mean.
+    overwrite : bool
+        Replace what is there.
+
+    Returns
+    -------
+    CheckpointInfo
+        What the mean is. Its scores are not those of any of the models: measure them.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two, they differ in more than their weights, or `output_dir` is the folder of one of them or holds it.
+    FileExistsError
+        If the folder holds something and `overwrite` is not set.
+
+    Notes
+    -----
+    The uniform soup of Wortsman et al. 2022, *Model soups*, section 2. Sums are taken in float64 and rounded once, to the type of the first model.
+    """
+    if isinstance(models, (str, Path)) or len(models := list(models)) < 2:
+        raise ValueError(f"models {models!r} is fewer than two: give the folders to take the mean of")
+    check_output_dir(output_dir, overwrite)
+    for name in models:
+        _check_other_folder(name, output_dir)
+    mean, tokenizer = load(models[0], device="cpu")
+    weights, facts = mean.state_dict(), []
+    sums = {key: tensor.double() for key, tensor in weights.items() if tensor.is_floating_point()}
+    for name in models[1:]:
+        other, its_tokenizer = load(name, device="cpu")
+        _check_alike(mean, other, tokenizer, its_tokenizer, models[0], name)
+        for key, tensor in other.state_dict().items():
+            if key in sums:
+                sums[key] += tensor
+    for key, total in sums.items():
+        weights[key].copy_(total / len(models))
+    parents = {str(info(name).facts.get("parent")) if Path(name).is_dir() else None for name in models}
+    facts = {"averaged": [str(name) for name in models], **({"parent": parents.pop()} if len(parents) == 1 and parents - {None, "None"} else {})}
+    save(mean, tokenizer, output_dir, facts, overwrite)
+    return info(output_dir)
+
+
+def _check_alike(first, other, its, others, name, other_name):
+    "Refuse models that differ in more than their weights, and name the first difference."
+    passing = {"_name_or_path", "transformers_version", "dtype"}
+    mine, theirs = ({k: v for k, v in model.config.to_dict().items() if k not in passing} for model in (first, other))
+    fields = [k for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)]
+    told = f"models {str(name)!r} and {str(other_name)!r} have no mean: "
+    if fields:
+        raise ValueError(told + f"{fields[0]} is {mine.get(fields[0])!r} and {theirs.get(fields[0])!r} in their configurations")
+    if its.get_vocab() != others.get_vocab():
+        raise ValueError(told + "their tokenizers have different vocabularies")
+    shapes, other_shapes = ({k: tuple(v.shape) for k, v in model.state_dict().items()} for model in (first, other))
+    if shapes != other_shapes:
+        wrong = next(k for k in {**shapes, **other_shapes} if shapes.get(k) != other_shapes.get(k))
+        raise ValueError(told + f"the weights {wrong!r} have the shapes {shapes.get(wrong)} and {other_shapes.get(wrong)}")
+
 # %% ../nbs/06_checkpoints.ipynb #9d667034
 @dataclass(frozen=True)
 class Export:
@@ -716,7 +783,8 @@ def export(model, output_dir, overwrite=False):
         If the model writes texts for texts: that is a loop of an encoder and a decoder, no one computation; if the exporter cannot
         trace it or the runtime cannot run it; or if `output_dir` is the model's own folder or holds it.
     RuntimeError
-        If the exported logits differ by more than 1e-4 of the largest of them, or of 1.
+        If the exported logits differ by more than 1e-4 of the largest of them, or of 1, on one of the shapes: one row as long as the model
+        takes (1,100 tokens at most), and one to three of 5, 12 and 17 tokens. So BigBird's sparse attention is refused, which is full on short texts.
     """
     runtime = _onnx_runtime()
     check_output_dir(output_dir, overwrite)
@@ -726,7 +794,7 @@ def export(model, output_dir, overwrite=False):
     if family == "seq2seq":
         raise ValueError(f"model {str(model)!r} is for {family}, an encoder and a decoder that are called in turns: models that are one computation are exported")
     inputs = ["input_ids", "attention_mask"] + ["token_type_ids"] * segments
-    outputs, limit = ["start_logits", "end_logits"] if family == "question-answering" else ["logits"], position_limit(opened) or 17
+    outputs, limit = ["start_logits", "end_logits"] if family == "question-answering" else ["logits"], position_limit(opened) or _LONG
     with write_aside(output_dir, overwrite) as aside:
         with _in_a_line(model, opened, "the exporter of PyTorch cannot trace"):
             program = _traced(_Outputs(opened, outputs).eval(), inputs, outputs, min(7, limit))
@@ -734,10 +802,15 @@ def export(model, output_dir, overwrite=False):
         opened.config.save_pretrained(aside), tokenizer.save_pretrained(aside)
         with _in_a_line(model, opened, "onnxruntime cannot run"):
             session = runtime.InferenceSession(aside / "model.onnx")
-        difference, shapes = _compare(session, opened, inputs, outputs, [(rows, min(length, limit)) for rows, length in ((1, 5), (2, 12), (3, 17))])
+        del program, opened                                                     # tracing may have changed the model for good, as BigBird changes its attention at a short text
+        difference, shapes = _compare(session, load(model, device="cpu", dtype="float32")[0], inputs, outputs, [(rows, min(length, limit)) for rows, length in _TRIED])
         size = sum(p.stat().st_size for p in aside.glob("model.onnx*"))
         write_checksums(aside)
     return Export(str(Path(output_dir) / "model.onnx"), size, difference, shapes)
+
+
+_LONG = 1100                    # tokens of the long row; beyond 704 BigBird's default blocks are sparse
+_TRIED = ((1, _LONG), (1, 5), (2, 12), (3, 17))                                 # the long row first: a short one may change the model, too
 
 
 def _onnx_runtime():
@@ -784,7 +857,7 @@ def _traced(network, inputs, outputs, length):
 
 
 @torch.no_grad()
-def _compare(session, model, inputs, outputs, shapes=((1, 5), (2, 12), (3, 17))):
+def _compare(session, model, inputs, outputs, shapes=_TRIED):
     "Run both on random ids, the last tokens of the last row hidden, the second half a segment of its own; give the largest difference of the logits."
     generator, worst = np.random.default_rng(0), 0.0
     for shape in shapes:
@@ -796,7 +869,9 @@ def _compare(session, model, inputs, outputs, shapes=((1, 5), (2, 12), (3, 17)))
             wanted = expected[name].numpy()
             difference = float(np.abs(found - wanted).max())
             if not difference <= 1e-4 * max(1.0, float(np.abs(wanted).max())):
-                raise RuntimeError(f"the exported logits differ by {difference:.2g} from PyTorch's: nothing was written; try another version of onnxscript or torch")
+                sparse = getattr(model.config, "attention_type", None) == "block_sparse"
+                remedy = "its attention is block_sparse, full on short texts only: open it with from_pretrained(…, attention_type=\"original_full\"), save it, and export that" if sparse else "try another version of onnxscript or torch"
+                raise RuntimeError(f"the exported logits differ by {difference:.2g} from PyTorch's on {shape[1]} tokens: nothing was written; {remedy}")
             worst = max(worst, difference)
     return worst, tuple(shapes)
 

@@ -1183,6 +1183,7 @@ COMMANDS.update({
     "info": Command("lmnotes.checkpoints:info", "Say what a model's folder holds.", ("lmnotes info runs/pretrained", "lmnotes info runs/pretrained --json")),
     "convert": Command("lmnotes.checkpoints:convert", "Copy a model with another type of numbers, or in shards.",
                        ("lmnotes convert runs/pretrained runs/half --dtype bf16", "lmnotes convert runs/pretrained runs/shards --max-shard-size 2GB")),
+    "average": Command("lmnotes.checkpoints:average", "Take the mean of the weights of several models: a model soup.", ("lmnotes average runs/seed0 runs/seed1 runs/seed2 runs/mean",)),
     "export": Command("lmnotes.checkpoints:export", "Export a model to ONNX and check its logits.", ("lmnotes export runs/pretrained runs/onnx",)),
     "push": Command("lmnotes.checkpoints:push", "Send a model's folder to the Hugging Face hub.", ("lmnotes push runs/pretrained you/model",), hidden=("api",)),
 })

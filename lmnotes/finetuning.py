@@ -201,11 +201,14 @@ def _forward(model, tokenizer, rows, batch_tokens, take):
             take(places, output)
 
 
+_READ_PADDING = ("big_bird", "bigbird_pegasus", "canine", "convbert", "funnel", "mobilebert", "nystromformer", "reformer", "yoso")          # in spite of the mask: convolutions, pooling, sparse attention
+
+
 def _batches_for(model, rows, batch_tokens):
-    "Places of rows, in batches from short to long; where a model mixes padding with the text, as FNet does, of one length each."
+    "Places of rows, in batches from short to long; where a model mixes padding with the text, as FNet and ConvBERT do, of one length each."
     lengths = [len(row["input_ids"]) for row in rows]
-    plan = token_batches(lengths, batch_tokens)
-    if "attention_mask" in inspect.signature(_plain_model(model).forward).parameters:
+    plan, inner = token_batches(lengths, batch_tokens), _plain_model(model)
+    if "attention_mask" in inspect.signature(inner.forward).parameters and inner.config.model_type not in _READ_PADDING:
         return plan
     return [list(alike) for places in plan for _, alike in groupby(places, key=lengths.__getitem__)]
 
@@ -1658,8 +1661,7 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
         _separate_pairs(tokenizer)
     if task in _WRITING:                                                        # what cannot be written after training is refused before
         generate_texts(opened, tokenizer, [], progress=False, **_as_written(options))
-    if _some_unanswered(task, splits["train"]):
-        opened.config.no_answer_threshold = 0.0
+    _let_answer_nothing(opened, task, splits["train"])
     rows = _examples(task, opened, tokenizer, splits["train"], options)
     if "text" in splits["train"].column_names:
         _tell_of_cut(tokenizer, splits, _length(task, opened, tokenizer, options), options)
@@ -1731,6 +1733,12 @@ def _check_sets(train):
 def _some_unanswered(task, train):
     "Whether there are questions without an answer, so that a threshold is chosen on validation."
     return task == "question-answering" and any(not a["text"] for a in _values(train, "answers"))
+
+
+def _let_answer_nothing(model, task, train):
+    "Let a model that learns of questions without an answer give \"no answer\" where its score is the highest, until a threshold is chosen."
+    if _some_unanswered(task, train):
+        model.config.no_answer_threshold = 0.0
 
 
 def _with_validation(train, task, seed):
@@ -2127,6 +2135,7 @@ def _searcher(model, opened, task, names, tokenizer, rows, splits, options, run,
 
     def fresh(trial=None):
         opened, _ = _open(model, task, names, options.seed, False)
+        _let_answer_nothing(opened, task, splits["train"])
         _take_out(opened, model, run["scale"])
         choose_parameters(opened, options.method, options.last_layers, options.lora_rank)
         return opened

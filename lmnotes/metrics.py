@@ -270,6 +270,7 @@ def _as_set(name, i, row):
     "One example's labels as a set."
     if isinstance(row, str) or not hasattr(row, "__iter__"):
         raise ValueError(f"{name}[{i}] is {row!r}: multi-label needs a list of labels for each example, an empty one where there is none")
+    row = _plain_values(row)
     for label in row:
         _check_label(name, i, label)
     if len(set(row)) < len(row):

@@ -119,14 +119,19 @@ def _causal_values(model, batch, edges=None):
     inputs[there], targets[there] = np.concatenate([s.row[:-1] for s in batch]), np.concatenate([s.row[1:] for s in batch])
     wanted = torch.from_numpy(there & (columns >= first - 1)).to(model.device)      # neither padding nor tokens scored before reach the head
     inputs, targets = torch.from_numpy(inputs).to(model.device), torch.from_numpy(targets).to(model.device)[wanted]
-    base = model.base_model
-    if base is not model:
-        output = base(input_ids=inputs, use_cache=False)
+    body = _body(model)
+    if body is not model:
+        output = body(input_ids=inputs, use_cache=False)
         output.last_hidden_state = output.last_hidden_state[wanted]
         values = _head(model, output, targets, edges)
         if values is not None:
             return values
-    return _log_probs(model(input_ids=inputs).logits[wanted], targets, edges)       # the head cannot be reached alone, as in OPT
+    return _log_probs(model(input_ids=inputs, use_cache=False).logits[wanted], targets, edges)       # the head cannot be reached alone
+
+
+def _body(model):
+    "What reads the tokens, below the head: in OPT and the decoders of BART's kin a part of the base model."
+    return (getattr(model, "get_decoder", None) or (lambda: None))() or model.base_model
 
 
 def _log_probs(logits, targets, edges=None):
@@ -143,13 +148,13 @@ _HEAD_FLOATS = 2**23            # logits that are held at a time: 32 MiB in floa
 
 def _head(model, output, targets, edges=None):
     "Log-probability of each target by the model's own head (with its scale and caps), a chunk of places at a time; None if it cannot be reached."
-    base, hidden, found, calls = model.base_model, output.last_hidden_state, [], []
-    own = vars(base).get("forward")
-    base.forward = lambda *_, **__: calls.append(1) or output
+    body, hidden, found, calls = _body(model), output.last_hidden_state, [], []
+    own = vars(body).get("forward")
+    body.forward = lambda *_, **__: calls.append(1) or output
 
     def logits_of(part):
         output.last_hidden_state = part[None]
-        return model(input_ids=targets.new_zeros(1, 1)).logits[0]                 # the replaced encoder answers, whatever the input
+        return model(input_ids=targets.new_zeros(1, 1), use_cache=False).logits[0]                 # the replaced body answers, whatever the input
     rows = max(64, _HEAD_FLOATS // model.get_input_embeddings().weight.shape[0])
     try:
         values = None if edges is not None else _tiled(model, lambda: logits_of(hidden), targets)
@@ -161,8 +166,8 @@ def _head(model, output, targets, edges=None):
                 found.append(_log_probs(logits, target, edges))
             values = np.concatenate(found)
     finally:
-        vars(base).pop("forward")
-        vars(base).update({"forward": own} if own else {})
+        vars(body).pop("forward")
+        vars(body).update({"forward": own} if own else {})
     return values if calls else None
 
 # %% ../nbs/07_perplexity.ipynb #d9650ae1
@@ -193,7 +198,7 @@ def _before_head(model, run, count):
         seen.append((hidden, logits))
         return logits
     head.forward = record
-    handle = model.base_model.register_forward_hook(lambda *_: read.append(True))          # without the base as it is called here nothing was chosen, whatever the shape
+    handle = _body(model).register_forward_hook(lambda *_: read.append(True))          # without the body as it is called here nothing was chosen, whatever the shape
     try:
         logits = run()
     finally:

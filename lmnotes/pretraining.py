@@ -503,7 +503,7 @@ def language_model_loss(model, input_ids, labels, causal=False, items=None, docu
     next_sentence_label : torch.Tensor of int, shape (batch,), optional
         1 where the second segment is from elsewhere: the loss of next-sentence prediction is added (Devlin et al. 2019, section 3.1).
     share : float
-        Share of these rows in the larger batch, by which that loss counts.
+        Share of these rows in the larger batch, by which that loss counts, and so does the balance of the experts below; with 0 neither is added.
     chosen : torch.Tensor of int, shape (predicted tokens,), optional
         Places of the labels that are not -100 in the flattened batch; looked up where they are not given, for which a GPU must be waited for.
     **inputs
@@ -512,13 +512,17 @@ def language_model_loss(model, input_ids, labels, causal=False, items=None, docu
     Returns
     -------
     torch.Tensor, shape ()
-        Mean over the predicted tokens, in nats. For a masked model logits are computed for these tokens only.
+        Mean over the predicted tokens, in nats. For a masked model logits are computed for these tokens only. A causal mixture of experts whose
+        configuration says `output_router_logits=True` also gives the loss that keeps its experts in balance (Fedus et al. 2022, section 2.2), of these
+        rows and weighted by `router_aux_loss_coef` as in transformers.
     """
     if documents is not None:
         inputs.update(inside_documents(model, documents, causal))
     if causal:
-        logits, targets = model(input_ids=input_ids, **inputs).logits, F.pad(labels[:, 1:], (0, 1), value=-100).flatten()
-        return _cross_entropy(logits.flatten(0, 1), targets, targets.ne(-100).sum().clamp(min=1) if items is None else items, model)
+        output, targets = model(input_ids=input_ids, **inputs), F.pad(labels[:, 1:], (0, 1), value=-100).flatten()
+        loss = _cross_entropy(output.logits.flatten(0, 1), targets, targets.ne(-100).sum().clamp(min=1) if items is None else items, model)
+        weight = share * _balance_weight(model)
+        return loss + weight * output.aux_loss if weight and "aux_loss" in output else loss
     chosen = _places(labels) if chosen is None else chosen
     with _only(getattr(model, "module", model), chosen, rest=next_sentence_label is not None):
         output = model(input_ids=input_ids, **inputs)
@@ -527,6 +531,13 @@ def language_model_loss(model, input_ids, labels, causal=False, items=None, docu
     if next_sentence_label is None or "seq_relationship_logits" not in output:
         return loss
     return loss + share * F.cross_entropy(output.seq_relationship_logits.float(), next_sentence_label)
+
+
+def _balance_weight(model):
+    "Weight of the loss that keeps the experts of a mixture in balance; 0 where the configuration does not ask for it."
+    model = getattr(model, "module", model)
+    asked, names = getattr(model.config, "output_router_logits", False), ("router_aux_loss_coef", "aux_loss_coef")               # the second is JetMoE's
+    return next((getattr(model, name) for name in names if hasattr(model, name)), 0.0) if asked else 0.0
 
 
 def _places(labels):
@@ -1878,7 +1889,7 @@ def validation_loss(model, batches, batch_size=32, bf16=False):
     Returns
     -------
     float
-        Mean cross-entropy of the predicted tokens, in nats.
+        Mean cross-entropy of the predicted tokens, in nats; without the losses of next sentences and of balance among experts, which training adds.
     """
     training, device = model.training, next(model.parameters()).device
     model.eval()
@@ -1888,7 +1899,7 @@ def validation_loss(model, batches, batch_size=32, bf16=False):
         batch.pop("next_sentence_label", None)
         count += int((batch["labels"][:, 1:] if batches.causal else batch["labels"]).ne(-100).sum())
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            total += language_model_loss(model, **{k: v.to(device) for k, v in batch.items()}, causal=batches.causal, items=1).double().item()
+            total += language_model_loss(model, **{k: v.to(device) for k, v in batch.items()}, causal=batches.causal, items=1, share=0).double().item()
     model.train(training)
     return total / max(1, count)
 
@@ -2088,7 +2099,8 @@ def _check_fit(model, tokenizer, options, causal):
         if getattr(model.config, "_attn_implementation", "sdpa") != "sdpa" and model._supports_sdpa:
             raise ValueError(f"document_attention needs PyTorch's attention, not {model.config._attn_implementation!r}: open the model with attn_implementation='sdpa'")
         if not model._supports_sdpa or model.device.type != "meta" and not _keeps_inside(model, causal, options.block_size):             # shapes alone tell nothing
-            raise ValueError(f"document_attention cannot be kept in a model of type {model.config.model_type!r}, which does not take our mask and positions: leave it out, or choose another architecture")
+            remedy = "leave it out, or choose another architecture" + ", or output_router_logits=False, whose loss takes no such mask" * bool(_balance_weight(model))
+            raise ValueError(f"document_attention cannot be kept in a model of type {model.config.model_type!r}, which does not take our mask and positions: {remedy}")
 
 
 def _texts(corpus, split):
@@ -2457,7 +2469,7 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     FloatingPointError
         If the loss is no number any more, or far above that of a model that knows nothing.
     RuntimeError
-        If another thread of the process trains a model.
+        If another thread of the process trains a model, or if `compile` is chosen and the compiler is missing, fails or is stopped.
     KeyboardInterrupt
         After Ctrl-C, when the state is saved.
     """
@@ -2513,7 +2525,7 @@ def _pretrain(corpus, tokenizer, model, output_dir, options):
             unigram_bias(model, blocks, () if causal else tokenizer.all_special_ids)
         model = shard(model, arguments.device) if options.sharded else model.to(arguments.device)
         try:
-            with _for_the_machine(model, run["bf16"], options):
+            with _for_the_machine(model, run["bf16"], options), _compiler_named() if options.compile else nullcontext():
                 trainer, loss_after = _train(model, tokenizer, blocks, held, causal, arguments, Path(output_dir), options, checkpoint, saved, run)
         finally:
             _forget(arguments)
@@ -2704,7 +2716,7 @@ def _train(model, tokenizer, blocks, held, causal, arguments, output_dir, option
         run["evaluated"] = watch._evaluations_until(saved["step"], clock.progress(saved["step"] - 1))
     else:
         run["loss_before"], = _agree([measure() if _rank() == 0 or options.sharded else -math.inf], arguments.device)
-    run["too_much"] = 1.5 * max(run["loss_before"], math.log(len(tokenizer))) + 2 + options.next_sentence
+    run["too_much"] = 1.5 * max(run["loss_before"], math.log(len(tokenizer))) + 2 + options.next_sentence + _balance_weight(model) * getattr(model, "num_experts", 1)         # the balance is at most their number
     with _interruptible(watch.interrupted):
         if options.patience and run["waited"] >= options.patience:              # the run was stopped where it ends
             _put_weights(model, checkpoint)
@@ -2750,6 +2762,16 @@ def _compile_layers(model):
     "Compile each block of the model; blocks of one kind share their code, so it takes no longer for more of them."
     for block in _blocks(model):
         block.compile()
+
+
+@contextmanager
+def _compiler_named():
+    "Turn what `torch.compile` raises, many lines with a command and its output, into one that says what to do."
+    try:
+        yield
+    except importlib.import_module("torch._dynamo.exc").BackendCompilerFailed as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise RuntimeError(f"the model could not be compiled here ({next((line for line in lines if 'error:' in line), lines[0])[:200]}): leave out compile=True; checkpoints that were saved are kept") from error
 
 
 def _best_or_last(model, loss, output_dir, options, run, measure):

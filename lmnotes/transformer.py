@@ -675,7 +675,7 @@ def position_limit(model):
     names = ("max_position_embeddings", "n_positions", "max_seq_len", "max_encoder_position_embeddings", "max_decoder_position_embeddings")                # the third is MPT's, the last two are LED's
     limits = [limit for part in parts if part.model_type not in _RELATIVE for name in names if (limit := getattr(part, name, None))]
     tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings") and getattr(m, "padding_idx", None) is not None]
-    limits += [m.num_embeddings - m.padding_idx - 1 for m in tables if m.num_embeddings > m.padding_idx + 1]
+    limits += [len(m.weight) - m.padding_idx - 1 for m in tables if len(m.weight) > m.padding_idx + 1]                  # I-BERT's table is no Embedding
     return min((limit for limit in limits if limit > 0), default=None)              # XLNet says -1 where it has none
 
 

@@ -312,6 +312,27 @@ def test_a_fine_tuned_folder_gives_the_answers_of_its_test(tmp_path):
     assert predict_file(result.output_dir, _lines(tmp_path / "a.txt", texts), tmp_path / "out.jsonl", progress=False).errors == 0
 
 
+def test_blank_words_are_asked_about_as_they_were_learned_from(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    from lmnotes.finetuning import finetune
+    save(*bert(BertForMaskedLM), tmp_path / "pretrained")
+    rows = [["soup", ("", "\u00a0", "paris")[i % 3], text.split()[0]] for i, text in enumerate(sentences(60))] + [[""], ["\u00a0", " "]]
+    given = lambda part: Dataset.from_dict({"tokens": part, "tags": [["B-A" if word == "paris" else "O" for word in row] for row in part]})
+    data = DatasetDict({"train": given(rows[:40]), "test": given(rows[40:])})
+    result = finetune(tmp_path / "pretrained", data, output_dir=tmp_path / "tuned", epochs=1, max_length=32, device="cpu")
+    asked = rows[40:]
+    found = predict(result.output_dir, asked)
+    assert [tuple(word.label for word in p.words) for p in found] == [tuple(row) for row in result.predictions] and [[word.text for word in p.words] for p in found] == asked
+    assert worst_errors(result, texts=asked).errors == sum(tuple(a) != tuple(b) for a, b in zip(result.predictions, result.references))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"tokens": row}) + "\n" for row in asked))
+    assert predict_file(result.output_dir, tmp_path / "a.jsonl", tmp_path / "out.jsonl", progress=False).errors == 0
+    assert explain(result.output_dir, ["soup", "\u00a0", ""], word=1).label == "O of '\\xa0'" and predict(result.output_dir, [["soup", ""]])[0]._repr_html_()
+    for wrong, says in (([], "list of words is empty"), (["soup", None], "the word is NoneType, not a text"), (["\ud800"], "the word is not UTF-8")):
+        with pytest.raises(ValueError, match=says):
+            predict(result.output_dir, [wrong])
+
+
 def _lines(path, texts):
     "A file of texts."
     path.write_text("\n".join(texts))

@@ -703,6 +703,22 @@ def test_glue_refuses_before_it_trains(encoder, tmp_path, monkeypatch):
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("choice, tasks, says", [
+    ({"class_weight": "balanced"}, ["cola", "stsb", "rte"], r"^stsb: class_weight is for classes, and this task has numbers: leave it out, or name the other tasks, tasks=\['cola', 'rte'\]$"),
+    ({"threshold": True}, ["cola", "mnli"], r"^mnli: threshold is for two classes, and this task has 3 of them: leave it out, or name the other tasks, tasks=\['cola'\]$"),
+    ({"threshold": True}, ["stsb"], "^stsb: threshold is for two classes, and this task has numbers: leave it out$")])
+def test_choices_that_a_task_cannot_have_are_refused_before_training(choice, tasks, says, encoder, tmp_path, monkeypatch):
+    data = write_hub(tmp_path / "data")
+    monkeypatch.setattr(benchmarks, "finetune", lambda *a, **k: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=says):
+        glue(encoder, tasks, tmp_path / "run", data_dir=data, **choice, **FAST)
+    assert not (tmp_path / "run").exists()
+
+
+def test_choices_for_classes_are_taken_where_all_tasks_have_them(encoder, tmp_path):
+    assert set(glue(encoder, ["mrpc", "wnli"], tmp_path / "run", data_dir=write_hub(tmp_path / "data"), wnli_majority=True, class_weight="balanced", threshold=True, **FAST).scores) == {"mrpc", "wnli"}
+
+
 def test_unlabelled_tests_and_part_of_the_data_are_fine(encoder, tmp_path):
     data = write_hub(tmp_path / "data")
     for file in (data / "rte").glob("test*"):

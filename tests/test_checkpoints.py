@@ -16,9 +16,9 @@ from huggingface_hub import ModelCard, metadata_load
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import (AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, BertConfig,
-                          GPT2Config, GPT2Model, LlamaConfig, ModernBertConfig, T5Config, T5ForConditionalGeneration)
+                          BigBirdConfig, BigBirdForMaskedLM, GPT2Config, GPT2Model, LlamaConfig, ModernBertConfig, T5Config, T5ForConditionalGeneration)
 
-from lmnotes.checkpoints import _compare, convert, energy, export, info, load, model_card, model_tokenizer, push, save, task_of, verify
+from lmnotes.checkpoints import _compare, average, convert, energy, export, info, load, model_card, model_tokenizer, push, save, task_of, verify
 from lmnotes.cli import COMMANDS, execute
 from lmnotes.pretraining import pretrain, save_folder, write_checksums
 from lmnotes.tokenization import train_tokenizer
@@ -208,6 +208,55 @@ def test_wrong_usage_is_named_and_writes_nothing(bert, tokenizer, tmp_path, call
     with pytest.raises(error, match=needle):
         call(bert, tokenizer, tmp_path)
     assert os.listdir(tmp_path) == ["m"] and verify(tmp_path / "m") == []
+
+
+def _others(kind, tokenizer, folder, count=3):
+    "Folders of models of one kind whose weights differ."
+    for seed in range(count):
+        torch.manual_seed(seed)
+        save(MAKE[kind]().eval(), tokenizer, folder / f"m{seed}", {"parent": "the same", "scores": {"accuracy": 0.5}})
+    return [folder / f"m{seed}" for seed in range(count)]
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_the_mean_of_several_models(tokenizer, tmp_path, kind):
+    folders = _others(kind, tokenizer, tmp_path)
+    result = average(folders, tmp_path / "mean")
+    several, (mean, _) = [load(folder, device="cpu")[0] for folder in folders], load(tmp_path / "mean", device="cpu")
+    by_hand = {key: sum(m.state_dict()[key].double() for m in several) / 3 for key, tensor in mean.state_dict().items() if tensor.is_floating_point()}
+    assert by_hand and all(torch.equal(mean.state_dict()[key], tensor.float()) for key, tensor in by_hand.items())
+    assert type(mean) is type(several[0]) and mean.config.tie_word_embeddings == several[0].config.tie_word_embeddings
+    assert result.facts == {"averaged": [str(f) for f in folders], "parent": "the same"}                # no score is taken over
+    assert ", ".join(map(str, folders)) in (tmp_path / "mean" / "README.md").read_text(encoding="utf-8") and verify(tmp_path / "mean") == []
+
+
+def test_the_mean_of_a_model_and_itself_is_the_model(tokenizer, tmp_path):
+    folder, = _others("bert", tokenizer, tmp_path, 1)
+    average([folder] * 7, tmp_path / "mean")
+    assert same(load(folder, device="cpu")[0], load(tmp_path / "mean", device="cpu")[0])
+    assert execute(COMMANDS, ["average", str(folder), str(folder), str(tmp_path / "command")]) == 0
+    assert same(load(folder, device="cpu")[0], load(tmp_path / "command", device="cpu")[0])
+
+
+@pytest.mark.parametrize("call, error, needle", [
+    (lambda p: average([p / "m0"], p / "x"), ValueError, "fewer than two"),
+    (lambda p: average(str(p / "m0"), p / "x"), ValueError, "fewer than two"),
+    (lambda p: average([p / "m0", p / "m1"], p / "m1", overwrite=True), ValueError, "its own|own folder|lost"),
+    (lambda p: average([p / "m0", p / "m1"], p / "m2"), FileExistsError, "overwrite"),
+    (lambda p: average([p / "m0", p / "nowhere"], p / "x"), FileNotFoundError, "nowhere"),
+    (lambda p: average([p / "m0", p / "narrow"], p / "x"), ValueError, "no mean: vocab_size is 100 and 70"),
+    (lambda p: average([p / "m0", p / "classifier"], p / "x"), ValueError, "no mean: "),
+    (lambda p: average([p / "m0", p / "words"], p / "x"), ValueError, "different vocabularies"),
+])
+def test_what_has_no_mean_is_named(tokenizer, tmp_path, call, error, needle):
+    _others("bert", tokenizer, tmp_path)
+    save(AutoModelForMaskedLM.from_config(BertConfig(**{**SMALL, "vocab_size": 70})), tokenizer, tmp_path / "narrow")
+    save(MAKE["classifier"](), tokenizer, tmp_path / "classifier")
+    save(MAKE["bert"](), train_tokenizer(["quite other words stand here"] * 3, vocab_size=50, progress=False), tmp_path / "words")
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(error, match=needle):
+        call(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == before and all(verify(tmp_path / name) == [] for name in before)
 
 
 def _narrow():
@@ -465,6 +514,29 @@ def test_what_exporter_or_runtime_cannot_do_is_said_in_a_line(part, tokenizer, t
         export(tmp_path / "m", tmp_path / "x")
     assert "\n" not in str(caught.value) and not (tmp_path / "x").exists()
     assert part == "runtime" or "graph" not in capsys.readouterr().err
+
+
+def test_attention_that_is_full_on_short_texts_only_is_not_exported(tokenizer, tmp_path, monkeypatch):
+    "BigBird's blocks are sparse from 45 tokens on here; a call with fewer, such as tracing, makes the model's attention full for good."
+    class Session:
+        def __init__(self, path):
+            self.model = BigBirdForMaskedLM.from_pretrained(tmp_path / "m", attention_type="original_full").eval()
+
+        def run(self, names, given):
+            return [self.model(**{name: torch.from_numpy(values) for name, values in given.items()})[name].numpy() for name in names]
+
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, package, type(sys)(package))
+    sys.modules["onnxruntime"].InferenceSession = Session
+    monkeypatch.setattr(torch.onnx, "export", lambda network, example, **named: network(*example) and SimpleNamespace(save=lambda path: None))
+    torch.manual_seed(0)
+    save(BigBirdForMaskedLM(BigBirdConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=96, block_size=4, num_random_blocks=1, initializer_range=0.5)), tokenizer, tmp_path / "m")
+    with pytest.raises(RuntimeError, match='PyTorch\'s on 96 tokens: nothing was written; its attention is block_sparse.*attention_type="original_full"'):
+        export(tmp_path / "m", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+    save(BigBirdForMaskedLM.from_pretrained(tmp_path / "m", attention_type="original_full"), tokenizer, tmp_path / "m", overwrite=True)
+    result = export(tmp_path / "m", tmp_path / "x")
+    assert result.shapes == ((1, 96), (1, 5), (2, 12), (3, 17)) and result.difference < 1e-5
 
 
 @pytest.mark.slow

@@ -553,6 +553,15 @@ def test_lists_of_scalars_of_arrays():
     assert score("regression", list(np.float32([1, 2, 3])), [1.0, 2.0, 4.0], samples=0).values["pearson"] == pytest.approx(np.corrcoef([1, 2, 3], [1, 2, 4])[0, 1])
 
 
+def test_sets_of_labels_may_hold_scalars_of_arrays():
+    "Also as an array for each example, and with a label named twice."
+    whole = score("multi-label", [[1, 2], []], [[1], [2]], samples=0).values
+    for p, r in (([[np.int64(1), np.int64(2)], []], [[np.int64(1)], [np.int64(2)]]), ([np.array([1, 2]), np.array([], dtype=int)], [[1], [np.int32(2)]])):
+        assert score("multi-label", p, r, samples=0).values == whole
+    with pytest.raises(ValueError, match=r"predictions\[0\] is 1, 1 and names a label twice"):
+        score("multi-label", [[np.int64(1), 1]], [[1]], samples=0)
+
+
 def test_indicator_columns_are_no_lists_of_labels():
     "Rows of 0 and 1 would all be the labels {0, 1}, and always right."
     p, r = np.array([[1, 0, 0], [0, 1, 1]]), np.array([[0, 1, 0], [1, 0, 0]])

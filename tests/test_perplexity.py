@@ -421,6 +421,24 @@ def test_heads_of_other_families(bpe, kind):
     assert np.allclose(quiet(model, TEXTS, bpe).log_likelihoods, one_by_one(model, bpe, TEXTS, start), rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["OPT", "Bart", "Blenderbot"])
+def test_decoders_that_are_a_part_of_the_base_model(bpe, kind):
+    "They read each text once, and keep no cache: transformers counts its layers by the encoder's."
+    import transformers
+    sizes = dict(word_embed_proj_dim=16, hidden_size=32, num_hidden_layers=2, ffn_dim=64, num_attention_heads=2) if kind == "OPT" else dict(
+        d_model=32, encoder_layers=1, decoder_layers=3, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64)
+    torch.manual_seed(0)
+    model = named(getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(vocab_size=len(bpe), max_position_embeddings=64, **sizes)).eval())
+    read = []
+    first = model.get_decoder().layers[0]
+    first.register_forward_hook(lambda module, inputs, output: read.append(inputs[0].shape[0]))
+    start = bpe.bos_token_id if bpe.bos_token_id is not None else bpe.eos_token_id
+    values = quiet(model, TEXTS, bpe).log_likelihoods
+    assert sum(read) == len(TEXTS)
+    model.config.use_cache = False
+    assert np.allclose(values, one_by_one(model, bpe, TEXTS, start), rtol=1e-5)
+
+
 # ---- sequence to sequence
 
 SOURCES = ["a cat", "dogs", "the moon over the mat", "the dogs looked", "bright"] * 2

@@ -360,6 +360,50 @@ def test_next_sentence_loss_is_the_librarys(tokenizer):
     assert abs(ours.item() - model(input_ids=ids, labels=labels, token_type_ids=types, next_sentence_label=label).loss.item()) < 1e-5
 
 
+EXPERTS = dict(vocab_size=90, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32, max_position_embeddings=32, pad_token_id=None,
+               num_experts_per_tok=2, output_router_logits=True)
+
+
+@pytest.mark.parametrize("kind, more", [("mixtral", dict(num_local_experts=4, router_aux_loss_coef=0.2)), ("qwen3_moe", dict(num_experts=4, moe_intermediate_size=16, router_aux_loss_coef=0.2)),
+                                        ("jetmoe", dict(num_local_experts=4, kv_channels=8, aux_loss_coef=0.2))])
+def test_the_balance_of_experts_is_the_librarys(kind, more):
+    torch.manual_seed(1)
+    model, ids = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**EXPERTS, **more})), torch.randint(0, 90, (4, 20))
+    theirs = model(input_ids=ids, labels=ids)
+    ours = language_model_loss(model, ids, ids, causal=True)
+    (a, b) = (torch.autograd.grad(loss, [p for name, p in model.named_parameters() if ".gate" in name or "router" in name]) for loss in (ours, theirs.loss))
+    assert theirs.aux_loss.item() > 1 and abs(ours.item() - theirs.loss.item()) < 1e-5 and a and all(torch.allclose(x, y, atol=1e-6) for x, y in zip(a, b))
+    alone = language_model_loss(model, ids, ids, causal=True, share=0).item()
+    assert ours.item() - alone == pytest.approx(0.2 * theirs.aux_loss.item(), abs=1e-5)
+    model.config.output_router_logits = False
+    assert language_model_loss(model, ids, ids, causal=True).item() == pytest.approx(alone, abs=1e-6)
+
+
+def test_a_step_in_parts_has_the_mean_of_their_balance_and_validation_none(corpus, byte_tokenizer, tmp_path, monkeypatch):
+    "The loss that is noted for the first step, whose weights are known, against the library's parts; a coefficient of 3 would otherwise look like a run that diverged."
+    config = AutoConfig.for_model("mixtral", **{**EXPERTS, "vocab_size": len(byte_tokenizer)}, num_local_experts=4, router_aux_loss_coef=3.0)
+    torch.manual_seed(0)
+    model, parts, loss = AutoModelForCausalLM.from_config(config), [], pretraining.language_model_loss
+    first = copy.deepcopy(model)
+    monkeypatch.setattr(pretraining, "language_model_loss", lambda model, *a, **k: parts.append(k) or loss(model, *a, **k))
+    result = pretrain(corpus, byte_tokenizer, model, tmp_path / "m", steps=1, accumulation=2, log_steps=1, **TINY)
+    monkeypatch.undo()
+    parts = [k for k in parts if k.get("share") == 0.5]
+    assert len(parts) == 2
+    outputs = [first(input_ids=k["input_ids"], labels=k["labels"]) for k in parts]
+    alone, balance = (sum(f(o) for o in outputs).item() / 2 for f in (lambda o: o.loss - 3 * o.aux_loss, lambda o: o.aux_loss))
+    assert result.history[0]["loss"] == pytest.approx(alone + 3 * balance, abs=1e-4)
+    assert abs(result.loss_before - math.log(len(byte_tokenizer))) < 0.3 and abs(result.loss_after - result.loss_before) < 0.5
+
+
+def test_balance_of_experts_and_attention_inside_documents_exclude_each_other(corpus, byte_tokenizer, tmp_path):
+    config = AutoConfig.for_model("mixtral", **{**EXPERTS, "vocab_size": len(byte_tokenizer)}, num_local_experts=4)
+    with pytest.raises(ValueError, match="document_attention cannot be kept .* or output_router_logits=False"):
+        pretrain(corpus, byte_tokenizer, config, tmp_path / "m", steps=1, document_attention=True, **TINY)
+    config.output_router_logits = False
+    pretrain(corpus, byte_tokenizer, config, tmp_path / "m", steps=1, document_attention=True, **TINY)
+
+
 def test_muon_is_pytorchs(monkeypatch):
     if not hasattr(torch.optim, "Muon"):
         pytest.skip("torch.optim.Muon came with torch 2.9")
@@ -671,6 +715,19 @@ def test_tensorboard_gets_the_rows(corpus, tokenizer, tmp_path):
     pytest.importorskip("tensorboard")
     pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "t", steps=4, report_to="tensorboard", **TINY)
     assert list((tmp_path / "t-logs").rglob("events.out.tfevents.*"))
+
+
+def test_a_compiler_that_fails_is_said_in_a_line(corpus, tokenizer, tmp_path, monkeypatch):
+    "As where there is no compiler, or where Ctrl-C stopped it, too."
+    def failing(graph, inputs):
+        raise ValueError("C++ compile error\n\nCommand:\ng++ main.cpp\n\nOutput:\nmain.cpp: In function kernel\nmain.cpp:7:3: error: no such type\nmain.cpp:9:3: error: another")
+
+    torch._dynamo.reset()                                                       # else what another test compiled may be used
+    monkeypatch.setattr(pretraining, "_compile_layers", lambda model: [block.compile(backend=failing) for block in pretraining._blocks(model)])
+    with pytest.raises(RuntimeError, match=r"could not be compiled here \(main.cpp:7:3: error: no such type\): leave out compile=True; checkpoints that were saved are kept$"):
+        pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "m", steps=2, compile=True, **TINY)
+    torch._dynamo.reset()
+    assert pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "m", steps=2, **TINY).steps == 2
 
 
 def test_compiled_layers_learn_the_same(corpus, tokenizer, tmp_path):

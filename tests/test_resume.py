@@ -69,8 +69,8 @@ def _config():
 
 
 def _experts():
-    "A mixture of experts, whose weights have other names in the library's files than in memory."
-    return MixtralConfig(vocab_size=200, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, max_position_embeddings=32, num_key_value_heads=1, num_local_experts=2)
+    "A mixture of experts, whose weights have other names in the library's files than in memory, and whose loss keeps them in balance."
+    return MixtralConfig(vocab_size=200, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, max_position_embeddings=32, num_key_value_heads=1, num_local_experts=2, output_router_logits=True)
 
 
 def _run(place, name, changes, log=None, kill_at=None, number=signal.SIGKILL, streamed=False, experts=False):

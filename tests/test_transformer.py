@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LEDConfig, LEDForConditionalGeneration, LlamaConfig, LlamaForCausalLM,
+from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, IBertConfig, IBertForMaskedLM, LEDConfig, LEDForConditionalGeneration, LlamaConfig, LlamaForCausalLM,
                           PreTrainedModel, T5Config, T5ForConditionalGeneration)
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
@@ -214,6 +214,11 @@ def test_each_side_of_led_has_positions_of_its_own():
     led = LEDConfig(vocab_size=50, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
                     max_encoder_position_embeddings=64, max_decoder_position_embeddings=16, attention_window=8)
     assert position_limit(LEDForConditionalGeneration(led)) == 16
+
+
+def test_a_quantised_table_of_positions_is_counted():
+    ibert = IBertForMaskedLM(IBertConfig(vocab_size=20, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=32, pad_token_id=1))
+    assert position_limit(ibert) == 30
 
 
 def test_a_query_without_a_key_gets_nothing():

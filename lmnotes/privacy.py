@@ -28,8 +28,8 @@ import warnings
 import zlib
 from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache, partial
 from itertools import islice, zip_longest
 from numbers import Integral, Real
 from pathlib import Path
@@ -594,17 +594,20 @@ class Finding:
     text: str
 
 # %% ../nbs/13_privacy.ipynb #e054e698
-_EMAIL = re.compile(r"(?<![A-Za-z0-9À-ɏ._%+'@-])(?<!//)[-']*([A-Za-z0-9À-ɏ_%+][A-Za-z0-9À-ɏ._%+'-]*@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,24})(?![A-Za-z0-9@]|-[A-Za-z0-9@])")
-_IP = re.compile(r"(?<![A-Za-z0-9_.:])(?:(?:\d{1,3}\.){3}\d{1,3}(?![\d-]|\.\d|[A-Za-z])|[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![A-Za-z0-9_:]))")
+_MAIL = "A-Za-z0-9À-ɏЀ-ӿ"              # letters of addresses: Latin and Cyrillic; Chinese stands beside an address with no space
+_EMAIL = re.compile(rf"(?<![{_MAIL}._%+'@-])(?<!//)[-']*([{_MAIL}_%+][{_MAIL}._%+'-]*@(?:[{_MAIL}](?:[{_MAIL}-]*[{_MAIL}])?\.)+(?:[A-Za-z]{{2,24}}|[Ѐ-ӿ]{{2,24}}))(?![A-Za-z0-9@]|-[A-Za-z0-9@])")
+_HOST = re.compile(r"(?i)(?:ip(?:v[46])?|addr(?:ess)?|host|server|from|to|src|dst|source|destination|dns|gateway|client|peer|remote|inet6?|bcast|地址|主机|服务器)[\"']?[:：]$")
+_IP = re.compile(r"(?<![A-Za-z0-9_.])(?:(?:\d{1,3}\.){3}\d{1,3}(?![\d-]|\.\d|[A-Za-z])|[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![A-Za-z0-9_:]))")
 _URL = re.compile(r"(?ai)\b[a-z][a-z0-9+.-]{1,15}://(?:[^\s/:@'\"<>]+:[^\s/@'\"<>]+@[^\s'\"<>）)，。；、]+"
-                  r"|[^\s'\"<>?#]+\?[^\s'\"<>]*?\b(?:access_token|token|api_?key|key|sig|signature|password|secret)=[^\s&'\"<>）)，。；、]{8,}[^\s'\"<>）)，。；、]*)")
+                  r"|[^\s'\"<>?#]{1,2000}\?[^\s'\"<>]{0,2000}?\b(?:access_token|token|api_?key|key|sig|signature|password|secret)=[^\s&'\"<>）)，。；、]{8,}[^\s'\"<>）)，。；、]*)")
 _FILE = re.compile(r"(?i)@(?:.*\.(?:png|jpe?g|gif|svg|webp|js|css|html)|v?\d[\dx.]*\.py)$")      # .py is Paraguay, too
+_PRODUCT = re.compile(r"@[\w.]+\.(?:transpose|data|weight|reshape|view|flatten|numpy|values|detach|float|grad|conj|mT)$")      # of matrices: no such domains
 
 
 def _emails(text, **_):
     "E-mail addresses."
     for found in _EMAIL.finditer(text):
-        if not _FILE.search(found[1]) and not (found[1].startswith("git@") and text[found.end():found.end() + 1] == ":"):
+        if not (_FILE.search(found[1]) or _PRODUCT.search(found[1])) and not (found[1].startswith("git@") and text[found.end():found.end() + 1] == ":"):
             yield found.span(1)
 
 
@@ -612,11 +615,12 @@ def _addresses(text, **_):
     "IP addresses of the public network."
     for found in _IP.finditer(text):
         with suppress(ValueError):
-            if ipaddress.ip_address(found[0]).is_global and not _is_version(text, *found.span()):
+            named = text[found.start() - 1:found.start()] != ":" or _HOST.search(text[max(0, found.start() - 16):found.start()])      # nginx:1.25.3.1 is no address
+            if named and ipaddress.ip_address(found[0]).is_global and not _is_version(text, *found.span()):
                 yield found.span()
 
 
-_VERSION = re.compile(r"(?i)(?:(?<![A-Za-z0-9])v(?:er)?\.?|version_*|release|build|section|revision|§|==|!=|[<>]=|[~^]=?|[a-z0-9_)\],|][ \t]*[<>]|[\"'(\[][<>])\s*[:=]?\s*$")
+_VERSION = re.compile(r"(?i)(?:(?<![A-Za-z0-9])v(?:er)?\.?|version_*|release|build|section|revision|(?<![A-Za-z0-9])(?:(?:py)?torch|numpy|tensorflow|python|cuda|cudnn|chrome|firefox)|§|==|!=|[<>]=|[~^]=?|[a-z0-9_)\],|][ \t]*[<>]|[\"'(\[][<>])\s*[:=]?\s*$")
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>\s*$")
 _CLOSED = re.compile(r"(?::\d+|/\d+)?>(?![\d=])")
 
@@ -666,9 +670,9 @@ def _looks_random(text):
 _KEYS = re.compile("|".join((
     r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----(?:[\s\S]{1,20000}?-----END [A-Z0-9 ]+-----|(?:(?!-----BEGIN )[\s\S]){1,100000}?-----END [A-Z0-9 ]+-----|(?:\s+[A-Za-z0-9+/=]{40,})*)",
     r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b", r"\bgh[pousr]_[A-Za-z0-9]{36,}\b", r"\bgithub_pat_[A-Za-z0-9_]{22,}\b", r"\bglpat-[\w-]{20,}", r"\bhf_[A-Za-z0-9]{30,}\b",
-    r"\bsk-[A-Za-z0-9_-]{20,}", r"\bxox[abeoprs]-[\w-]{10,}", r"\bAIza[\w-]{35}", r"\b[sr]k_(?:live|test)_[A-Za-z0-9]{16,}", r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*")), re.ASCII)      # ASCII: a Chinese character beside a key is no part of it
+    r"\bsk-[A-Za-z0-9_-]{20,}", r"\bxox[abeoprs]-[\w-]{10,}", r"\bAIza[\w-]{35}", r"\b[sr]k_(?:live|test)_[A-Za-z0-9]{16,}", r"\bSG\.[\w-]{16,}\.[\w-]{16,}", r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*")), re.ASCII)      # ASCII: a Chinese character beside a key is no part of it
 _ASSIGNED = re.compile(r"(?i)(?:password|passwd|passphrase|secret|token|api[_ -]?key|access[_ -]?key|auth[_ -]?key|密码|口令)[\"']?\s*(?:[:=：]|\bis\b|是)\s*[\"']?([^\s\"'(){}<>$,;，。；]{8,})")
-_LONG = re.compile(r"(?<![A-Za-z0-9+/_=.-])[A-Za-z0-9+/_-]{24,512}={0,2}(?![A-Za-z0-9+/_=-])")
+_LONG = re.compile(r"(?:(?<![A-Za-z0-9+/_=.-])|(?<=[A-Z_]=))[A-Za-z0-9+/_-]{24,512}={0,2}(?![A-Za-z0-9+/_=-])")
 _HASH = re.compile(r"(?i)(?:sha\d+|md5|integrity|base64)[-:,=\s]*$")
 
 
@@ -684,8 +688,8 @@ def _secrets(text, **_):
             yield found.span()
 
 # %% ../nbs/13_privacy.ipynb #1430f70d
-_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}")
-_CARD = re.compile(r"(?<![\d.+-])(?:\d{4}[ -]\d{6}[ -]\d{5}|(?:\d{4}[ -]){3}\d{4}|\d{13,19})(?![\d-]|\.\d)")
+_IBAN = re.compile(r"(?<![A-Za-z0-9])(?:[A-Z]{2}\d{2}(?:[ \u00a0\u202f]?[A-Z0-9]){11,30}|[a-z]{2}\d{2}(?:[ \u00a0\u202f]?[a-z0-9]){11,30})")      # with spaces that keep a line together, too
+_CARD = re.compile(r"(?<![\d.+-])(?<!0[xX])(?:\d{4}[ \u00a0\u202f\u2011-]\d{6}[ \u00a0\u202f\u2011-]\d{5}|(?:\d{4}[ \u00a0\u202f\u2011-]){3}\d{4}|\d{13,19})(?![\d-]|\.\d)")
 _ISSUERS = re.compile(r"(?:4(?:\d{12}|\d{15}|\d{18})|(?:5[1-5]|2[2-7])\d{14}|3[47]\d{13}|6(?:011|5\d\d)\d{12}|35\d{14}|3(?:0[0-5]|[68]\d)\d{11}|62\d{14,17})")
 _REFERENCE = re.compile(r"(?i)(?:(?<![A-Za-z])(?:order|invoice|tracking|ticket|reference|isbn|issn|doi|serial|article|item|part)|订单|单号|编号|运单)(?:号|号码)?\s*(?:no\.?|number|nr\.?|id|#)?\s*[:#：是]?\s*$")
 _IDENTITIES = tuple((re.compile(pattern), module) for pattern, module in (
@@ -703,7 +707,7 @@ def _ibans(text, **_):
     "International bank account numbers."
     for found in _IBAN.finditer(text):
         ends = [found.start() + n for n in range(len(found[0]), 14, -1)]
-        end = next((e for e in ends if not text[e:e + 1].isalnum() and iban.is_valid(text[found.start():e])), None)
+        end = next((e for e in ends if not text[e:e + 1].isalnum() and iban.is_valid(re.sub(r"\s", "", text[found.start():e]))), None)
         if end:
             yield found.start(), end
 
@@ -766,10 +770,12 @@ def _is_phone(text, start, raw):
         return False
     if raw.isdigit():
         return bool(re.fullmatch(r"1[3-9]\d{9}", raw))
-    return not re.fullmatch(r"[\d.]+|\d+ \d+", raw) or bool(re.fullmatch(r"\d{3}\.\d{3}\.\d{4}", raw))
+    return not re.fullmatch(r"[\d.]+|\d+ \d+|\d{1,2}(?:\s\d{3}){2,}", raw) or bool(re.fullmatch(r"\d{3}\.\d{3}\.\d{4}", raw))
 
 # %% ../nbs/13_privacy.ipynb #70b4bce8
-_WORD = r"[A-ZÀ-Þ][a-zà-ÿ]+(?:[-'’][A-ZÀ-Þ][a-zà-ÿ]+)*|[ODM]['’a]?c?[A-Z][a-z]+"
+_LATIN = [chr(n) for n in (*range(0x250), *range(0x1e00, 0x1f00))]              # Łukasz, Dvořák, Nguyễn
+_CAPITAL, _SMALL = ("[" + "".join(filter(case, _LATIN)) + "]" for case in (str.isupper, str.islower))
+_WORD = rf"{_CAPITAL}{_SMALL}+(?:[-'’]{_CAPITAL}{_SMALL}+)*|(?:[ODM]['’a]?c?|De|Di|La|Le|Fitz){_CAPITAL}{_SMALL}+"
 _FULL = rf"(?:(?:van|von|de|der|da|bin|al)[ ])*(?:{_WORD})(?:[ ](?:[A-Z]\.[ ])?(?:(?:van|von|de|der|da|bin|al)[ ])*(?:{_WORD})){{0,2}}"
 _WHOLE = r"(?![-'’]?\w)"
 _TITLED = re.compile(rf"\b(?:Mr|Mrs|Ms|Miss|Mister|Dr|Doctor|Prof|Professor|Sir|Madam|Mme|Herr|Frau)\b\.?[ ]((?:[A-Z]\.[ ]?){{0,2}}{_FULL}){_WHOLE}")
@@ -925,7 +931,7 @@ def _plainly(finding):
         return finding.text.casefold()
     if finding.kind == "ip":
         return str(ipaddress.ip_address(finding.text))
-    return finding.text if finding.kind in ("secret", "url") else re.sub(r"[\s().-]", "", finding.text)
+    return finding.text if finding.kind in ("secret", "url") else re.sub(r"[\s().\u2011-]", "", finding.text).upper()
 
 
 def _replaced(text, findings, replacement):
@@ -1566,14 +1572,15 @@ class PrivacyOptions:
     clip : float
         Length to which the gradient of a text is clipped.
     accountant : str
-        `prv` (numerical), `rdp` or `gdp`, as Opacus names them.
+        `prv` (numerical) or `rdp`, as Opacus names them. Its `gdp` is an approximation that may lie below the true ε, no bound, and is refused.
     microbatch : int
         Texts whose gradients are in memory at once.
     device : str
         `auto`, `cpu` or `cuda`.
     seed : int, optional
-        Seed of weights, draws and noise; by default one from the system's source of randomness, which nobody knows. Whoever
-        knows it can take the noise away: a given one is for pages and tests that must repeat, and the result says so.
+        Seed from which those of weights, draws and noise come, all its bits in each; by default 128 bits from the system's source
+        of randomness, which nobody knows. Whoever knows it can take the noise away: a given one is for pages and tests that must
+        repeat, and the result says so. Draws and noise come from NumPy's PCG64 on any device; it is no cryptographic generator.
     overwrite : bool
         Replace what the output folder holds.
     """
@@ -1601,8 +1608,10 @@ class PrivacyOptions:
                 raise ValueError(f"{name} {value!r} must be a number above 0")
         if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or not 0 <= self.seed < 2**64 - 1):
             raise ValueError(f"seed {self.seed!r} must be a whole number from 0 to 2**64 - 2, or None for one that nobody knows")
-        if self.accountant not in ("prv", "rdp", "gdp"):
-            raise ValueError(f"accountant {self.accountant!r} is not known: prv, rdp, gdp")
+        if self.accountant == "gdp":
+            raise ValueError("accountant 'gdp' approximates epsilon by a central limit theorem and may fall below the true one, so it guarantees nothing: choose prv or rdp")
+        if self.accountant not in ("prv", "rdp"):
+            raise ValueError(f"accountant {self.accountant!r} is not known: prv, rdp")
         return self
 
 # %% ../nbs/13_privacy.ipynb #88fcc6bc
@@ -1690,8 +1699,8 @@ def train_privately(model, tokenizer, corpus, epsilon=8.0, delta=None, output_di
     delta = _check_guarantee(epsilon, delta, len(texts), options.batch_size)
     if output_dir is not None:
         check_output_dir(output_dir, options.overwrite)
-    given, options = options.seed is not None, replace(options, seed=secrets.randbits(62) if options.seed is None else options.seed)
-    model = _private_model(model, tokenizer, options)
+    weights, draws, noise = np.random.SeedSequence(options.seed).spawn(3)              # without a seed, 128 bits from the system
+    model = _private_model(model, tokenizer, options, weights)
     rows, cut = _text_rows(texts, tokenizer, min(options.block_size or 128, position_limit(model) or math.inf))
     if rows.max() >= (size := model.get_input_embeddings().weight.shape[0]):
         raise ValueError(f"the tokenizer gives id {rows.max()} and the model's embedding has {size} rows: it is not the model's tokenizer")
@@ -1700,9 +1709,9 @@ def train_privately(model, tokenizer, corpus, epsilon=8.0, delta=None, output_di
         logger.warning("%d of %d texts are longer than the block: only their beginnings are read", cut, len(texts))
     rate = options.batch_size / len(texts)
     sigma = _noise(epsilon, delta, rate, options)
-    losses = _private_steps(model, rows, rate, sigma, options)
+    losses = _private_steps(model, rows, rate, sigma, options, draws, noise)
     spent = _spent(sigma, rate, delta, options)
-    result = PrivateTraining(model.eval(), spent, delta, sigma, options.clip, rate, options.steps, len(texts), cut, options.accountant, tuple(losses), given)
+    result = PrivateTraining(model.eval(), spent, delta, sigma, options.clip, rate, options.steps, len(texts), cut, options.accountant, tuple(losses), options.seed is not None)
     if output_dir is not None:
         facts = {k: v for k, v in vars(result).items() if k not in ("model", "losses")}
         save(model, tokenizer, output_dir, {"differential_privacy": facts}, options.overwrite)
@@ -1721,10 +1730,10 @@ def _check_guarantee(epsilon, delta, texts, batch_size):
     return float(delta)
 
 
-def _private_model(model, tokenizer, options):
+def _private_model(model, tokenizer, options, seed):
     "The model to train, on its device."
     if isinstance(model, str):
-        torch.manual_seed(options.seed)
+        torch.manual_seed(int(seed.generate_state(1)[0]))
         model = AutoModelForCausalLM.from_config(model_config(model, len(tokenizer), options.block_size or 128))
     _check_causal(model)
     return model.to(resolve_device(options.device)).train()
@@ -1758,17 +1767,17 @@ def _spent(sigma, rate, delta, options):
         return float(accountant.get_epsilon(delta))
 
 # %% ../nbs/13_privacy.ipynb #f8eb7ae4
-def _private_steps(model, rows, rate, sigma, options):
+def _private_steps(model, rows, rate, sigma, options, draws, noise):
     "Make the steps; give their losses."
     from opacus.optimizers import DPOptimizer
-    draw = torch.Generator().manual_seed(options.seed)
+    draw = np.random.default_rng(draws)
     inner = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=options.learning_rate, weight_decay=0.0)
-    noise = torch.Generator(device=model.device).manual_seed(options.seed + 1)
-    optimizer = DPOptimizer(inner, noise_multiplier=sigma, max_grad_norm=options.clip if sigma else 1e9, expected_batch_size=rate * len(rows), generator=noise)
+    optimizer = DPOptimizer(inner, noise_multiplier=sigma, max_grad_norm=options.clip if sigma else 1e9, expected_batch_size=rate * len(rows))
+    optimizer.add_noise = partial(_add_noise, optimizer, np.random.default_rng(noise))
     losses = []
     for step in range(options.steps):
         inner.param_groups[0]["lr"] = options.learning_rate * (1 - step / options.steps)
-        chosen = rows[torch.rand(len(rows), generator=draw) < rate]              # each text by itself: a batch has no fixed size
+        chosen = rows[torch.from_numpy(draw.random(len(rows)) < rate)]           # each text by itself: a batch has no fixed size
         parts = list(chosen.split(options.microbatch)) if len(chosen) else [chosen]
         found = []
         for i, part in enumerate(parts):
@@ -1778,6 +1787,14 @@ def _private_steps(model, rows, rate, sigma, options):
             optimizer.zero_grad()
         losses.append(float(np.average(found, weights=[len(part) or 1 for part in parts])))
     return losses
+
+
+def _add_noise(optimizer, draw):
+    "Noise for the clipped sums, in place of Opacus's own: of a seed, PyTorch's generator on a CPU takes the lower 32 bits, and all of those can be tried."
+    deviation = optimizer.noise_multiplier * optimizer.max_grad_norm
+    for p in optimizer.params:
+        noise = draw.standard_normal(p.shape, dtype=np.float32)
+        p.grad = p.summed_grad + deviation * torch.from_numpy(noise).to(p.summed_grad)
 
 
 def _fill_gradients(model, rows):

@@ -198,7 +198,7 @@ def _before_head(model, run, count):
         seen.append((hidden, logits))
         return logits
     head.forward = record
-    handle = _body(model).register_forward_hook(lambda *_: read.append(True))          # without the body as it is called here nothing was chosen, whatever the shape
+    handle = model.base_model.register_forward_hook(lambda *_: read.append(True))          # without the base as it is called here nothing was chosen, whatever the shape
     try:
         logits = run()
     finally:

@@ -23,7 +23,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer
 
-from .corpora import check_output_dir, write_aside
+from .corpora import _is_or_holds, check_output_dir, write_aside
 from .pretraining import _line_of, _pickled, damaged_files, resolve_device, write_checksums
 from .transformer import position_limit
 
@@ -636,8 +636,7 @@ def convert(model, output_dir, dtype=None, max_shard_size=None, overwrite=False)
 
 def _check_other_folder(model, output_dir):
     "Refuse an output folder that is the model's own, however it is named, or that holds it: the model would be lost."
-    model, output_dir = Path(model), Path(output_dir)
-    if model.is_dir() and output_dir.is_dir() and any(output_dir.samefile(folder) for folder in (model, *model.resolve().parents)):
+    if Path(model).is_dir() and _is_or_holds(output_dir, model):
         raise ValueError(f"output_dir {str(output_dir)!r} is the folder of the model {str(model)!r}, or holds it, and the model would be lost: choose another folder")
 
 
@@ -684,7 +683,7 @@ def average(models, output_dir, overwrite=False):
     for name in models:
         _check_other_folder(name, output_dir)
     mean, tokenizer = load(models[0], device="cpu")
-    weights, facts = mean.state_dict(), []
+    weights = mean.state_dict()
     sums = {key: tensor.double() for key, tensor in weights.items() if tensor.is_floating_point()}
     for name in models[1:]:
         other, its_tokenizer = load(name, device="cpu")
@@ -694,9 +693,9 @@ def average(models, output_dir, overwrite=False):
                 sums[key] += tensor
     for key, total in sums.items():
         weights[key].copy_(total / len(models))
-    parents = {str(info(name).facts.get("parent")) if Path(name).is_dir() else None for name in models}
-    facts = {"averaged": [str(name) for name in models], **({"parent": parents.pop()} if len(parents) == 1 and parents - {None, "None"} else {})}
-    save(mean, tokenizer, output_dir, facts, overwrite)
+    parents = {info(name).facts.get("parent") if Path(name).is_dir() else None for name in models}
+    shared = {"parent": parents.pop()} if len(parents) == 1 and None not in parents else {}
+    save(mean, tokenizer, output_dir, {"averaged": [str(name) for name in models], **shared}, overwrite)
     return info(output_dir)
 
 

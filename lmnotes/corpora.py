@@ -520,11 +520,16 @@ def _check_writable(folder, named):
         raise PermissionError(f"{named} cannot be written: {there} is not a writable folder")
 
 
+def _is_or_holds(folder, path):
+    "Whether a folder is a path, however it is named, or holds it."
+    return Path(folder).is_dir() and any(Path(folder).samefile(p) for p in (path, *Path(path).resolve().parents))
+
+
 def _check_source_kept(source, output_dir):
     "Refuse an output folder that is the source, however it is named, or that holds it: the source would be lost."
     parts = [os.path.expanduser(p) for p in (source if isinstance(source, (list, tuple)) else [source]) if isinstance(p, (str, os.PathLike))]
     for path in [Path(p) for part in parts for p in ([part] if os.path.exists(part) else glob.glob(str(part)))]:
-        if Path(output_dir).is_dir() and any(Path(output_dir).samefile(p) for p in (path, *path.resolve().parents)):
+        if _is_or_holds(output_dir, path):
             raise ValueError(f"output_dir {str(output_dir)!r} is the source {str(path)!r}, or holds it, and the source would be lost: choose another folder")
 
 

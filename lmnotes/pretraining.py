@@ -57,7 +57,7 @@ from transformers.integrations import integration_utils
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from .corpora import _note_of, _portions, _settle, _text_of, cache_folder, check_output_dir, write_aside
+from .corpora import _portions, _settle, _text_of, cache_folder, check_output_dir, write_aside
 from .tokenization import WordMemory, _check_collection, _string
 from .transformer import PRESETS, _fast_dropout, _without_advice, flops_per_token, fused_gelu, model_config, position_limit
 

@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedModel
 
 from .checkpoints import _check_other_folder, info, load, model_tokenizer, task_of
-from .corpora import _check_encoding, _each_text, _write_whole, check_output_dir
+from .corpora import _check_encoding, _each_text, _named_disk, _write_whole, check_output_dir
 from .finetuning import FinetuningOptions, finetune, predict_logits, predicted_labels
 from .metrics import _number_of, accuracy, matthews_correlation, mcnemar, pearson, precision_recall_f1, spearman
 from .perplexity import _as_texts, _before_head, _beginning, _by_tiles, _check_class, _check_interval, _check_whole, _column, _digest, _fingerprint, _log_probs, _logits_at, _own_or_given, _plain, _specials, perplexity
@@ -1312,7 +1312,7 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
             _check_choices(task, tasks, options)
     resolve_device(options.device)
     identity = _identity(model, options, data_dir, wnli_majority)
-    with _named_disk(output_dir):
+    with _named_disk(output_dir, _KEPT):
         begun = _claim(output_dir, identity, options.overwrite)
     if begun:
         _check_same_rows(output_dir, data)
@@ -1324,12 +1324,12 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
         if begun and (output_dir / task).is_dir() and not damaged_files(output_dir / task) and not needs_ax:
             logger.info("%s: finished before", task)
             continue
-        with _named_stop(output_dir, begun, options.overwrite), _named_disk(output_dir), nullcontext(output_dir) if begun else write_aside(output_dir, overwrite=True) as run:
+        with _named_stop(output_dir, begun, options.overwrite), _named_disk(output_dir, _KEPT), nullcontext(output_dir) if begun else write_aside(output_dir, overwrite=True) as run:
             begun = begun or _claim(run, identity, False)                  # the first task of a run that replaces another
             with write_aside(run / task, overwrite=True) as folder:
                 _run_task(task, data, model, folder, shorter, wnli_majority)
                 write_checksums(folder)
-    with _named_disk(output_dir):
+    with _named_disk(output_dir, _KEPT):
         return _summary(model, output_dir, shorter)
 
 
@@ -1343,15 +1343,7 @@ def _named_stop(output_dir, begun, overwrite):
         raise KeyboardInterrupt(f"finished tasks in {output_dir} are kept; {again}" if begun else f"{output_dir} is as it was before") from None
 
 
-@contextmanager
-def _named_disk(output_dir):
-    "While inside, an error of writing that names no file (a full disk, say) names the folder of the run."
-    try:
-        yield
-    except OSError as error:
-        if error.filename or not error.strerror:
-            raise
-        raise OSError(error.errno, f"{error.strerror}: output_dir {str(output_dir)!r} cannot be written; finished tasks stay, and the same call goes on from there") from error
+_KEPT = "finished tasks stay, and the same call goes on from there"
 
 
 def _chosen(tasks, data_dir):

@@ -50,7 +50,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from .checkpoints import save
-from .corpora import _check_encoding, _check_source_kept, _decoder_of, _each_text, _instead_of_file, check_output_dir, write_aside
+from .corpora import _check_encoding, _check_source_kept, _decoder_of, _each_text, _instead_of_file, _named_disk, check_output_dir, write_aside
 from .generation import only_said
 from .perplexity import _beginning, _opened, perplexity
 from .pretraining import _checked_options, resolve_device
@@ -1478,7 +1478,7 @@ def scrub_corpus(source, output_dir="runs/scrubbed", *, kinds=KINDS, regions=REG
         raise ValueError(f"text_column {text_column!r} is for files with columns, and {str(source)!r} is plain text: leave it out")
     _check_source_kept(source, output_dir)
     clean = _Scrubber(kinds, regions, pseudonyms, key, model)
-    with write_aside(output_dir, overwrite) as folder:
+    with write_aside(output_dir, overwrite) as folder, _named_disk(output_dir):
         for path, name in files:
             _scrub_file(path, folder / name, clean, text_column, encoding)
         report = ScrubReport(str(output_dir), len(files), clean.documents, clean.characters, {k: clean.counts[k] for k in KINDS if clean.counts[k]})

@@ -885,7 +885,7 @@ def _instead_of_file(path):
     "What a path is that is no file, and what to do: a clause for a message."
     if Path(path).is_dir():
         return "is a folder: name a file in it"
-    return "is a pipe or a device, and is read more than once: save it to a file first" if Path(path).exists() else "is not there: check the path"
+    return "is a pipe or a device, and is read more than once: save it to a file first" if Path(path).exists() else "is no file or folder here: check the path"
 
 
 def _separated_by(columns):

@@ -1182,7 +1182,7 @@ def _plain_numbers(options):
         elif int in kinds:
             wanted, good, plain = "a whole number", isinstance(value, Integral) and not isinstance(value, bool), int
         else:
-            wanted, good, plain = f"a {'finite ' * nan}number", isinstance(value, Real) and not isinstance(value, bool) and not nan, (lambda value: value if type(value) is int else float(value))
+            wanted, good, plain = "a finite number" if nan else "a number", isinstance(value, Real) and not isinstance(value, bool) and not nan, (lambda value: value if type(value) is int else float(value))
         if not good and field.name != "seed":
             raise ValueError(f"{field.name} {value!r} must be {wanted}{f', such as {field.default!r}' if field.default is not None else ''}{'' if nan else f', and is {type(value).__name__}'}")
         if good:

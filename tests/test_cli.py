@@ -1003,7 +1003,7 @@ def test_a_folder_a_pipe_and_nothing_in_place_of_a_file_are_told_apart(line, mod
     os.mkdir("folder"), os.mkfifo("pipe")
     says = {"pipe": "'pipe' is a pipe or a device, and is read more than once: save it to a file first"}
     if line.split()[0] in ("predict", "chat"):
-        says |= {"folder": "'folder' is a folder: name a file in it", "none": "'none' is not there: check the path"}
+        says |= {"folder": "'folder' is a folder: name a file in it", "none": "'none' is no file or folder here: check the path"}
     for name, text in says.items():
         assert execute(cli.COMMANDS, line.format(name, models=models).split()) == 2 and text in capsys.readouterr().err
 

@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import load, task_of
-from .corpora import _check_list
+from .corpora import _check_list, _instead_of_file, _separated_by
 from .finetuning import _batches_for, _between, _blank, _encoded, _question_room, _questions_in_windows, _reads_last_place, _too_long, _words_in_windows, answer_places, collate, predict_answers, predict_logits, predict_tags, predicted_labels
 from .generation import _generated, _separator, _times_before, check_decoding, end_of_text, generation_features, generation_loss
 from .metrics import _answers as _answer_texts
@@ -756,12 +756,12 @@ def _columns(there, family, text_column):
             raise ValueError(f"text_column {', '.join(wanted)} names {_number_of(len(wanted), 'column')}, and a model for {family} reads {_READS.get(family, 'one')}")
         missing = [c for c in wanted if c not in there]
         if missing:
-            raise ValueError(f"text_column {', '.join(map(repr, missing))} is not there: the columns are {_short(', '.join(there), 300)}")
+            raise ValueError(f"text_column {', '.join(map(repr, missing))} is not there: the columns are {_short(', '.join(there), 300)}{_separated_by(there)}")
         return wanted
     found = next((usual for usual in _USUAL[family] if set(usual) <= set(there)), None)
     if found is None:
         usual = " or ".join(" and ".join(columns) for columns in _USUAL[family])
-        raise ValueError(f"the file has no column {usual}, which a model for {family} reads: the columns are {_short(', '.join(there), 300)}; name yours with text_column")
+        raise ValueError(f"the file has no column {usual}, which a model for {family} reads: the columns are {_short(', '.join(there), 300)}{_separated_by(there)}; name yours with text_column=… (--text-column)")
     return list(found)
 
 
@@ -975,7 +975,7 @@ def _readable(file):
     "The path of a file that can be read."
     file = Path(file).expanduser()
     if not file.is_file():
-        raise FileNotFoundError(f"file {str(file)!r} is not there: check the path")
+        raise FileNotFoundError(f"file {str(file)!r} {_instead_of_file(file)}")
     if file.suffix.lower() == ".gz":
         raise ValueError(f"file {str(file)!r} is packed: unpack it first, for example with gunzip")
     if file.suffix.lower() in (".parquet", ".arrow", ".xlsx", ".xls", ".ods"):

@@ -364,8 +364,19 @@ def call(command, values):
     return function(**{name: value for name, value in values.items() if name in names and name not in command.loaded})
 
 # %% ../nbs/20_cli.ipynb #0fb7d131
+def _computed(result):
+    "What a result computes of its fields: its public properties, and the interval of its first number where it has one."
+    found = {name: getattr(result, name) for name, value in vars(type(result)).items() if isinstance(value, property) and name[0] != "_"}
+    interval = getattr(result, "interval", None)
+    if interval and all(one.default is not one.empty for one in inspect.signature(interval).parameters.values()):
+        found["interval"] = interval()
+    return found
+
+
 def plain(value):
     """Turn a result into what JSON can hold: dataclasses and arrays become dicts and lists, NaN and infinities null.
+
+    A dataclass gives its properties (`perplexity`, `accuracy`), the interval of its first number where it has a method `interval`, and its fields.
 
     Parameters
     ----------
@@ -378,7 +389,7 @@ def plain(value):
         Dicts, lists, texts, numbers, booleans and None.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return plain(_computed(value)) | {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, abc.Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if hasattr(value, "tolist"):
@@ -650,12 +661,21 @@ def _complain(text, alone=False):
         typer.echo(f"lmnotes{who}: {text}", err=True)
 
 
+def _dash_remedy(argv, said):
+    "What to say of a word that was taken for an option and is a file's name, or of an option that was taken for a word; empty where there is neither."
+    end = [*argv, "--"].index("--")
+    file = next((word for word in argv[:end] if word[:1] == "-" and os.path.exists(word)), None)
+    if file:
+        return f"; for the file {file!r} write ./{file}, or -- before it"
+    option = next((word for word in argv[end + 1:] if word[:1] == "-" and not os.path.exists(word)), None)
+    return f"; options stand before --, and {option} stands behind it" if option and "extra argument" in said else ""
+
+
 def _give_up(error, debug, argv=()):
-    "Report an error and give the exit code; where a word was taken for an option and is a file's name, say how to write it."
+    "Report an error and give the exit code; for an error of usage also what dashes have to do with it."
     if debug:
         traceback.print_exception(type(error), error, error.__traceback__)
-    file = next((word for word in argv if word[:1] == "-" and os.path.exists(word)), None) if isinstance(error, _Usage) else None
-    _complain(f"error: {message(error)}" + (f"; for the file {file!r} write ./{file}, or -- before it" if file else ""), alone=isinstance(error, _Usage))
+    _complain(f"error: {message(error)}" + (_dash_remedy(argv, message(error)) if isinstance(error, _Usage) else ""), alone=isinstance(error, _Usage))
     return 2 if is_users(error) else 1
 
 
@@ -1093,7 +1113,7 @@ def check_pretraining(values):
     Raises
     ------
     ValueError, FileNotFoundError, FileExistsError
-        As `pretrain` and `open_tokenizer` do; also if `output_dir` is the corpus or holds it, or masking is asked of a causal model.
+        As `pretrain` and `open_tokenizer` do; also if `output_dir` is the corpus or the model, or holds it, or masking is asked of a causal model.
     """
     import torch
 
@@ -1104,6 +1124,8 @@ def check_pretraining(values):
     tokenizer, model = open_tokenizer(values["tokenizer"]), values["model"]
     check_output_dir(values["output_dir"], options.overwrite or options.resume)
     _check_source_kept(values.get("corpus"), values["output_dir"])
+    if not room._is_fresh(model) and not options.resume:
+        _check_source_kept(model, values["output_dir"])
     if room._is_fresh(model) or "/" not in model and not Path(model).is_dir():
         with torch.device("meta"):                         # shapes without memory
             opened = room._open_model(model, tokenizer, options)
@@ -1247,7 +1269,7 @@ def predict_rows(model, file, output=None, text_column=None, overwrite=False, pr
     file : str or path
         A text in each line, or a CSV, TSV or JSONL file, or a JSON list, with named columns.
     output : str or path, optional
-        JSONL file to write; a stopped run goes on when it is called again. Without it lines go to standard output.
+        JSONL file to write; a stopped run goes on when it is called again. Without it, or with `-`, lines go to standard output.
     text_column : str or list of str, optional
         Column to read, or two: of a pair, or question and context; by default usual names.
     overwrite : bool
@@ -1271,6 +1293,7 @@ def predict_rows(model, file, output=None, text_column=None, overwrite=False, pr
     """
     from lmnotes.applications import predict_file
     from lmnotes.corpora import _check_writable
+    output = None if output == "-" else output
     if text_column and Path(file).suffix.lower() not in (".csv", ".tsv", ".json", ".jsonl", ".ndjson"):
         raise ValueError(f"text_column is for files with columns, and {str(file)!r} is a text in each line: leave it out")
     if output is not None:                                 # said before the model is opened
@@ -1335,9 +1358,10 @@ def chat(model, document, history_tokens=64, device="auto"):
         If the document is not UTF-8 or empty, standard input is closed, or the model answers no questions.
     """
     from lmnotes.applications import PredictionOptions, converse
+    from lmnotes.corpora import _instead_of_file
     from lmnotes.metrics import _read_utf8
     if not Path(document).is_file():
-        raise FileNotFoundError(f"document {str(document)!r} is not there: name a text file")
+        raise FileNotFoundError(f"document {str(document)!r} {_instead_of_file(document)}")
     text = _read_utf8("document", Path(document))
     if sys.stdin is None:
         raise ValueError("standard input is closed, and the questions are read from it: start chat in a terminal, or pipe in a line for each question")

@@ -876,7 +876,29 @@ def _files_of(source):
     found = sorted(glob.glob(str(source), recursive=True))
     if not found:
         raise FileNotFoundError(f"no file, folder or pattern {str(source)!r}: check the path; for the embedded corpus write 'docstrings'")
+    if Path(source).exists():
+        raise FileNotFoundError(f"{str(source)!r} {_instead_of_file(source)}")
     return [f for f in found if Path(f).is_file()]
+
+
+def _instead_of_file(path):
+    "What a path is that is no file, and what to do: a clause for a message."
+    if Path(path).is_dir():
+        return "is a folder: name a file in it"
+    return "is a pipe or a device, and is read more than once: save it to a file first" if Path(path).exists() else "is no file or folder here: check the path"
+
+
+def _separated_by(columns):
+    "The end of a message about columns of which one alone holds what separates others; empty for any other columns."
+    mark = next((mark for mark in (";", "\t") if len(columns) == 1 and mark in columns[0]), None)
+    return f" (the cells seem to be separated by {'semicolons' if mark == ';' else 'tabs'}: save the file with commas{', or with the ending .tsv' * (mark != ';')})" if mark else ""
+
+
+def _blame_cache(error, *files):
+    "Raise for an error of the system that is about a file other than these: the data sets library can write its cache nowhere."
+    error = error.__cause__ or error
+    if isinstance(error, OSError) and error.filename and str(error.filename) not in map(str, files):
+        raise PermissionError(f"the cache folder cannot be written ({error.strerror}: {error.filename}): name one that can be, by the environment variable HF_HOME or by cache_dir=… (--cache-dir)") from error
 
 
 def _read_files(files, text_column, encoding, streaming, cache_dir):
@@ -912,6 +934,7 @@ def _read_group(files, kind, text_column, encoding, streaming, cache_dir):
         if streaming:
             next(iter(rows), None)                               # what cannot be read is told now
     except Exception as error:
+        _blame_cache(error, *files)
         raise ValueError(f"{files[0]} cannot be read as {kind}: {str(error.__cause__ or error).splitlines()[0]}; mend it, or give the files with text only") from error
     if kind == "text" and (streaming or _has_gaps(rows)):               # the library cuts at lines that are quite empty only
         rows = rows.map(_paragraphs, batched=True, features=datasets.Features({"text": datasets.Value("string")}))
@@ -969,7 +992,7 @@ def _with_text(split, text_column, place=""):
     columns, wanted = split.column_names, text_column or "text"
     if columns is not None and wanted not in columns:
         others = f", or give the files with text only, such as {str(Path(place[:-2]).with_name('*.txt'))!r}" if place else ""
-        raise ValueError(f"{place}text_column {wanted!r} is not there: the columns are {', '.join(columns)}; name the one with the text, text_column=… (--text-column){others}")
+        raise ValueError(f"{place}text_column {wanted!r} is not there: the columns are {', '.join(columns)}{_separated_by(columns)}; name the one with the text, text_column=… (--text-column){others}")
     if wanted != "text":
         split = (split.remove_columns("text") if "text" in (columns or []) else split).rename_column(wanted, "text")
     feature, plain = (split.features or {}).get("text"), datasets.Value("string")

@@ -37,7 +37,7 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelFor
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from . import pretraining as engine
-from .checkpoints import model_card, model_tokenizer, new_layer_expected
+from .checkpoints import _check_other_folder, model_card, model_tokenizer, new_layer_expected
 from .corpora import check_output_dir, write_aside
 from .generation import _texts, check_decoding, generate_texts, generation_features, generation_loss, open_generator
 from .metrics import _check_whole, _number_of, score
@@ -1660,7 +1660,8 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
     TypeError
         If `options` are none, or task or a column is no name.
     ValueError
-        If a choice or the data cannot be, the model is of a family that cannot do the task, or the run to be resumed is another one or began with another number of processes.
+        If a choice or the data cannot be, the model is of a family that cannot do the task, the run to be resumed is another one or began with another number of processes,
+        or if `output_dir` is the folder of the model, or holds it, and `resume` is not set.
     FileNotFoundError
         If model or data are not there.
     FileExistsError
@@ -1680,6 +1681,8 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
     options = engine._checked_options(options, FinetuningOptions, changes)
     device = resolve_device(options.device)
     check_output_dir(output_dir, options.overwrite or options.resume)
+    if isinstance(model, (str, Path)) and not options.resume:
+        _check_other_folder(model, output_dir)
     task, splits = _load(data, task, text_column, label_column, options)
     names = _names(task, splits["train"])
     opened, tokenizer = _open(model, task, names, options.seed, from_scratch)
@@ -1745,7 +1748,9 @@ def _load(data, task, text_column, label_column, options):
     if options.class_weight and task not in _WEIGHTED:
         raise ValueError(f"class_weight {options.class_weight!r} is for classes, and this is a {task} task: leave it out")
     if options.threshold and (task != "classification" or len(_names(task, splits["train"])) != 2):
-        raise ValueError(f"threshold is for a classification of two classes, and this is a {task} task: leave it out")
+        names = _names(task, splits["train"]) if task == "classification" else ()
+        this = f"one of {len(names)} ({', '.join(map(str, names[:3]))}{', …' * (len(names) > 3)})" if names else f"a {task} task"
+        raise ValueError(f"threshold is for a classification of two classes, and this is {this}: leave it out")
     return task, splits
 
 

@@ -620,6 +620,16 @@ class PerplexityResult:
         return self.per("tokens")
 
     @property
+    def per_word(self):
+        "Perplexity per word; infinite beyond the range of floats."
+        return self.per("words")
+
+    @property
+    def per_byte(self):
+        "Perplexity per byte of UTF-8."
+        return self.per("bytes")
+
+    @property
     def bits_per_byte(self):
         "Surprisal in bits for each byte of UTF-8; comparable between tokenizers."
         return -self.log_likelihood / np.log(2) / sum(self.bytes)

@@ -57,7 +57,7 @@ from transformers.integrations import integration_utils
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from .corpora import _portions, _settle, _text_of, cache_folder, check_output_dir, write_aside
+from .corpora import _check_source_kept, _portions, _settle, _text_of, cache_folder, check_output_dir, write_aside
 from .tokenization import WordMemory, _check_collection, _string
 from .transformer import PRESETS, _fast_dropout, _without_advice, flops_per_token, fused_gelu, model_config, position_limit
 
@@ -1176,14 +1176,15 @@ def _plain_numbers(options):
         kinds, value = typing.get_args(field.type) or (field.type,), getattr(options, field.name)
         if value is None and type(None) in kinds or str in kinds:
             continue
+        nan = isinstance(value, Real) and value != value
         if bool in kinds:
             wanted, good, plain = "True or False", isinstance(value, (bool, np.bool_)), bool
         elif int in kinds:
             wanted, good, plain = "a whole number", isinstance(value, Integral) and not isinstance(value, bool), int
         else:
-            wanted, good, plain = "a number", isinstance(value, Real) and not isinstance(value, bool) and value == value, (lambda value: value if type(value) is int else float(value))
+            wanted, good, plain = "a finite number" if nan else "a number", isinstance(value, Real) and not isinstance(value, bool) and not nan, (lambda value: value if type(value) is int else float(value))
         if not good and field.name != "seed":
-            raise ValueError(f"{field.name} {value!r} must be {wanted}{f', such as {field.default!r}' if field.default is not None else ''}, and is {type(value).__name__}")
+            raise ValueError(f"{field.name} {value!r} must be {wanted}{f', such as {field.default!r}' if field.default is not None else ''}{'' if nan else f', and is {type(value).__name__}'}")
         if good:
             object.__setattr__(options, field.name, plain(value))
 
@@ -2457,7 +2458,8 @@ def pretrain(corpus, tokenizer, model="bert-mini", output_dir="runs/pretrained",
     Raises
     ------
     ValueError
-        If a choice cannot be, corpus, tokenizer and model do not fit, or the run to be resumed is another one, or its result is damaged.
+        If a choice cannot be, corpus, tokenizer and model do not fit, the run to be resumed is another one, or its result is damaged, or if `output_dir` is the folder of the model, or
+        holds it, and `resume` is not set.
     TypeError
         If the corpus, a row of it, the tokenizer or the model is of another type.
     ModuleNotFoundError
@@ -2499,6 +2501,8 @@ def _pretrain(corpus, tokenizer, model, output_dir, options):
     "Pretrain with checked options."
     device = resolve_device(options.device)
     _check_place(output_dir, options)
+    if not _is_fresh(model) and not options.resume:
+        _check_source_kept(model, output_dir)
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise TypeError(f"tokenizer is a {type(tokenizer).__name__}: give a fast tokenizer, such as train_tokenizer or lmnotes.load gives")
     if not isinstance(model, (str, os.PathLike, PretrainedConfig, PreTrainedModel)):

@@ -50,7 +50,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from .checkpoints import save
-from .corpora import _check_encoding, _check_source_kept, _decoder_of, _each_text, _named_disk, check_output_dir, write_aside
+from .corpora import _check_encoding, _check_source_kept, _decoder_of, _each_text, _instead_of_file, _named_disk, check_output_dir, write_aside
 from .generation import only_said
 from .perplexity import _beginning, _check_class, _opened, perplexity
 from .pretraining import _checked_options, resolve_device
@@ -1396,6 +1396,8 @@ def _files(source):
     source = Path(source).expanduser()
     if not source.exists():
         raise FileNotFoundError(f"no file or folder {str(source)!r}: check the path (a corpus by name is saved first: lmnotes corpus NAME --output-dir FOLDER)")
+    if not source.is_file() and not source.is_dir():
+        raise FileNotFoundError(f"source {str(source)!r} {_instead_of_file(source)}")
     found = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(source).parts))
     found = [p for p in found if not (p == source / "result.json" and _is_report(p))]
     other = [p for p in found if _ending(p) not in _SCRUBBERS]

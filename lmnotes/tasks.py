@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Json, List, Translation, Value, load_dataset, load_from_disk
 
-from .corpora import _check_encoding, _package_folder, load_corpus
+from .corpora import _blame_cache, _check_encoding, _instead_of_file, _package_folder, _separated_by, load_corpus
 from .metrics import _check_whole, _number_of, score
 
 logger = logging.getLogger(__name__)
@@ -148,8 +148,8 @@ def _roles(split, task, text_column, label_column):
     find = {"tokens": _token_columns, "question-answering": _question_columns, "generation": _rewritten_columns}.get(family, _text_columns)
     texts, labels = find(split, given, label)
     usual = {"tokens": ("tokens", "tags"), "question-answering": ("question and context", "answers"), "generation": ("source or text", "target")}.get(family, ("text or sentence", "label or labels"))
-    _check_columns("text_column", [] if len(texts) == (2 if family == "question-answering" else len(texts) or 1) else [usual[0]], features)
-    _check_columns("label_column", [] if labels or family == "generation" else [usual[1]], features)
+    _check_columns("text_column", [] if len(texts) == (2 if family == "question-answering" else len(texts) or 1) else [usual[0]], features, named=False)
+    _check_columns("label_column", [] if labels or family == "generation" else [usual[1]], features, named=False)
     return family, texts, labels
 
 
@@ -161,10 +161,11 @@ def _check_names(**named):
             raise TypeError(f"{role} {name!r} is no name: give {'a text, or a list of two' if role == 'text_column' else 'a text'}, or leave it out")
 
 
-def _check_columns(role, missing, features):
-    "Raise a `ValueError` that names a column which is not there, and those that are."
+def _check_columns(role, missing, features, named=True):
+    "Raise a `ValueError` that names a column which is not there, or the usual ones where none was named, and those that are there."
     if missing:
-        raise ValueError(f"{role} {', '.join(map(repr, missing))} is not there: the columns are {', '.join(features)}; name it by {role}=…, or say the family by task=…")
+        said = f"{role} {', '.join(map(repr, missing))} is not there" if named else f"no {role} is named, and there is no {missing[0]}"
+        raise ValueError(f"{said}: the columns are {', '.join(features)}{_separated_by(list(features))}; name it by {role}=… (--{role.replace('_', '-')}), or say the family by task=… (--task)")
 
 # %% ../nbs/08a_tasks.ipynb #c09fec50
 def recognise(splits, *, text_column=None, label_column=None):
@@ -593,7 +594,7 @@ def _read_file(path, cache_dir, label_column=None):
     path = Path(path).expanduser()
     kind = _KINDS.get(path.suffix.lower())
     if not path.is_file():
-        raise FileNotFoundError(f"data {str(path)!r} is no file: check the path")
+        raise FileNotFoundError(f"data {str(path)!r} {_instead_of_file(path)}")
     if not kind:
         raise ValueError(f"data {str(path)!r} cannot be read: endings are {', '.join(_KINDS)}")
     if not path.stat().st_size:
@@ -606,6 +607,7 @@ def _read_file(path, cache_dir, label_column=None):
         rows = nested or (_csv_texts(read, path) if kind == "csv" else read())
         return _with_dates_as_written(rows, path) if kind == "json" else _with_fractions(rows, label_column) if kind == "csv" else rows
     except Exception as error:
+        _blame_cache(error, path)
         raise ValueError(f"data {str(path)!r} cannot be read as {kind}: {str(error.__cause__ or error).splitlines()[0]}") from error
 
 
@@ -675,7 +677,7 @@ def _read_source(data, cache_dir, label_column=None):
     path = Path(data).expanduser()
     if path.is_dir():
         return _read_folder(path, None, cache_dir, label_column)
-    if path.suffix.lower() in _KINDS or path.is_file():
+    if path.suffix.lower() in _KINDS or path.exists():
         return {"train": _read_file(path, cache_dir, label_column)}
     name, _, config = str(data).partition(":")
     if Path(name).expanduser().is_dir():

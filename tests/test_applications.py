@@ -1287,3 +1287,10 @@ def test_the_count_of_the_worst_and_their_lists_are_checked(classifier):
         worst_errors(found, "praise")
     with pytest.raises(TypeError, match="predictions is a LabelPrediction: give a list"):
         worst_errors(found[0], ["praise"])
+
+
+def test_semicolons_in_place_of_commas_are_named(folder, tmp_path):
+    (tmp_path / "a.csv").write_text("\ufefftext;label\nsoup;1\n", encoding="utf-8")
+    for column in (None, "text"):
+        with pytest.raises(ValueError, match=r"the columns are text;label \(the cells seem to be separated by semicolons: save the file with commas\)"):
+            predict_file(folder, tmp_path / "a.csv", text_column=column)

@@ -995,3 +995,59 @@ def test_an_interruption_says_whether_the_output_is_complete(tmp_path):
         raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt, match=r"out\.jsonl is complete"):
         cli._attempt(cli.Command(predict, ""), {}, {"output": str(out)})
+
+
+@pytest.mark.parametrize("line", ["predict nowhere {}", "perplexity {models}/causal {}", "corpus {}", "corpus scrub {}", "finetune nowhere {}", "chat nowhere {}"])
+def test_a_folder_a_pipe_and_nothing_in_place_of_a_file_are_told_apart(line, models, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("folder"), os.mkfifo("pipe")
+    says = {"pipe": "'pipe' is a pipe or a device, and is read more than once: save it to a file first"}
+    if line.split()[0] in ("predict", "chat"):
+        says |= {"folder": "'folder' is a folder: name a file in it", "none": "'none' is no file or folder here: check the path"}
+    for name, text in says.items():
+        assert execute(cli.COMMANDS, line.format(name, models=models).split()) == 2 and text in capsys.readouterr().err
+
+
+def test_json_holds_the_numbers_that_are_shown(models, tmp_path, capsys):
+    from lmnotes.benchmarks import ClozeResult, MinimalPairsResult
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in ("the array is", "a list of numbers", "returned as a list")))
+    line = ["perplexity", str(models / "causal"), str(tmp_path / "a.jsonl"), "--no-progress"]
+    assert execute(cli.COMMANDS, line) == 0
+    shown = capsys.readouterr().out
+    assert execute(cli.COMMANDS, [*line, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    low, high = found["interval"]
+    assert f"{found['perplexity']:.3f} per token [{low:.3f}, {high:.3f}], {found['per_word']:.2f} per word, {found['per_byte']:.4f} per byte, {found['bits_per_byte']:.4f} bits per byte" in shown
+    for result in (MinimalPairsResult("m", ("a", "a", "b", "b"), (1.0, -1.0, 2.0, 0.0), 1, {}), ClozeResult("m", ("x", "y", "z"), (-1.0, -2.0, -3.0), (True, False, True), 0, {})):
+        cli.show(result, as_json=True)
+        found = json.loads(capsys.readouterr().out)
+        low, high = found["interval"]
+        assert f"accuracy {found['accuracy']:.3f} [{low:.3f}, {high:.3f}]" in str(result)
+        assert {field.name for field in dataclasses.fields(result)} < set(found)
+    assert f"perplexity {found['perplexity']:.1f} of the last word" in str(result)
+
+
+def test_predictions_go_to_standard_output_for_a_dash(tmp_path, monkeypatch, capsys):
+    from types import SimpleNamespace
+
+    from lmnotes import applications
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("a\n")
+    monkeypatch.setattr(applications, "predict_file", lambda model, file, output, *more, **options: print(output) or SimpleNamespace(rows=1, errors=0, output=output))
+    assert execute(cli.COMMANDS, ["predict", "nowhere", "a.txt", "--output", "-"]) == 0
+    assert capsys.readouterr().out == "None\n" and os.listdir() == ["a.txt"]
+
+
+@pytest.mark.parametrize("line, says", [("corpus -- -dash.txt --json", "; options stand before --, and --json stands behind it"), ("corpus -- -dash.txt more", "(more) (see lmnotes corpus --help)\n"),
+                                        ("corpus --nope -- -dash.txt", "--nope (see lmnotes corpus --help)\n"), ("corpus -dash.txt", "for the file '-dash.txt' write ./-dash.txt, or -- before it")])
+def test_two_dashes_are_advised_only_where_there_are_none(line, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("-dash.txt").write_text("the cat sat on the mat\n" * 9)
+    assert execute(cli.COMMANDS, shlex.split(line)) == 2 and says in capsys.readouterr().err
+
+
+def test_a_model_is_not_pretrained_into_its_own_folder(models, tmp_path, capsys):
+    import shutil
+    shutil.copytree(models / "masked", tmp_path / "m")
+    assert execute(cli.COMMANDS, ["pretrain", str(tmp_path / "no.txt"), str(tmp_path / "m"), "--model", str(tmp_path / "m"), "--output-dir", str(tmp_path / "m"), "--overwrite"]) == 2
+    assert "or holds it, and the source would be lost: choose another folder" in capsys.readouterr().err

@@ -236,3 +236,21 @@ def test_a_folder_of_ones_own_is_told_from_an_earlier_result(tmp_path):
     (tmp_path / "run" / "lmnotes.json").write_text("{}")
     with pytest.raises(FileExistsError, match="holds an earlier result: choose another folder, or allow overwrite=True"):
         check_output_dir(tmp_path / "run")
+
+
+def test_a_cache_that_cannot_be_written_is_told_from_a_file_that_cannot_be_read(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("a text")
+    for named, kind, says in (("/nowhere", PermissionError, r"^the cache folder cannot be written \(No such file or directory: /nowhere\): .*HF_HOME or by cache_dir=… \(--cache-dir\)$"),
+                              (str(tmp_path / "a.txt"), ValueError, r"a\.txt cannot be read as text")):
+        def fail(*words, **options):
+            raise FileNotFoundError(2, "No such file or directory", named)
+        monkeypatch.setattr(corpora, "load_dataset", fail)
+        with pytest.raises(kind, match=says):
+            load_corpus(tmp_path / "a.txt")
+
+
+def test_semicolons_in_place_of_commas_are_named(tmp_path):
+    (tmp_path / "a.csv").write_text("text;n\na text;1\n")
+    with pytest.raises(ValueError, match=r"the columns are text;n \(the cells seem to be separated by semicolons: save the file with commas\)"):
+        load_corpus(tmp_path / "a.csv")
+    assert corpora._separated_by(["a\tb"]).endswith("separated by tabs: save the file with commas, or with the ending .tsv)") and corpora._separated_by(["a;b", "c"]) == corpora._separated_by(["a"]) == ""

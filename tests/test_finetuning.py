@@ -1196,7 +1196,7 @@ def test_bad_input_is_refused_before_long_work(encoder, decoder, tmp_path, monke
         (encoder, good, dict(task="guess"), ValueError, "guess"), (encoder, one, {}, ValueError, "label"), (encoder, short, {}, ValueError, "tags"),
         (encoder, good, dict(epochs=0), ValueError, "epochs 0"), (encoder, good, dict(method="half"), ValueError, "half"), (encoder, good, dict(class_weight="heavy"), ValueError, "heavy"),
         (encoder, good, dict(length_penalty=math.inf), ValueError, "length_penalty inf"), (decoder, good, dict(no_repeat_ngram_size=-2), ValueError, "no_repeat_ngram_size -2"),
-        (encoder, good, dict(warmup=1.5), ValueError, "warmup"), (encoder, good, dict(weight_decay=math.nan), ValueError, "weight_decay nan must be a number"), (encoder, good, dict(learning_rate=math.nan), ValueError, "learning_rate nan must be a number"),
+        (encoder, good, dict(warmup=1.5), ValueError, "warmup"), (encoder, good, dict(weight_decay=math.nan), ValueError, "^weight_decay nan must be a finite number, such as [0-9.]+$"), (encoder, good, dict(learning_rate=math.nan), ValueError, "^learning_rate nan must be a finite number$"),
         (encoder, good, dict(weight_decay=math.inf), ValueError, "weight_decay inf"), (encoder, good, dict(max_length="64"), ValueError, "max_length '64' must be a whole number"),
         (encoder, good, dict(epochs="3"), ValueError, "epochs '3' must be a number"), (encoder, good, dict(patience=True), ValueError, "patience True"), (encoder, good, dict(keep=None), ValueError, "keep None"),
         (encoder, good, dict(report_to="foo"), ValueError, "report_to 'foo' is not known"), (encoder, good, dict(report_to="foo", overwrite=True), ValueError, "report_to 'foo'"), (encoder, tags(), dict(threshold=True), ValueError, "two classes"),
@@ -1468,3 +1468,20 @@ def test_answers_of_models_whose_class_is_called_simple(tokenizer, kind, tmp_pat
     test = questions()["test"]
     again = predict(tmp_path / "f", list(zip(test["question"], test["context"])), device="cpu", max_length=48)
     assert result.task == "question-answering" and [a.answer for a in again] == list(result.predictions)
+
+
+@pytest.mark.parametrize("place", ["bert", "link"])
+def test_the_model_is_not_replaced_by_what_is_made_of_it(encoder, tmp_path, place, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(encoder, "out/bert")
+    os.symlink("bert", "out/link")
+    Path("out/lmnotes.json").write_text("{}")
+    before = {p: p.read_bytes() for p in Path("out").rglob("*") if p.is_file()}
+    with pytest.raises(ValueError, match="is the folder of the model 'out/bert', or holds it, and the model would be lost"):
+        finetune("out/bert", classes(), f"out/{place}", overwrite=True, **TINY)
+    assert {p: p.read_bytes() for p in Path("out").rglob("*") if p.is_file()} == before
+
+
+def test_a_threshold_for_three_classes_names_them(encoder, tmp_path):
+    with pytest.raises(ValueError, match=r"^threshold is for a classification of two classes, and this is one of 3 \(cat, dog, none\): leave it out$"):
+        finetune(encoder, classes_of_three(), tmp_path / "f", threshold=True, **TINY)

@@ -1644,3 +1644,13 @@ def test_what_a_killed_run_left_half_packed_is_removed_a_day_later(corpus, token
         os.utime(packed / name, (time.time() - age,) * 2)
     pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "run", steps=1, **TINY)
     assert not (packed / ".abandone.arrow").exists() and (packed / ".growing_.arrow").exists() and (packed / "whole.arrow").exists()
+
+
+def test_the_model_is_not_replaced_by_what_is_made_of_it(corpus, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "write_blocks", lambda *a, **k: pytest.fail("packed first"))
+    folder = pretraining.save_folder(tmp_path / "out" / "bert", AutoModelForMaskedLM.from_config(model_config("bert-tiny", len(tokenizer), 64)), tokenizer)
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    (tmp_path / "out" / "lmnotes.json").write_text("{}")
+    with pytest.raises(ValueError, match="is the source .*bert', or holds it, and the source would be lost: choose another folder"):
+        pretrain(corpus, tokenizer, str(folder), folder, steps=2, overwrite=True, **TINY)
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before

@@ -1,6 +1,7 @@
 """Labelled data: every family, layout and mistake, splits that do not leak, the embedded tasks against independent counts."""
 import json
 import logging
+import os
 from decimal import Decimal
 
 import numpy as np
@@ -664,3 +665,27 @@ def test_numbers_beside_names_are_to_be_cast():
     with pytest.raises(ValueError, match=r"test: labels 0, 1 are numbers, and training has the names neg, pos: let test name them, too, by test.cast_column\('label', train.features\['label'\]\)"):
         load_task({"train": train, "test": test})
     assert load_task({"train": train, "test": test.cast_column("label", train.features["label"])})["test"]["label"] == [0, 1] * 4
+
+
+def test_columns_that_were_not_named_and_cells_that_commas_do_not_separate(tmp_path):
+    with pytest.raises(ValueError, match=r"^no text_column is named, and there is no text or sentence: the columns are words, rows, label; name it by text_column=… \(--text-column\), .* task=… \(--task\)$"):
+        load_task(both({"words": TEXTS, "rows": LABELS, "label": LABELS}))
+    with pytest.raises(ValueError, match=r"^label_column 'kind' is not there: .*label_column=… \(--label-column\)"):
+        load_task(ROWS, label_column="kind")
+    (tmp_path / "a.csv").write_text("\ufefftext;label\n" + "".join(f"{t};{label}\n" for t, label in zip(TEXTS, LABELS)), encoding="utf-8")
+    for choice in ({"text_column": "text"}, {"task": "classification"}):
+        with pytest.raises(ValueError, match=r"the columns are text;label \(the cells seem to be separated by semicolons: save the file with commas\)"):
+            load_task(tmp_path / "a.csv", **choice)
+
+
+def test_pipes_and_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileNotFoundError, match="is a pipe or a device, and is read more than once: save it to a file first"):
+        load_task(tmp_path / "pipe")
+    (tmp_path / "a.csv").write_text("text,label\na,b\n")
+
+    def fail(*words, **options):
+        raise FileNotFoundError(2, "No such file or directory", "/nowhere")
+    monkeypatch.setattr(tasks, "load_dataset", fail)
+    with pytest.raises(PermissionError, match="the cache folder cannot be written .No such file or directory: /nowhere.*HF_HOME.*cache_dir"):
+        load_task(tmp_path / "a.csv")

@@ -273,20 +273,17 @@ def soup(model, folder, args, add):
     facts = {k: v for k, v in REAL["sst2"].items() if k not in ("data", "shown")}
     facts |= {k: v for k, v in (("epochs", args.epochs), ("learning_rate", args.learning_rate), ("batch_size", args.batch_size), ("layer_decay", args.layer_decay), ("train_examples", 64 if args.quick else args.train_examples), ("test_examples", 64 if args.quick else None)) if v is not None}
     examined = whole_sentences(data("sst2")["train"]) if args.judge else str(SHARED / "sst2")
-    kept, members, minutes, cpu_minutes = Path(args.members or Path(folder) / "members"), [], 0.0, 0.0
+    kept, members = Path(args.members or Path(folder) / "members"), []
     for seed in args.seeds:
-        start, cpu = time.perf_counter(), time.process_time()
         members.append(finetune(model, examined, kept / f"seed{seed}", resume=(kept / f"seed{seed}").exists(), seed=seed, **facts))
-        took = (time.perf_counter() - start) / 60, (time.process_time() - cpu) / 60
-        minutes, cpu_minutes = minutes + took[0], cpu_minutes + took[1]
         add({"part": "soup", "data": "sst2", "weights": f"seed {seed}", "accuracy": members[-1].scores["accuracy"], "interval": members[-1].intervals["accuracy"], "test_examples": len(members[-1].references),
-             "minutes": took[0], "cpu_minutes": took[1], "choices": {**facts, **members[-1].choices}})
+             "minutes": members[-1].seconds / 60, "choices": {**facts, **members[-1].choices}})                # the run's own time, which a stop and a restart do not change
     average([member.output_dir for member in members], Path(folder) / "soup", overwrite=True)
     rows = (examined["test"] if args.judge else data("sst2")["validation"]).select(range(len(members[0].references)))
     logits = predict_logits(*load(Path(folder) / "soup", "classification", device="cpu"), rows["sentence"][:])
     measured = score("classification", np.asarray(logits).argmax(-1).tolist(), rows["label"][:])
     add({"part": "soup", "data": "sst2", "weights": f"the mean of {len(members)}", "accuracy": measured.values["accuracy"], "interval": measured.intervals["accuracy"], "test_examples": len(rows),
-         "minutes": minutes, "cpu_minutes": cpu_minutes})
+         "minutes": sum(member.seconds for member in members) / 60})
 
 
 def squad(model, folder, args, add):

@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from html import escape
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from .checkpoints import _check_other_folder, info, load, model_tokenizer, task_of
-from .corpora import _check_encoding, _each_text, _write_whole, check_output_dir
+from .corpora import _check_encoding, _each_text, _named_disk, _write_whole, check_output_dir
 from .finetuning import FinetuningOptions, finetune, predict_logits, predicted_labels
 from .metrics import _number_of, accuracy, matthews_correlation, mcnemar, pearson, precision_recall_f1, spearman
 from .perplexity import _as_texts, _before_head, _beginning, _by_tiles, _check_class, _check_interval, _check_whole, _column, _digest, _fingerprint, _log_probs, _logits_at, _own_or_given, _plain, _specials, perplexity
@@ -389,8 +389,9 @@ def _bootstrap_within(values, groups, confidence, samples, seed):
     draw, means, parts = np.random.default_rng(seed), [], [values[groups == group] for group in np.unique(groups)]
     if min(map(len, parts)) < 2:
         return float("nan"), float("nan")
-    for part in parts:
-        means.append(part[draw.integers(0, len(part), (samples, len(part)))].mean(1))
+    for part in parts:                                         # there are few values, and how often each is drawn is all that a mean needs
+        each, counts = np.unique(part, return_counts=True)
+        means.append(draw.multinomial(len(part), counts / len(part), samples) @ each / len(part))
     low, high = np.quantile(np.mean(means, axis=0), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
@@ -413,7 +414,7 @@ class MinimalPairsResult:
     margins : tuple of float
         Log-likelihood of the good sentence less that of the bad one, in nats.
     identical : int
-        Pairs of one sentence twice; they tie.
+        Pairs of one sentence twice; they tie, as pairs do whose difference the tokenizer does not keep.
     protocol : dict
         What is needed to repeat it.
     """
@@ -437,8 +438,8 @@ class MinimalPairsResult:
     @property
     def by_paradigm(self):
         "Accuracy of each paradigm, in the order of their names."
-        names = np.array(self.paradigms)
-        return {str(name): float(self.credits[names == name].mean()) for name in np.unique(names)}
+        names, credits = np.array(self.paradigms), self.credits
+        return {str(name): float(credits[names == name].mean()) for name in np.unique(names)}
 
     @property
     def accuracy(self):
@@ -453,13 +454,18 @@ class MinimalPairsResult:
         chosen = names == paradigm if paradigm is not None else np.full(len(names), True)
         return _bootstrap_within(self.credits[chosen], names[chosen], confidence, samples, seed)
 
+    @cached_property
+    def _shown(self):
+        "The interval that is shown, drawn once."
+        return _spread(*self.interval())
+
     def __repr__(self):
-        lines = [f"minimal pairs, {self.model}: accuracy {self.accuracy:.3f}{_spread(*self.interval())}, {_number_of(len(self.margins), 'pair')}, {_number_of(self.ties, 'tie')} ({self.identical} of identical sentences)"]
+        lines = [f"minimal pairs, {self.model}: accuracy {self.accuracy:.3f}{self._shown}, {_number_of(len(self.margins), 'pair')}, {_number_of(self.ties, 'tie')} ({self.identical} of identical sentences)"]
         lines += [f"  {value:.3f}  {name}" for name, value in self.by_paradigm.items()]
         return "\n".join(lines + ["  protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items())])
 
     def _repr_html_(self):
-        rows = {**{name: f"{value:.3f}" for name, value in self.by_paradigm.items()}, "all": f"{self.accuracy:.3f}{_spread(*self.interval())}",
+        rows = {**{name: f"{value:.3f}" for name, value in self.by_paradigm.items()}, "all": f"{self.accuracy:.3f}{self._shown}",
                 "pairs": f"{len(self.margins):,}", "ties": f"{self.ties} ({self.identical} identical)", **self.protocol}
         return f"<table><tr><th>minimal pairs</th><th>{escape(self.model)}</th></tr>" + "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in rows.items()) + "</table>"
 
@@ -493,7 +499,8 @@ def minimal_pairs(model, pairs, tokenizer=None, *, bos=True, before="", max_pair
     -------
     MinimalPairsResult
         Margins, accuracies, ties (each counts one half). Causal models by log-likelihood (Warstadt et al. 2020), masked ones by
-        pseudo-log-likelihood (Salazar et al. 2020).
+        pseudo-log-likelihood (Salazar et al. 2020). Pairs that the tokenizer does not tell apart (letters in lower case, accents
+        taken off, unknown words) tie, and a warning counts them.
 
     Raises
     ------
@@ -511,13 +518,17 @@ def minimal_pairs(model, pairs, tokenizer=None, *, bos=True, before="", max_pair
     model, tokenizer, family, name = _opened(model, tokenizer, device)
     good, bad = ([before + s for s in data[column][:]] for column in ("good", "bad"))
     each = list(dict.fromkeys(good + bad))
-    bare = next((s for s, row in zip(each, tokenizer(each, add_special_tokens=False, verbose=False)["input_ids"]) if not row), None)
+    ids = dict(zip(each, map(tuple, tokenizer(each, add_special_tokens=False, verbose=False)["input_ids"])))
+    bare = next((s for s in each if not ids[s]), None)
     if bare is not None:
         raise ValueError(f"pairs: the tokenizer gives no token for {bare!r}: leave the pair out")
+    if alike := [(g, b) for g, b in zip(good, bad) if g != b and ids[g] == ids[b]]:
+        logger.warning("%s in nothing that the tokenizer keeps, so that neither sentence wins: %r and %r, for example", _number_of(len(alike), "pair", "differs", "differ"), *alike[0])
     if family == "masked":
-        scores = perplexity(model, each, tokenizer, batch_tokens="auto" if batch_tokens is None else batch_tokens, device=device, progress=progress).log_likelihoods
-        each = dict(zip(each, scores))
-        margins = [each[g] - each[b] for g, b in zip(good, bad)]
+        once = {ids[s]: s for s in each}                       # two sentences of the same tokens have one score, whatever their batches
+        scores = perplexity(model, list(once.values()), tokenizer, batch_tokens="auto" if batch_tokens is None else batch_tokens, device=device, progress=progress).log_likelihoods
+        of = dict(zip(once, scores))
+        margins = [of[ids[g]] - of[ids[b]] for g, b in zip(good, bad)]
     elif family == "causal":
         margins = _causal_margins(model, tokenizer, good, bad, bos, 8192 if batch_tokens is None else batch_tokens, progress)
     else:
@@ -679,12 +690,17 @@ class ClozeResult:
         "Bootstrap interval of the accuracy over passages: (low, high); NaN for a single passage."
         return _bootstrap_within(np.array(self.right, float), np.zeros(len(self.right)), confidence, samples, seed)
 
+    @cached_property
+    def _shown(self):
+        "The interval that is shown, drawn once."
+        return _spread(*self.interval())
+
     def __repr__(self):
-        return (f"cloze, {self.model}: accuracy {self.accuracy:.3f}{_spread(*self.interval())}, perplexity {self.perplexity:.1f} of the last word, "
+        return (f"cloze, {self.model}: accuracy {self.accuracy:.3f}{self._shown}, perplexity {self.perplexity:.1f} of the last word, "
                 f"{_number_of(len(self.words), 'passage')}, {self.skipped} skipped\n  protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items()))
 
     def _repr_html_(self):
-        rows = {"accuracy": f"{self.accuracy:.3f}{_spread(*self.interval())}", "perplexity of the last word": f"{self.perplexity:.1f}",
+        rows = {"accuracy": f"{self.accuracy:.3f}{self._shown}", "perplexity of the last word": f"{self.perplexity:.1f}",
                 "passages": f"{len(self.words):,}", "skipped": self.skipped, **self.protocol}
         return f"<table><tr><th>cloze</th><th>{escape(self.model)}</th></tr>" + "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in rows.items()) + "</table>"
 
@@ -1312,7 +1328,7 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
             _check_choices(task, tasks, options)
     resolve_device(options.device)
     identity = _identity(model, options, data_dir, wnli_majority)
-    with _named_disk(output_dir):
+    with _named_disk(output_dir, _KEPT):
         begun = _claim(output_dir, identity, options.overwrite)
     if begun:
         _check_same_rows(output_dir, data)
@@ -1324,12 +1340,12 @@ def glue(model, tasks=None, output_dir="runs/glue", *, data_dir=None, wnli_major
         if begun and (output_dir / task).is_dir() and not damaged_files(output_dir / task) and not needs_ax:
             logger.info("%s: finished before", task)
             continue
-        with _named_stop(output_dir, begun, options.overwrite), _named_disk(output_dir), nullcontext(output_dir) if begun else write_aside(output_dir, overwrite=True) as run:
+        with _named_stop(output_dir, begun, options.overwrite), _named_disk(output_dir, _KEPT), nullcontext(output_dir) if begun else write_aside(output_dir, overwrite=True) as run:
             begun = begun or _claim(run, identity, False)                  # the first task of a run that replaces another
             with write_aside(run / task, overwrite=True) as folder:
                 _run_task(task, data, model, folder, shorter, wnli_majority)
                 write_checksums(folder)
-    with _named_disk(output_dir):
+    with _named_disk(output_dir, _KEPT):
         return _summary(model, output_dir, shorter)
 
 
@@ -1343,15 +1359,7 @@ def _named_stop(output_dir, begun, overwrite):
         raise KeyboardInterrupt(f"finished tasks in {output_dir} are kept; {again}" if begun else f"{output_dir} is as it was before") from None
 
 
-@contextmanager
-def _named_disk(output_dir):
-    "While inside, an error of writing that names no file (a full disk, say) names the folder of the run."
-    try:
-        yield
-    except OSError as error:
-        if error.filename or not error.strerror:
-            raise
-        raise OSError(error.errno, f"{error.strerror}: output_dir {str(output_dir)!r} cannot be written; finished tasks stay, and the same call goes on from there") from error
+_KEPT = "finished tasks stay, and the same call goes on from there"
 
 
 def _chosen(tasks, data_dir):

@@ -23,7 +23,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer
 
-from .corpora import _is_or_holds, check_output_dir, write_aside
+from .corpora import _hidden_earlier, _is_or_holds, _named_disk, check_output_dir, write_aside
 from .pretraining import _line_of, _pickled, damaged_files, resolve_device, write_checksums
 from .transformer import position_limit
 
@@ -240,7 +240,7 @@ def save(model, tokenizer, output_dir, facts=None, overwrite=False, max_shard_si
     _check_shard_size(max_shard_size)
     _check_pair(model, tokenizer)
     shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
-    with write_aside(output_dir, overwrite) as aside:
+    with write_aside(output_dir, overwrite) as aside, _named_disk(output_dir):
         try:
             model.save_pretrained(aside, **shards)
         except SafetensorError as error:
@@ -296,7 +296,7 @@ def verify(folder):
     """
     folder = Path(folder)
     if not folder.is_dir():
-        return [f"{str(folder)!r} is no folder"]
+        return [f"{str(folder)!r} is no folder{_hidden_earlier(folder)}"]
     if (folder / "SHA256SUMS").is_file():
         return damaged_files(folder)
     problems = [p for name in _JSON for p in _json_problem(folder / name)] + _missing(folder)
@@ -456,7 +456,7 @@ def _opening(model):
         raise
     except Exception as error:
         if isinstance(error, (OSError, SafetensorError)) and not Path(model).is_dir():
-            raise FileNotFoundError(f"model {str(model)!r} is no folder here and cannot be had from the hub: check the name or the network, or give the path of a local copy") from error
+            raise FileNotFoundError(f"model {str(model)!r} is no folder here{_hidden_earlier(model)} and cannot be had from the hub: check the name or the network, or give the path of a local copy") from error
         lacking = Path(model).is_dir() and not any((Path(model) / name).is_file() for name in _shards(Path(model)))
         raise ValueError(f"checkpoint {str(model)!r} cannot be opened: {_line_of(error).rstrip('.')}{_instead(Path(model)) if lacking else ''}") from error
 
@@ -515,7 +515,7 @@ def model_tokenizer(model, name="model"):
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"{name} is {type(model).__name__}: give the path of a folder or a hub name")
     if not Path(model).is_dir() and (str(model).count("/") > 1 or str(model)[:1] in ("", ".", "/", "~")):
-        raise FileNotFoundError(f"{name} {str(model)!r} is no folder: give one that `pretrain` wrote, or a hub name")
+        raise FileNotFoundError(f"{name} {str(model)!r} is no folder{_hidden_earlier(model)}: give one that `pretrain` wrote, or a hub name")
     _check_whole(model)
     cached = "/" not in str(model) and not Path(model).is_dir()                 # the hub's old names have no slash; a word that is misspelt shall not wait for the network
     try:
@@ -523,7 +523,7 @@ def model_tokenizer(model, name="model"):
             return _tokenizer_of(model, local_files_only=cached)
     except OSError as error:
         if cached:
-            raise FileNotFoundError(f"{name} {str(model)!r} is no folder, and the hub's cache on this machine does not hold it: give a folder that `pretrain` wrote, a hub name with a slash, or `load` it once") from error
+            raise FileNotFoundError(f"{name} {str(model)!r} is no folder{_hidden_earlier(model)}, and the hub's cache on this machine does not hold it: give a folder that `pretrain` wrote, a hub name with a slash, or `load` it once") from error
         raise FileNotFoundError(f"{name} {str(model)!r} cannot be opened: {str(error).splitlines()[0]}") from error
 
 
@@ -599,7 +599,7 @@ def info(folder):
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{str(folder)!r} holds no model (config.json is missing): give a folder that `save` or `pretrain` wrote")
+        raise FileNotFoundError(f"{str(folder)!r} holds no model (config.json is missing){_hidden_earlier(folder)}: give a folder that `save` or `pretrain` wrote")
     problems, shapes = verify(folder), []
     for path in [] if problems else sorted(folder / name for name in _shards(folder) if (folder / name).is_file()):        # a folder of ONNX holds none
         with safe_open(path, "pt") as file:

@@ -1004,8 +1004,10 @@ def make_corpus(output_dir=None, overwrite=False, **options):
     ------
     ValueError
         If the corpus is to be a stream, which can be neither counted nor saved, or cannot be loaded, or if `output_dir` is its source or holds it.
+    OSError
+        If the folder cannot be written, or the disk is full.
     """
-    from lmnotes.corpora import _check_source_kept, check_output_dir, corpus_report, load_corpus, write_aside
+    from lmnotes.corpora import _check_source_kept, _named_disk, check_output_dir, corpus_report, load_corpus, write_aside
     if options.get("streaming"):
         raise ValueError("streaming=True: a stream can be neither counted nor saved; leave streaming out")
     if output_dir is not None:
@@ -1013,7 +1015,7 @@ def make_corpus(output_dir=None, overwrite=False, **options):
         _check_source_kept(options.get("source"), output_dir)
     corpus = load_corpus(**options)
     if output_dir is not None:
-        with write_aside(output_dir, overwrite) as folder:
+        with write_aside(output_dir, overwrite) as folder, _named_disk(output_dir):
             corpus.save_to_disk(folder)
     return corpus_report(corpus)
 
@@ -1037,11 +1039,11 @@ def make_tokenizer(corpus, output_dir="runs/tokenizer", overwrite=False, **optio
     TokenizerReport
         Characters per token and unknown tokens of the validation split.
     """
-    from lmnotes.corpora import check_output_dir, write_aside
+    from lmnotes.corpora import _named_disk, check_output_dir, write_aside
     from lmnotes.tokenization import tokenizer_report, train_tokenizer
     check_output_dir(output_dir, overwrite)
     tokenizer = train_tokenizer(corpus, **options)
-    with write_aside(output_dir, overwrite) as folder:
+    with write_aside(output_dir, overwrite) as folder, _named_disk(output_dir):
         tokenizer.save_pretrained(folder)
     held = corpus.get("validation", corpus["train"])
     column = options.get("text_column", "text")

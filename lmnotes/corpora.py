@@ -22,12 +22,13 @@ import os
 import platform
 import re
 import shutil
+import stat
 import sys
 import sysconfig
 import tempfile
 import zlib
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from html import escape
@@ -36,6 +37,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import psutil
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import regex
@@ -496,6 +498,7 @@ def _checked(output_dir, overwrite, late=False):
     if os.path.expanduser(output_dir) != str(output_dir):
         raise ValueError(f"output_dir {str(output_dir)!r} begins with ~, which stands for your home folder in a shell only: give os.path.expanduser({str(output_dir)!r})")
     output_dir, place = Path(output_dir), Path(output_dir).resolve()
+    _put_right(place)
     if place.exists() and not place.is_dir():
         raise NotADirectoryError(f"output_dir {str(output_dir)!r} is a file: name a folder")
     if place == Path.cwd() or place.parent == place or os.path.ismount(place):
@@ -542,12 +545,14 @@ def write_aside(folder, overwrite=False):
     folder : str or path
         Where the result will be; of a link, where it points to.
     overwrite : bool
-        Replace what is there, only once the new content is complete. Files that no run wrote, as far as checksums or names tell, are kept.
+        Replace what is there, only once the new content is complete. Files that no run wrote, as far as checksums or names tell, are kept, also
+        where an earlier replacement was killed.
 
     Yields
     ------
     Path
-        An empty temporary folder beside `folder`; on an error in writing it is removed and `folder` is as it was.
+        An empty temporary folder beside `folder`; on an error in writing it is removed and `folder` is as it was. What was written in it can be read by
+        whom the process's umask lets read, whatever a library chose.
 
     Raises
     ------
@@ -561,7 +566,7 @@ def write_aside(folder, overwrite=False):
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         yield aside
-        os.chmod(aside, 0o777 & ~_umask())
+        _open_to_umask(aside)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -571,23 +576,105 @@ def write_aside(folder, overwrite=False):
         raise type(error)(error.errno, f"{error.strerror}: {str(folder)!r} cannot be replaced; the new one is whole and stands in {str(aside)!r}") from error
 
 
+def _open_to_umask(folder):
+    "Give a folder and the files in it the rights that the process gives to new ones: some libraries let nobody but the owner read."
+    closed = _umask()
+    for path in folder.rglob("*"):
+        now = path.lstat().st_mode
+        if stat.S_ISREG(now) and (mode := (0o666 | now & 0o111) & ~closed) != stat.S_IMODE(now):
+            os.chmod(path, mode)
+    os.chmod(folder, 0o777 & ~closed)
+
+
 def _put_in_place(aside, folder):
-    "Give a whole folder its name: the earlier one steps aside, and what no run wrote in it is carried over."
+    "Give a whole folder its name: the earlier one steps aside, with a note of who moved it, and is settled."
     old = folder.with_name(f".{folder.name}-old-{os.getpid()}") if folder.exists() else None
-    if old:
-        os.rename(folder, old)
     try:
+        if old:
+            with suppress(OSError):                              # without a note nothing is lost but help after a kill
+                _note_of(old).write_text(json.dumps({"machine": platform.node(), "process": os.getpid(), "aside": aside.name}), encoding="utf-8")
+            os.rename(folder, old)
         os.rename(aside, folder)
     except BaseException:
         if old:
-            os.rename(old, folder)
+            if old.exists() and not folder.exists():
+                os.rename(old, folder)
+            _note_of(old).unlink(missing_ok=True)
         raise
     if old:
+        _settle(old, folder)
+
+
+def _note_of(old):
+    "The file beside an earlier folder that says who moved it."
+    return old.with_name(f"{old.name}.json")
+
+
+def _settle(old, folder):
+    "Give an earlier folder its name back or, where a new one has it, carry over what no run wrote in it, and remove the rest."
+    gone = "carried" in _facts(_note_of(old))                    # removed in part already: nothing tells any more what a run wrote
+    if not gone and not folder.exists():
+        os.rename(old, folder)
+        logger.warning("%s was being replaced when the process was killed: the earlier folder has its name back", folder)
+    elif not gone:
         for name in _strangers(old) or ():
             if not (folder / name).exists():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 os.rename(old / name, folder / name)
-        shutil.rmtree(old, ignore_errors=True)
+        if _note_of(old).exists():
+            _note_of(old).write_text(json.dumps({**_facts(_note_of(old)), "carried": True}), encoding="utf-8")
+    shutil.rmtree(old, ignore_errors=True)
+    _note_of(old).unlink(missing_ok=True)
+
+
+def _moved_aside(folder):
+    "Earlier folders that stand beside under a hidden name, each with the facts of its note; what has no such note is not ours."
+    with suppress(OSError, ValueError):                          # a name that no folder can have
+        notes = sorted(folder.parent.glob(f".{glob.escape(folder.name)}-old-*.json"))
+        return [(note.with_suffix(""), facts) for note in notes if {"machine", "process", "aside"} <= set(facts := _facts(note))]
+    return []
+
+
+def _put_right(folder):
+    "Settle what a kill in the middle of a replacement left beside a folder; what a process that lives, or one of another machine, moved is left alone."
+    for old, facts in _moved_aside(folder):
+        if facts["machine"] != platform.node():
+            logger.warning("%s stands beside %s: process %s of %s moved it there while it replaced the folder; if that process has ended, take what you need and remove it", old, folder, facts["process"], facts["machine"])
+        elif not _lives(facts["process"], _note_of(old)):
+            with suppress(OSError):                              # another process was faster
+                if old.exists():
+                    _settle(old, folder)
+                _note_of(old).unlink(missing_ok=True)
+            shutil.rmtree(folder.with_name(facts["aside"]), ignore_errors=True)
+
+
+def _lives(process, note):
+    "Whether the process that wrote a note still runs. Of this one's number, which comes again in a container, only a note since its start is its own."
+    zombie = False
+    with suppress(psutil.Error, OSError):
+        if process == os.getpid():
+            return psutil.Process().create_time() <= note.stat().st_mtime + 1
+        zombie = psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    return psutil.pid_exists(process) and not zombie
+
+
+def _hidden_earlier(folder):
+    "What an error says of an earlier folder that stands beside a missing one under a hidden name; empty where there is none."
+    found = [old for old, _ in _moved_aside(Path(folder)) if old.is_dir()]
+    return f" (it was being replaced when a process was killed, and the earlier one stands in {str(found[0])!r}: rename it)" if found else ""
+
+
+@contextmanager
+def _named_disk(output_dir, kept="what was there before is as it was"):
+    "While inside, an error of writing that names no file (a full disk, say) names the folder, also where the tokenizers library raises a plain exception."
+    try:
+        yield
+    except Exception as error:
+        number = re.search(r"^(.*) \(os error (\d+)\)$", str(error)) if type(error) is Exception else None
+        if not number and (not isinstance(error, OSError) or error.filename or not error.strerror):
+            raise
+        code, said = (int(number[2]), number[1]) if number else (error.errno, error.strerror)
+        raise OSError(code, f"{said}: output_dir {str(output_dir)!r} cannot be written; {kept}") from error
 
 
 def _write_whole(path, text):

@@ -1636,7 +1636,7 @@ def finetune(model, data="docstrings/package", output_dir="runs/finetuned", opti
     TypeError
         If `options` are none, or task or a column is no name.
     ValueError
-        If a choice or the data cannot be, or the model is of a family that cannot do the task.
+        If a choice or the data cannot be, the model is of a family that cannot do the task, or the run to be resumed is another one or began with another number of processes.
     FileNotFoundError
         If model or data are not there.
     FileExistsError
@@ -1791,6 +1791,7 @@ def _earlier(output_dir, identity, scored):
     if checkpoint:
         saved = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
         engine._compare(output_dir, saved["identity"], unless(saved["identity"], "validation split"))
+        _check_processes(output_dir, saved.get("processes", world_size()))
         return checkpoint, saved
     facts = Path(output_dir) / "lmnotes.json"
     saved = json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() and not damaged_files(output_dir) else {}
@@ -1802,6 +1803,15 @@ def _earlier(output_dir, identity, scored):
     known = {f.name: {**saved, **answers}[f.name] for f in fields(FinetuningResult) if f.name in {**saved, **answers}}
     tuples = {k: tuple(v) for k, v in known.items() if isinstance(v, list)}
     return None, FinetuningResult(**{**known, **tuples, "intervals": {k: tuple(v) for k, v in known["intervals"].items()}, "output_dir": str(output_dir)})
+
+
+def _check_processes(output_dir, then):
+    "Refuse to go on with another number of processes: the batches of all epochs are planned for so many."
+    now = world_size()
+    if then != now:
+        start = f"torchrun --nproc-per-node {then}" if then > 1 else "without torchrun"
+        raise ValueError(f"the run in {str(output_dir)!r} cannot be resumed with {now} process{'es' * (now != 1)}: its batches are planned for {then}; start it with {then} ({start}), "
+                         "or anew: in another folder, or here without resume, with overwrite=True (--overwrite)")
 
 
 def _arguments(output_dir, options, device):

@@ -130,8 +130,9 @@ def _causal_values(model, batch, edges=None):
 
 
 def _body(model):
-    "What reads the tokens, below the head: in OPT and the decoders of BART's kin a part of the base model."
-    return (getattr(model, "get_decoder", None) or (lambda: None))() or model.base_model
+    "What reads the tokens, below the head: in OPT and the decoders of BART's kin a part of the base model; ModernBERT's decoder calls its head by that name."
+    found = (getattr(model, "get_decoder", None) or (lambda: None))()
+    return found if isinstance(found, PreTrainedModel) else model.base_model
 
 
 def _log_probs(logits, targets, edges=None):
@@ -911,6 +912,8 @@ def _check_task(model, task):
 def _check_class(model):
     "Refuse models whose answers cannot be read as those of their family."
     name = type(model).__name__
+    if model.config.model_type == "cpmant":
+        raise ValueError(f"model {name} reads its whole text in both directions and so sees the token that it is to predict: it has no perplexity; take a causal or a masked model")
     if model.config.model_type == "xlnet":
         raise ValueError(f"model {name} predicts in an order that is drawn, and without one sees what it is to predict: it has no perplexity here; take a causal or a masked model")
     if name.endswith("ForPreTraining"):

@@ -57,7 +57,7 @@ from transformers.integrations import integration_utils
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from .corpora import _portions, _text_of, cache_folder, check_output_dir, write_aside
+from .corpora import _portions, _settle, _text_of, cache_folder, check_output_dir, write_aside
 from .tokenization import WordMemory, _check_collection, _string
 from .transformer import PRESETS, _fast_dropout, _without_advice, flops_per_token, fused_gelu, model_config, position_limit
 
@@ -1410,10 +1410,12 @@ def save_folder(folder, model, tokenizer, facts=None, overwrite=False):
 
 @contextmanager
 def _readable_errors(folder):
-    "Turn an error of the safetensors library (a full disk, say) into an `OSError` that names the folder."
+    "Turn an error of the safetensors or the tokenizers library (a full disk, say) into an `OSError` that names the folder."
     try:
         yield
-    except SafetensorError as error:
+    except Exception as error:
+        if not isinstance(error, SafetensorError) and not (type(error) is Exception and "(os error " in str(error)):
+            raise
         raise OSError(f"{str(folder)!r} cannot be written: {error}; what was there before is as it was") from error
 
 # %% ../nbs/05_pretraining.ipynb #ba8b8ec2
@@ -1509,7 +1511,7 @@ class _Trainer(Trainer):
         return loss.detach()
 
     def train(self, *args, **kwargs):
-        with _alone(), _memory_kept(self.args.device), _fast_dropout(self.first):          # a search has no model between its trials
+        with _alone(), _memory_kept(self.args.device), _parts_compared_by_us(), _fast_dropout(self.first):          # a search has no model between its trials
             return super().train(*args, **kwargs)
 
     def floating_point_ops(self, inputs):
@@ -1627,7 +1629,7 @@ def _save_checkpoint(trainer, folder, run):
     random, optimizer = _random_state(trainer.args.device), getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     model, tensors = _gathered(trainer.accelerator.unwrap_model(trainer.model)), _optimizer_tensors(optimizer)
     if trainer.is_world_process_zero():
-        facts = {"step": step, "used": trainer.clock.used, "learning_rates": [g["lr"] for g in optimizer.param_groups],
+        facts = {"step": step, "used": trainer.clock.used, "learning_rates": [g["lr"] for g in optimizer.param_groups], "processes": world_size(), "accumulation": trainer.options.accumulation,
                  "versions": _versions(), **{k: run[k] for k in ("history", "identity", "best", "waited", "loss_before")}}
         with write_aside(target, overwrite=True) as aside, _readable_errors(target):
             with _cache_as_given(model, trainer.use_cache):
@@ -2371,11 +2373,11 @@ def _lock_file(file):
 
 
 def _recover(output_dir, number, began):
-    "Put right what a kill in the middle of a move left: the earlier folder back where nothing took its place, half-written ones away. Only what the run that was killed made is touched: its lock told its number and when it began."
+    "Put right what a kill in the middle of a move left: the earlier folder back where nothing took its place (else what no run wrote in it is carried over), half-written ones away. Only what the run that was killed made is touched: its lock told its number and when it began."
     name = glob.escape(output_dir.name)
     for old in output_dir.parent.glob(f".{name}-old-*"):
         if old.name.rpartition("-")[2] == number and (old / "checkpoints").is_dir():
-            shutil.rmtree(old, ignore_errors=True) if output_dir.exists() else os.rename(old, output_dir)
+            _settle(old, output_dir)
     for aside in output_dir.parent.glob(f".{name}-????????"):
         if re.fullmatch(r"[a-z0-9_]{8}", aside.name[-8:]) and number and aside.is_dir() and aside.stat().st_mtime >= began and all(_of_a_run(p) for p in aside.iterdir()):
             shutil.rmtree(aside, ignore_errors=True)
@@ -2572,6 +2574,18 @@ def _alone():
 
 
 @contextmanager
+def _parts_compared_by_us():
+    "While inside, Trainer does not compare the size of a process's batches with the checkpoint's: `_tell_of_other_parts` does, in words of ours."
+    module = sys.modules[Trainer.__module__]
+    compare = module.compare_trainer_and_checkpoint_args
+    module.compare_trainer_and_checkpoint_args = lambda *_: None
+    try:
+        yield
+    finally:
+        module.compare_trainer_and_checkpoint_args = compare
+
+
+@contextmanager
 def _no_search_for_documents():
     "While inside, positions are not searched for the beginnings of documents in each step, for which a GPU must be waited for: where attention stays inside documents, `inside_documents` gives the mask."
     found = masking_utils.find_packed_sequence_indices
@@ -2726,6 +2740,7 @@ def _train(model, tokenizer, blocks, held, causal, arguments, output_dir, option
         run.update({k: saved[k] for k in ("history", "best", "waited", "loss_before")})
         clock.used = saved["used"]
         run["evaluated"] = watch._evaluations_until(saved["step"], clock.progress(saved["step"] - 1))
+        _tell_of_other_parts(output_dir, saved, options)
     else:
         run["loss_before"], = _agree([measure() if _rank() == 0 or options.sharded else -math.inf], arguments.device)
     run["too_much"] = 1.5 * max(run["loss_before"], math.log(len(tokenizer))) + 2 + options.next_sentence + _balance_weight(model) * getattr(model, "num_experts", 1)         # the balance is at most their number
@@ -2739,6 +2754,17 @@ def _train(model, tokenizer, blocks, held, causal, arguments, output_dir, option
     if not math.isfinite(loss):
         watch._broken(f"the validation loss is {loss}", trainer.state.global_step)
     return trainer, loss
+
+
+def _tell_of_other_parts(output_dir, saved, options):
+    "Say where a run goes on with its steps in other parts than before; checkpoints of earlier versions did not note them."
+    now = world_size(), options.accumulation
+    then = saved.get("processes", now[0]), saved.get("accumulation", now[1])
+    if now != then and _rank() == 0:
+        accumulated = now[1] != then[1]
+        parts = f"{now[0]} process{'es' * (now[0] != 1)}" + f" and accumulation {now[1]}" * accumulated
+        logger.warning("the run in %s goes on with %s in place of %s: the same data in each step, but other random numbers where the model has dropout, and another balance where it has experts",
+                       output_dir, parts, f"{then[0]}" + f" and {then[1]}" * accumulated)
 
 
 def _data(blocks, held, tokenizer, causal, options, steps, progress):

@@ -50,9 +50,9 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from .checkpoints import save
-from .corpora import _check_encoding, _check_source_kept, _decoder_of, _each_text, check_output_dir, write_aside
+from .corpora import _check_encoding, _check_source_kept, _decoder_of, _each_text, _named_disk, check_output_dir, write_aside
 from .generation import only_said
-from .perplexity import _beginning, _opened, perplexity
+from .perplexity import _beginning, _check_class, _opened, perplexity
 from .pretraining import _checked_options, resolve_device
 from .transformer import evaluating, model_config, position_limit
 
@@ -306,7 +306,7 @@ def exposure(model, tokenizer, canaries, *, exact_limit=10_000, samples=1_000, s
     exact_limit : int
         Rank the secret among all possible ones where there are at most so many.
     samples : int
-        Random secrets to fit the skew-normal distribution to, where there are more.
+        Random secrets to fit the skew-normal distribution to, where there are more; each of their characters is drawn evenly from the alphabet.
     seed : int
         Seed of that sample.
 
@@ -359,14 +359,20 @@ def _check_causal(model):
     "Refuse a model that does not read from the left."
     if type(model).__name__ not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         raise ValueError(f"model is a {type(model).__name__}: give a causal language model, such as lmnotes.load opens")
+    _check_class(model)
     if model.config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and getattr(model.config, "is_decoder", None) is False:
         raise ValueError(f"model is a {type(model).__name__} that reads in both directions and so sees the token that it is to predict: give a causal one, such as a preset gpt-tiny")
+
+
+def _drawn_candidates(canary, samples, draw):
+    "Texts with random secrets: each character is drawn for itself, so that those of any length are equally likely."
+    return [canary.before + "".join(row) + canary.after for row in draw.choice(list(canary.alphabet), (samples, len(canary.secret)))]
 
 
 def _exposure(model, tokenizer, canary, exact_limit, samples, draw):
     "Exposure of one canary, by rank or by the fitted distribution."
     exact = canary.space <= exact_limit
-    texts = [canary.candidate(n) for n in (range(canary.space) if exact else [int(u * canary.space) for u in draw.random(samples)])]
+    texts = [canary.candidate(n) for n in range(canary.space)] if exact else _drawn_candidates(canary, samples, draw)
     values = sentence_log_likelihoods(model, tokenizer, [canary.text, *texts])
     own, others = values[0], values[1:]
     if exact:
@@ -1476,7 +1482,7 @@ def scrub_corpus(source, output_dir="runs/scrubbed", *, kinds=KINDS, regions=REG
         raise ValueError(f"text_column {text_column!r} is for files with columns, and {str(source)!r} is plain text: leave it out")
     _check_source_kept(source, output_dir)
     clean = _Scrubber(kinds, regions, pseudonyms, key, model)
-    with write_aside(output_dir, overwrite) as folder:
+    with write_aside(output_dir, overwrite) as folder, _named_disk(output_dir):
         for path, name in files:
             _scrub_file(path, folder / name, clean, text_column, encoding)
         report = ScrubReport(str(output_dir), len(files), clean.documents, clean.characters, {k: clean.counts[k] for k in KINDS if clean.counts[k]})

@@ -777,6 +777,25 @@ def test_killed_and_resumed_is_the_run_left_alone(start, alone, moment):
     assert not [p for p in start.place.iterdir() if p.name.startswith(".")]
 
 
+def test_a_run_is_not_resumed_on_another_number_of_processes(start, encoder, alone, monkeypatch):
+    "Its batches are planned for so many; a checkpoint that does not tell goes on as it did."
+    assert start("many", kill_at=touch(alone[1], MOMENTS[1])) == -signal.SIGKILL
+    checkpoint = last_checkpoint(start.place / "many")
+    progress = checkpoint / "progress.json"
+    noted = json.loads(progress.read_text(encoding="utf-8"))
+    for then, now, words in ((2, 1, "1 process: .* for 2; start it with 2 .torchrun --nproc-per-node 2., or anew: in another folder"), (1, 3, "3 processes: .* for 1; start it with 1 .without torchrun.")):
+        progress.write_text(json.dumps({**noted, "processes": then}), encoding="utf-8")
+        finetuning.write_checksums(checkpoint)
+        with monkeypatch.context() as patch, pytest.raises(ValueError, match=f"many' cannot be resumed with {words}"):
+            patch.setattr(finetuning, "world_size", lambda: now)
+            finetune(encoder, classes(), start.place / "many", **{**RUN, "resume": True})
+    assert noted.pop("processes") == 1
+    progress.write_text(json.dumps(noted), encoding="utf-8")
+    finetuning.write_checksums(checkpoint)
+    assert start("many", {"resume": True}) == 0, (start.place / "stderr").read_text()
+    assert outcome(start.place / "many") == outcome(alone[0])
+
+
 def test_ctrl_c_saves_and_goes_on(start, alone):
     assert start("interrupted", kill_at=touch(alone[1], r"open .*/\.step-00000010.*/progress\.json"), number=signal.SIGINT) == 1
     assert last_checkpoint(start.place / "interrupted") is not None

@@ -406,7 +406,7 @@ def test_compare(bpe):
         compare(a, quiet(gpt(len(bpe)), TEXTS[:3], bpe))
 
 
-@pytest.mark.parametrize("kind", ["Llama", "Gemma2", "GPTNeoX", "OPT", "Bloom", "Qwen2", "Granite"])
+@pytest.mark.parametrize("kind", ["Llama", "Gemma2", "GPTNeoX", "OPT", "Bloom", "Qwen2", "Granite", "ModernBertDecoder"])
 def test_heads_of_other_families(bpe, kind):
     import transformers
     sizes = dict(vocab_size=len(bpe), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, intermediate_size=64, head_dim=16,
@@ -415,10 +415,14 @@ def test_heads_of_other_families(bpe, kind):
         sizes |= dict(word_embed_proj_dim=32, ffn_dim=64, pad_token_id=1)
     if kind == "Granite":
         sizes |= dict(logits_scaling=4.0)
+    if kind == "ModernBertDecoder":                              # whose `decoder` is the head
+        sizes |= dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
     torch.manual_seed(0)
     model = named(getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**sizes)).eval())
     start = bpe.bos_token_id if bpe.bos_token_id is not None else bpe.eos_token_id
-    assert np.allclose(quiet(model, TEXTS, bpe).log_likelihoods, one_by_one(model, bpe, TEXTS, start), rtol=1e-5)
+    values = one_by_one(model, bpe, TEXTS, start)
+    assert np.allclose(quiet(model, TEXTS, bpe).log_likelihoods, values, rtol=1e-5)
+    assert math.isclose(sum(surprisal(model, TEXTS[0], bpe, device="cpu").bits) * math.log(2), -values[0], rel_tol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["OPT", "Bart", "Blenderbot"])
@@ -1250,10 +1254,12 @@ def test_models_that_see_both_sides_are_masked(wordpiece, kind):
 
 
 def test_models_that_cannot_be_read_are_refused_in_words(bpe, wordpiece):
-    from transformers import BertForPreTraining, MarianConfig, MarianMTModel, XLNetConfig, XLNetLMHeadModel
+    from transformers import BertForPreTraining, CpmAntConfig, CpmAntForCausalLM, MarianConfig, MarianMTModel, XLNetConfig, XLNetLMHeadModel
     small = dict(vocab_size=len(wordpiece), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48)
     with pytest.raises(ValueError, match="XLNetLMHeadModel predicts in an order"):
         quiet(XLNetLMHeadModel(XLNetConfig(vocab_size=len(bpe), d_model=32, n_layer=1, n_head=2, d_inner=48)), TEXTS, bpe)
+    with pytest.raises(ValueError, match="CpmAntForCausalLM reads its whole text in both directions"):
+        quiet(CpmAntForCausalLM(CpmAntConfig(vocab_size=len(bpe), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, dim_head=16, dim_ff=48)), TEXTS, bpe)
     with pytest.raises(ValueError, match="BertForPreTraining has two heads: .* BertForMaskedLM"):
         quiet(BertForPreTraining(BertConfig(**small)), TEXTS, wordpiece)
     assert room.task_of(MarianMTModel(MarianConfig(vocab_size=20, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, pad_token_id=0))) == "seq2seq"

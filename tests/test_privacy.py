@@ -5,7 +5,9 @@ import importlib.metadata
 import io
 import json
 import math
+import string
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -102,6 +104,18 @@ def test_sampled_exposure_is_near_the_rank(tokenizer):
     exact, sampled = exposure(model, tokenizer, canaries), exposure(model, tokenizer, canaries, exact_limit=10, samples=400)
     assert all(s.method == "sampled" and s.rank is None for s in sampled)
     assert max(abs(a.exposure - b.exposure) for a, b in zip(exact, sampled) if a.exposure < 6) < 1.5
+
+
+@pytest.mark.parametrize("length", [16, 32, 400])
+def test_candidates_are_drawn_evenly_at_every_place(monkeypatch, length):
+    "Numbers with 53 random bits, cut into digits, left the last places of a long secret the same in every candidate."
+    canary, read = Canary("key ", "0" * length, ".", alphabet=string.hexdigits[:16]), []
+    monkeypatch.setattr(privacy, "sentence_log_likelihoods", lambda model, tokenizer, texts: read.extend(texts) or np.random.default_rng(0).normal(-50, 3, len(texts)))
+    found = privacy._exposure(None, None, canary, 10_000, 2_000, np.random.default_rng(0))
+    drawn = [text.removeprefix("key ").removesuffix(".") for text in read[1:]]
+    counts = [Counter(places) for places in zip(*drawn)]
+    assert len(drawn) == 2_000 and len(counts) == length and all(len(count) == 16 and 60 < min(count.values()) <= max(count.values()) < 200 for count in counts)
+    assert found.method == "sampled" and math.isfinite(found.exposure) and f"of {math.log2(16) * length:.2f} bits" in repr(found)
 
 
 def test_extraction(tokenizer, remembering):
@@ -630,6 +644,15 @@ def test_models_that_read_in_both_directions_are_refused(tokenizer):
             call()
     decoder = BertLMHeadModel(BertConfig(**sizes, is_decoder=True))
     assert exposure(decoder, tokenizer, [Canary("a ", "12")])[0].rank >= 1
+
+
+@pytest.mark.parametrize("kind", ["CpmAnt", "XLNet"])
+def test_causal_by_name_and_not_by_reading(tokenizer, kind):
+    import transformers
+    sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, dim_head=8, dim_ff=16) if kind == "CpmAnt" else dict(d_model=16, n_layer=1, n_head=2, d_inner=16)
+    config = getattr(transformers, f"{kind}Config")(vocab_size=len(tokenizer), **sizes)
+    with pytest.raises(ValueError, match="sees (the token that|what) it is to predict"):
+        exposure(transformers.AutoModelForCausalLM.from_config(config), tokenizer, [Canary("a ", "12")])
 
 
 def test_losses_are_those_of_steps_and_the_seed_is_told(tokenizer):

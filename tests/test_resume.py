@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict
-from transformers import AutoTokenizer, BertConfig, MixtralConfig
+from transformers import AutoTokenizer, BertConfig, MixtralConfig, trainer
 
+from lmnotes import pretraining
 from lmnotes.checkpoints import verify
 from lmnotes.corpora import check_output_dir
-from lmnotes.pretraining import damaged_files, last_checkpoint, pretrain
+from lmnotes.pretraining import PretrainingOptions, damaged_files, last_checkpoint, pretrain
 from lmnotes.tokenization import train_tokenizer
 
 WORDS = "the cat dog bird fish sat ran flew swam on under over a mat log tree sea and then it slept".split()
@@ -250,10 +251,10 @@ def test_a_folder_in_use_is_not_touched_by_another_run(run, alone):
 # ---- damage
 
 @pytest.fixture(scope="module")
-def stopped(work):
+def stopped(work, alone):
     "A run that was killed when it had two checkpoints."
     (work / "stopped").mkdir()
-    process = CONTEXT.Process(target=_run, args=(str(work / "stopped"), "run", {}), kwargs={"kill_at": 60})
+    process = CONTEXT.Process(target=_run, args=(str(work / "stopped"), "run", {}), kwargs={"kill_at": touch(alone[1], r"open .*/\.step-00000018.*/progress\.json")})
     process.start()
     process.join(120)
     assert len(list((work / "stopped" / "run" / "checkpoints").glob("step-*"))) == 2
@@ -358,6 +359,28 @@ def test_resuming_something_else_is_refused_by_name(stopped, tmp_path, name):
         _resume(stopped, tmp_path, **{name: other[name]})
     content = lambda folder: {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and "/." not in str(p.relative_to(folder))}
     assert content(stopped) == content(tmp_path / "run"), "the refused run is as it was, but for half-written leftovers"
+
+
+def test_a_run_that_goes_on_in_other_parts_says_so_in_our_words(stopped, tmp_path, monkeypatch, caplog):
+    "And one that goes on in the same says nothing."
+    progress = json.loads((last_checkpoint(stopped) / "progress.json").read_text(encoding="utf-8"))
+    assert (progress["processes"], progress["accumulation"]) == (1, 1)
+    monkeypatch.setattr(trainer, "compare_trainer_and_checkpoint_args", own := lambda *_: pytest.fail("the library compares, too"))
+    _resume(stopped, tmp_path, accumulation=2)
+    assert re.findall("goes on with .*", caplog.text) == ["goes on with 1 process and accumulation 2 in place of 1 and 1: the same data in each step, but other random numbers where the model has dropout, and another balance where it has experts"]
+    assert trainer.compare_trainer_and_checkpoint_args is own
+    caplog.clear()
+    for saved in ({}, {"processes": 1, "accumulation": 1}, {"processes": 2, "accumulation": 1}):
+        pretraining._tell_of_other_parts("run", saved, PretrainingOptions(steps=1))
+    assert [r.getMessage()[:55] for r in caplog.records] == ["the run in run goes on with 1 process in place of 2: th"]
+
+
+def test_what_a_user_put_into_a_folder_outlives_a_kill(stopped, tmp_path):
+    "The new folder had its name, and what no run wrote was not carried over yet: the lock knows the number of the run that was killed."
+    shutil.copytree(stopped, tmp_path / "run"), shutil.copytree(stopped, tmp_path / ".run-old-77")
+    (tmp_path / ".run-old-77" / "notes.txt").write_text("a week")
+    pretraining._recover(tmp_path / "run", "77", 0)
+    assert (tmp_path / "run" / "notes.txt").read_text() == "a week" and os.listdir(tmp_path) == ["run"]
 
 
 def test_a_finished_run_is_not_done_again(alone, tmp_path):

@@ -1,6 +1,7 @@
 """Bad input, damage and interruption along the whole path, with a throwaway tokenizer and model."""
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -16,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from lmnotes import checkpoints, corpora, finetuning, pretraining
+from lmnotes import checkpoints, corpora, finetuning, pretraining, privacy
 from lmnotes.checkpoints import info, load, save, verify
-from lmnotes.cli import COMMANDS, execute
+from lmnotes.cli import COMMANDS, execute, make_corpus, make_tokenizer
 from lmnotes.corpora import check_output_dir, corpus_report, load_corpus, write_aside
 from lmnotes.perplexity import perplexity, surprisal
 from lmnotes.pretraining import Batches, pack, pretrain, resolve_device
@@ -615,6 +616,99 @@ def test_what_no_run_wrote_is_never_lost(tmp_path):
     with write_aside(mixed, overwrite=True) as aside:                               # it appeared while a run went on: the run is not lost, nor is the file
         (aside / "new.json").write_text("2")
     assert sorted(os.listdir(mixed)) == [".DS_Store", "new.json", "thesis.docx"] and os.listdir(tmp_path) == ["mixed"]
+
+
+_KILLED = """
+import os, signal, sys
+from lmnotes.corpora import write_aside
+def hook(event, paths):
+    if event == "os.rename" and os.path.basename(paths[0]).startswith(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+with write_aside(sys.argv[1], overwrite=True) as aside:
+    (aside / "lmnotes.json").write_text('{"new": 1}')
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is of Unix")
+@pytest.mark.parametrize("moment", [".model-", ".notes"], ids=["between the moves", "before what no run wrote is carried over"])
+def test_what_a_kill_in_a_replacement_left_is_put_right(tmp_path, moment, caplog):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "lmnotes.json").write_text("{}"), (model / ".notes").write_text("mine"), (model / "notes").write_text("mine")
+    done = subprocess.run([sys.executable, "-c", _KILLED, str(model), moment], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=120)
+    assert done.returncode == -signal.SIGKILL and len(os.listdir(tmp_path)) == 3
+    if moment == ".model-":
+        (old,) = [p for p in tmp_path.glob(".model-old-*") if p.is_dir()]
+        assert verify(model) == [f"{str(model)!r} is no folder (it was being replaced when a process was killed, and the earlier one stands in {str(old)!r}: rename it)"]
+        for opened in (lambda: load(model), lambda: info(model)):
+            with pytest.raises(FileNotFoundError, match="the earlier one stands in .*model-old"):
+                opened()
+    with pytest.raises(FileExistsError, match="holds notes, which is no result"):      # the next who would write there, before its work
+        check_output_dir(model, overwrite=True)
+    assert (model / "notes").read_text() == (model / ".notes").read_text() == "mine" and os.listdir(tmp_path) == ["model"]
+    assert (model / "lmnotes.json").read_text() == ("{}" if moment == ".model-" else '{"new": 1}')
+    assert ("has its name back" in caplog.text) == (moment == ".model-")
+
+
+def test_what_others_moved_aside_is_left_alone(tmp_path, caplog):
+    "A process that lives, another machine, a folder without a note; of what was removed in part nothing is carried over."
+    def aside(process, **facts):
+        (tmp_path / f".model-old-{process}").mkdir()
+        (tmp_path / f".model-old-{process}" / "lmnotes.json").write_text("{}"), (tmp_path / f".model-old-{process}" / "theirs").write_text("1")
+        if facts:
+            (tmp_path / f".model-old-{process}.json").write_text(json.dumps({"machine": platform.node(), "process": process, "aside": ".model-abcdefgh", **facts}))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    aside(os.getppid(), aside=".model-of-parent"), aside(os.getpid(), aside=".model-own"), aside(7, machine="elsewhere"), aside(2023), aside(ended.pid, carried=True)
+    kept = sorted(p for p in os.listdir(tmp_path) if str(ended.pid) not in p)
+    with write_aside(tmp_path / "model") as folder:
+        (folder / "lmnotes.json").write_text("{}")
+    corpora._put_right(tmp_path / "model")
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, "model"]) and os.listdir(tmp_path / "model") == ["lmnotes.json"]
+    assert "process 7 of elsewhere moved it there" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="rights of files are of Unix")
+def test_whoever_may_read_new_files_may_read_the_weights(folder, tokenizer, tmp_path):
+    "The safetensors library lets nobody but the owner read what it wrote."
+    before = os.umask(0o022)
+    try:
+        save(load(folder, device="cpu")[0], tokenizer, tmp_path / "m")
+        with write_aside(tmp_path / "other") as aside:
+            (aside / "run.sh").touch(mode=0o700), (aside / "part").mkdir(), (aside / "part" / "a").touch(mode=0o600), (aside / "link").symlink_to(tmp_path / "m" / "config.json")
+        os.chmod(tmp_path / "m" / "config.json", 0o600)
+        with write_aside(tmp_path / "again") as aside:
+            (aside / "link").symlink_to(tmp_path / "m" / "config.json")
+    finally:
+        os.umask(before)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in (*(tmp_path / "m").iterdir(), *(tmp_path / "other").rglob("*")) if p.is_file() and not p.is_symlink()}
+    assert modes.pop("run.sh") == 0o744 and modes.pop("config.json") == 0o600 and modes["model.safetensors"] == 0o644 and set(modes.values()) == {0o644}
+
+
+def test_a_full_disk_names_the_folder_whoever_meets_it(corpus, folder, tokenizer, tmp_path, monkeypatch):
+    "The tokenizers library raises a plain exception, Arrow an error that names no file."
+    def full(*args, **kwargs):
+        raise Exception("No space left on device (os error 28)")
+    (tmp_path / "text.txt").write_text("\n\n".join(TEXTS), encoding="utf-8")
+    model, _ = load(folder, device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tokenizer), "save_pretrained", full)
+        calls = [lambda: make_tokenizer(corpus, tmp_path / "out", vocab_size=120, progress=False), lambda: save(model, tokenizer, tmp_path / "out"), lambda: pretraining.save_folder(tmp_path / "out", model, tokenizer)]
+        for call in calls:
+            with pytest.raises(OSError, match="No space left on device") as error:
+                call()
+            assert f"{str(tmp_path / 'out')!r} cannot be written" in str(error.value) and not (tmp_path / "out").exists()
+
+    def short(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(DatasetDict, "save_to_disk", short), monkeypatch.setattr(privacy, "_scrub_file", short)
+    for call in (lambda: make_corpus(tmp_path / "out", source=str(tmp_path / "text.txt")), lambda: privacy.scrub_corpus(tmp_path / "text.txt", tmp_path / "out")):
+        with pytest.raises(OSError, match="No space left on device: output_dir '.*out' cannot be written; what was there before is as it was"):
+            call()
+    assert os.listdir(tmp_path) == ["text.txt"]
+    with pytest.raises(Exception, match="^another thing$"), corpora._named_disk("x"):
+        raise Exception("another thing")
 
 
 def test_output_folders_that_cannot_be_replaced_are_refused_before_the_work(tmp_path, monkeypatch):

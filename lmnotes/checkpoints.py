@@ -815,7 +815,8 @@ def export(model, output_dir, overwrite=False):
     ModuleNotFoundError
         If the packages of the extra `onnx` are not installed.
     ValueError
-        If the model writes texts for texts: that is a loop of an encoder and a decoder, no one computation; if the exporter cannot
+        If the model writes texts for texts: that is a loop of an encoder and a decoder, no one computation; if it is a classifier
+        of T5's or BART's kind, which looks for the end of a text while it computes; if the exporter cannot
         trace it or the runtime cannot run it; or if `output_dir` is the model's own folder or holds it.
     RuntimeError
         If the exported logits differ by more than 1e-4 of the largest of them, or of 1, on one of the shapes: one row as long as the model
@@ -828,6 +829,8 @@ def export(model, output_dir, overwrite=False):
     family, segments = task_of(opened.config), "token_type_ids" in tokenizer.model_input_names and getattr(opened.config, "type_vocab_size", 1) > 1
     if family == "seq2seq":
         raise ValueError(f"model {str(model)!r} is for {family}, an encoder and a decoder that are called in turns: models that are one computation are exported")
+    if opened.config.is_encoder_decoder and family == "classification":
+        raise ValueError(f"model {str(model)!r} is a {type(opened).__name__}, which looks for the end of each text and computes on what it finds: models that are one computation are exported; fine-tune an encoder, such as BERT, for it")
     inputs = ["input_ids", "attention_mask"] + ["token_type_ids"] * segments
     outputs, limit = ["start_logits", "end_logits"] if family == "question-answering" else ["logits"], position_limit(opened) or _LONG
     with write_aside(output_dir, overwrite) as aside:

@@ -205,12 +205,31 @@ _READ_PADDING = ("big_bird", "bigbird_pegasus", "canine", "convbert", "funnel", 
 
 
 def _batches_for(model, rows, batch_tokens):
-    "Places of rows, in batches from short to long; where a model mixes padding with the text, as FNet and ConvBERT do, of one length each."
+    "Places of rows, in batches from short to long; where a model mixes padding with the text, as FNet and ConvBERT do, of one length each, where it looks for the end of a text of equally many ends."
     lengths = [len(row["input_ids"]) for row in rows]
     plan, inner = token_batches(lengths, batch_tokens), _plain_model(model)
+    if _finds_end(inner):
+        ends = [row["input_ids"].count(inner.config.eos_token_id) for row in rows]
+        plan = [list(alike) for places in plan for _, alike in groupby(sorted(places, key=ends.__getitem__), key=ends.__getitem__)]
     if "attention_mask" in inspect.signature(inner.forward).parameters and inner.config.model_type not in _READ_PADDING:
         return plan
     return [list(alike) for places in plan for _, alike in groupby(places, key=lengths.__getitem__)]
+
+
+def _finds_end(inner):
+    "Whether a classifier looks for the end of a text, as T5's and BART's, which take only texts with equally many: one may spell `</s>`."
+    return inner.config.is_encoder_decoder and type(inner).__name__.endswith("ForSequenceClassification")
+
+
+def _logits(model, inputs):
+    "Logits of a batch, in parts where its texts have not equally many ends and the model looks for them."
+    inner = _plain_model(model)
+    ends = inputs["input_ids"].eq(inner.config.eos_token_id).sum(1) if _finds_end(inner) else torch.zeros(1)
+    parts = [(ends == number).nonzero()[:, 0] for number in ends.unique()]
+    if len(parts) == 1:
+        return model(**inputs).logits
+    logits = [model(**{name: values[part] for name, values in inputs.items()}).logits for part in parts]
+    return torch.cat(logits)[torch.cat(parts).argsort()]
 
 
 def _plain_model(model):
@@ -926,7 +945,7 @@ def _loss(task, model, inputs, weights=None):
         return generation_loss(model, **inputs, items=1)
     labels = inputs.pop("labels")
     with _first_token(model):
-        logits = model(**inputs).logits.float()
+        logits = _logits(model, inputs).float()
     if task == "regression":
         return ((logits[:, 0] - labels) ** 2).sum()
     if task == "multi-label":
@@ -947,7 +966,14 @@ def _stacks(model):
     sides = {"encoder", "decoder"}
     parts = [m for name, m in model.named_modules() if sides & {name.rpartition(".")[2]} and not sides & set(name.split(".")[:-1])] if model.config.is_encoder_decoder else []
     lists = [[m for m in part.modules() if isinstance(m, torch.nn.ModuleList)] for part in parts or [model]]
-    return [list(max(found, key=lambda m: sum(p.numel() for p in m.parameters()), default=[])) for found in lists]
+    return [_beside(part, max(found, key=lambda m: sum(p.numel() for p in m.parameters()), default=[])) for part, found in zip(parts or [model], lists)]
+
+
+def _beside(part, blocks):
+    "A list of blocks; each with its share of the lists of equal length beside it, where a block is cut into several, as XLM's into attentions, norms and what follows them."
+    owner = next((m for m in part.modules() if any(child is blocks for child in m.children())), part)
+    lists = [m for m in owner.children() if isinstance(m, torch.nn.ModuleList) and len(m) == len(blocks)]
+    return [torch.nn.ModuleList(parts) for parts in zip(*lists)] if len(lists) > 1 else list(blocks)
 
 
 def _below(model, stacks):

@@ -18,6 +18,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache, partial
 from html import escape
 from pathlib import Path
@@ -232,7 +233,7 @@ _NO_NUMBER = ("nan", "na", "n/a", "null", "none")          # how tables write th
 
 def _has_fractions(feature, values):
     "Whether labels are numbers of which some are no whole ones."
-    return str(getattr(feature, "dtype", "")).startswith("float") and any(v is not None and _is_fraction(v) for v in values)
+    return str(getattr(feature, "dtype", "")).startswith(("float", "decimal")) and any(v is not None and _is_fraction(v) for v in values)
 
 
 def _is_fraction(value):
@@ -291,8 +292,8 @@ def _named_values(feature, values):
 
 
 def _label_name(value):
-    "The name of a label that is a text, a number, or a truth value; 1 for 1.0, as a column with gaps has it."
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    "The name of a label that is a text, a number, or a truth value; 1 for 1.0, as a column with gaps, or of decimals, has it."
+    return str(int(value)) if isinstance(value, (float, Decimal)) and value % 1 == 0 else str(value)
 
 
 def _are_hidden(values):
@@ -730,8 +731,8 @@ def _with_usual_names(splits):
     return {name: splits[name] for name in sorted(splits, key=["train", "validation", "test", *splits].index)}
 
 # %% ../nbs/08a_tasks.ipynb #9bfd6d4d
-def _label_names(rows, feature, column, family):
-    "Names of the labels: the feature's own where it has them, else those of the training split, in order."
+def _label_names(rows, feature, column, family, own):
+    "Names of the labels: the feature's own where it has them, else those of the training split, in order; `own` is the column's name in the data."
     of = lambda columns: Counter(name for value in columns[column] for name in (value if isinstance(value, list) else [value]))
     seen, declared = of(rows["train"]), list(getattr(feature, "names", None) or [])
     if not seen or len(seen) < 2 and family != "multi-label":
@@ -741,7 +742,9 @@ def _label_names(rows, feature, column, family):
     for split, columns in rows.items():
         unknown, unseen = sorted(set(of(columns)) - set(names)), sorted(set(of(columns)) - set(seen))
         if unknown:
-            several = len(unknown) > 1
+            several, places = len(unknown) > 1, [n for n in unknown if re.fullmatch(r"\d+", n) and int(n) < len(declared)]
+            if places == unknown:
+                raise ValueError(f"{split}: {'labels' if several else 'label'} {', '.join(unknown)} {'are numbers' if several else 'is a number'}, and training has the names {', '.join(names)}: let {split} name them, too, by {split}.cast_column({own!r}, train.features[{own!r}])")
             raise ValueError(f"{'labels' if several else 'label'} {', '.join(unknown)} {'stand' if several else 'stands'} in a held-out split and not in training: the known ones are {', '.join(names)}; add training examples of {'them' if several else 'it'}, or leave these rows out")
         if unseen:
             logger.warning("%s: %s in no training example and cannot be learned", split, f"label {unseen[0]} stands" if len(unseen) == 1 else f"labels {', '.join(unseen)} stand")
@@ -855,7 +858,7 @@ def load_task(data="docstrings/package", task=None, *, text_column=None, label_c
     rows = _with_test(_read_rows(splits, family, texts, label), family, seed)
     _count_known(rows, family)
     column = {"classification": "label", "multi-label": "labels", "tokens": "tags"}.get(family)
-    names = _label_names(rows, feature if family == "classification" else _inner(feature), column, family) if column else None
+    names = _label_names(rows, feature if family == "classification" else _inner(feature), column, family, label) if column else None
     sizes = {"train": train_examples, "test": test_examples}
     return DatasetDict({s: Dataset.from_dict(_choose(c, sizes.get(s), seed, s == "train"), features=_features(c, family, names)) for s, c in rows.items()})
 

@@ -22,7 +22,7 @@ import transformers
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (AutoConfig, AutoModel, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, BartForConditionalGeneration, BertConfig, BertForMaskedLM,
                           BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification, ByT5Tokenizer, FNetConfig, FNetForTokenClassification, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, pipeline)
 
@@ -174,6 +174,41 @@ NEIGHBOURLY = {"xlnet": dict(d_model=32, n_layer=2, n_head=2, d_inner=64, initia
                "big_bird": dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, block_size=2, num_random_blocks=1, initializer_range=0.3),
                "reformer": dict(hidden_size=32, attn_layers=["local", "lsh"], axial_pos_shape=(16, 16), axial_pos_embds_dim=(16, 16), feed_forward_size=64, attention_head_size=16, num_attention_heads=2,
                                 num_buckets=8, lsh_attn_chunk_length=8, local_attn_chunk_length=8, hash_seed=0, initializer_range=0.3)}
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_a_text_that_spells_the_end_of_texts_goes_with_others(kind, tmp_path):
+    words = ["<pad>", "</s>", "<unk>", "good", "bad", "film", "old", "price"]
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=64)
+    sizes = dict(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, initializer_factor=3.0) if kind == "t5" else dict(d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=64, init_std=0.5, bos_token_id=0)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, vocab_size=len(words), num_labels=2, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, **sizes)).eval()
+    texts = ["good film", "<s>old</s> price", "bad film", "</s> good </s> film bad", "film"]
+    alone = np.concatenate([model(**tokenizer(text, return_tensors="pt")).logits.detach().numpy() for text in texts])
+    np.testing.assert_allclose(predict_logits(model, tokenizer, texts), alone, atol=1e-5)
+    inputs = {**tokenizer(texts, padding=True, return_tensors="pt"), "labels": torch.tensor([0, 1, 1, 0, 1])}
+    expected = F.cross_entropy(torch.tensor(alone), inputs["labels"], reduction="sum").item()
+    assert finetuning._loss("classification", model, inputs).item() == pytest.approx(expected, abs=1e-4)
+    folder = save_folder(tmp_path / "m", model, tokenizer)
+    data = Dataset.from_dict({"text": [f"good film {'bad ' * (i % 5)}" for i in range(30)] + [f"<s>old</s> price {'bad ' * (i % 5)}" for i in range(30)], "label": ["new", "old"] * 30})
+    assert set(finetune(folder, split(data), tmp_path / "f", epochs=1, samples=0).labels) == {"new", "old"}
+
+
+@pytest.mark.parametrize("kind", ["xlm", "flaubert"])
+def test_blocks_that_are_cut_into_lists_are_whole(kind):
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, vocab_size=99, emb_dim=32, n_layers=3, n_heads=2))
+    choose_parameters(model, "last", 1)
+    learned = {name for name, p in model.named_parameters() if p.requires_grad and name.startswith("transformer.")}
+    parts = {"attentions.2", "layer_norm1.2", "ffns.2", "layer_norm2.2"}
+    assert {".".join(name.split(".")[1:3]) for name in learned} == parts
+    assert [sum(p.numel() for p in block.parameters()) for block in finetuning._stacks(model)[0]] == 3 * [sum(p.numel() for name, p in model.named_parameters() if name in learned)]
+    adapted = choose_parameters(copy.deepcopy(model), "lora")
+    assert {name.split(".lora_")[0].split(".")[-2] for name, _ in adapted.named_modules() if "lora_A" in name and "attentions" in name} and any("ffns.0" in name and "lora_A" in name for name, _ in adapted.named_modules())
+    bert = AutoModelForSequenceClassification.from_config(BertConfig(vocab_size=99, **SIZES))
+    assert finetuning._stacks(bert)[0] == list(bert.bert.encoder.layer)
 
 
 def embeddings_in(folder):

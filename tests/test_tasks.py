@@ -1,6 +1,7 @@
 """Labelled data: every family, layout and mistake, splits that do not leak, the embedded tasks against independent counts."""
 import json
 import logging
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -645,3 +646,21 @@ def test_labels_in_several_forms_are_refused_by_their_row(tmp_path, odd, says):
     for task in (None, "multi-label", "classification"):
         with pytest.raises(ValueError, match=says):
             load_task(tmp_path / "a.jsonl", task)
+
+
+def test_decimals_are_numbers(tmp_path):
+    rating = {"text": TEXTS, "label": [Decimal(n % 9) / 2 + 1 for n in range(40)]}
+    Dataset.from_dict(rating).to_parquet(tmp_path / "rating.parquet")
+    for read in (both(rating), str(tmp_path / "rating.parquet")):
+        loaded = load_task(read)
+        assert recognise(loaded) == "regression" and set(loaded["train"]["label"]) <= {n / 2 + 1 for n in range(9)}
+    whole = load_task(both({"text": TEXTS, "label": [Decimal(f"{n % 2}.00") for n in range(40)]}))
+    assert recognise(whole) == "classification" and whole["train"].features["label"].names == ["0", "1"]
+
+
+def test_numbers_beside_names_are_to_be_cast():
+    train = Dataset.from_dict({"text": TEXTS, "label": [n % 2 for n in range(40)]}, features=Features({"text": Value("string"), "label": ClassLabel(names=["neg", "pos"])}))
+    test = Dataset.from_dict({"text": TEXTS[:8], "label": [0, 1] * 4})
+    with pytest.raises(ValueError, match=r"test: labels 0, 1 are numbers, and training has the names neg, pos: let test name them, too, by test.cast_column\('label', train.features\['label'\]\)"):
+        load_task({"train": train, "test": test})
+    assert load_task({"train": train, "test": test.cast_column("label", train.features["label"])})["test"]["label"] == [0, 1] * 4

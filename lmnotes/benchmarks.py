@@ -29,14 +29,14 @@ import torch
 import transformers
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, get_dataset_config_names, load_dataset
 from tqdm.auto import tqdm
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from .checkpoints import _check_other_folder, info, load, model_tokenizer, task_of
 from .corpora import _check_encoding, _each_text, _named_disk, _write_whole, check_output_dir
 from .finetuning import FinetuningOptions, finetune, predict_logits, predicted_labels
 from .metrics import _number_of, accuracy, matthews_correlation, mcnemar, pearson, precision_recall_f1, spearman
 from .perplexity import _as_texts, _before_head, _beginning, _by_tiles, _check_class, _check_interval, _check_whole, _column, _digest, _fingerprint, _log_probs, _logits_at, _own_or_given, _plain, _specials, perplexity
-from .pretraining import _REFUSALS, _checked_options, _first_position, _no_search_for_documents, _window, damaged_files, resolve_device, write_aside, write_checksums
+from .pretraining import _REFUSALS, _checked_options, _config_of, _first_position, _no_search_for_documents, _window, damaged_files, resolve_device, write_aside, write_checksums
 from .tasks import _json_rows, _missing
 from .transformer import evaluating, fused_gelu, position_limit
 
@@ -1405,7 +1405,7 @@ def _check_model(model):
     "Refuse a model that is not whole, cannot be had, or whose configuration cannot be read, before anything long is read or changed."
     model_tokenizer(model)
     try:
-        AutoConfig.from_pretrained(model)
+        _config_of(model)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(f"model {str(model)!r} is no folder with a model and cannot be had from the hub: check the path, the name or the network") from error
 

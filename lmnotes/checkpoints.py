@@ -291,7 +291,8 @@ def verify(folder):
     -------
     list of str
         One sentence for each problem: files that are missing, cut short or changed; empty when all is well. Folders
-        without checksums (of others) are checked by their safetensors headers and the list of their shards.
+        without checksums (of others) are checked by their safetensors headers and the list of their shards. Whether the files hold
+        every weight of the model is seen when it is opened: `load` refuses one that lacks some.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -388,7 +389,9 @@ def load(model, task=None, device="auto", dtype=None):
     FileNotFoundError
         If there is no such folder, and no such name can be had from the hub.
     ValueError
-        If a file of the folder is missing or damaged, it holds no tokenizer or one that is not the model's, or a choice is not known.
+        If a file of the folder or one of its weights is missing or damaged, it holds no tokenizer or one that is not the model's, it needs code of its own
+        (`auto_map`), which is never run, or a choice is not known. Where `task` asks for another class than the folder's, its new layers are random, and
+        only the layers below them must be there.
     """
     device = resolve_device(device)
     if task is not None and task not in _AUTO:
@@ -396,13 +399,35 @@ def load(model, task=None, device="auto", dtype=None):
     dtype = _dtype_of(dtype)
     _check_whole(model)
     with _opening(model):
-        config = AutoConfig.from_pretrained(model)
-    kind = getattr(transformers, _AUTO[task or task_of(config)])
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    own = next((found for name in config.architectures or () if (found := _task_named(name))), None)
+    return _opened(model, config, getattr(transformers, _AUTO[task or task_of(config)]), device, dtype, inner=task not in (None, own))
+
+
+def _opened(model, config, kind, device, dtype, inner=False, lost=False):
+    "A model as a class of the library, with its tokenizer; code that a folder brings along is not run."
     with _opening(model):
         tokenizer = _tokenizer_of(model)
-        opened = kind.from_pretrained(model, config=config, dtype=dtype, use_safetensors=True)
+        opened, told = kind.from_pretrained(model, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
+    _check_weights(model, opened, told, inner)
+    if lost and told["unexpected_keys"]:
+        raise ValueError(f"model {str(model)!r} holds the weights {min(told['unexpected_keys'])!r}, which {type(opened).__name__} has no place for and which would be lost: name the class that it was saved from in config.json (architectures)")
     _check_pair(opened, tokenizer, f" in {str(model)!r}")
     return opened.to(device).eval(), tokenizer
+
+
+def _check_weights(model, opened, told, inner=False):
+    "Refuse a model some of whose parameters are random because the folder lacks them; of one that is opened for another task, look at the layers below its head only."
+    below = opened.base_model_prefix + "."
+    lacking = [name for name, _ in opened.named_parameters() if name in told["missing_keys"] and (not inner or name.startswith(below) and not _NEW.search(name))]
+    if lacking:
+        prefix = next((prefix for prefix in _PREFIXES if told["unexpected_keys"] and all(key.startswith(prefix) for key in told["unexpected_keys"])), None)
+        remedy = f"the names of its weights begin with {prefix!r}: save the model that stands inside the wrapper" if prefix else "copy or train it again"
+        raise ValueError(f"checkpoint {str(model)!r} is not whole: the weights {lacking[0]!r}{f' and {len(lacking) - 1} others' if len(lacking) > 1 else ''} are missing; {remedy}")
+
+
+_PREFIXES = ("_orig_mod.", "module.", "base_model.model.")                      # of torch.compile, of distribution, and of peft
+_NEW = re.compile(r"\.(pooler|crossattention|ln_cross_attn)\.")                 # what a class for another task may add below its head
 
 
 _DTYPES = {"float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16}
@@ -446,7 +471,7 @@ def _tokenizer_folder(model):
 def _tokenizer_of(model, **how):
     "The tokenizer of a folder or a name; where a folder holds none, the library makes up one that is nearly empty, or fails."
     try:
-        tokenizer = AutoTokenizer.from_pretrained(_tokenizer_folder(model), **how)
+        tokenizer = AutoTokenizer.from_pretrained(_tokenizer_folder(model), trust_remote_code=False, **how)
     except ValueError:
         _check_vocabulary(model, transformers.PreTrainedTokenizerFast)
         raise
@@ -580,13 +605,13 @@ def info(folder):
         with safe_open(path, "pt") as file:
             shapes += [(file.get_slice(k).get_dtype(), file.get_slice(k).get_shape()) for k in file.keys()]
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    config = _tried(lambda: AutoConfig.from_pretrained(folder), None, "config.json", problems)
+    config = _tried(lambda: AutoConfig.from_pretrained(folder, trust_remote_code=False), None, "config.json", problems)
     names = getattr(config, "architectures", None) or ["?"]
     task = next((found for name in names if (found := _task_named(name))), "?")
     facts = _tried(lambda: json.loads((folder / "lmnotes.json").read_text(encoding="utf-8")), {}, "lmnotes.json", problems) if (folder / "lmnotes.json").is_file() else {}
     rows = getattr(config, "vocab_size", 0)
     if (folder / "tokenizer_config.json").is_file():
-        rows = _tried(lambda: len(AutoTokenizer.from_pretrained(folder)), 0, "the tokenizer", problems)
+        rows = _tried(lambda: len(AutoTokenizer.from_pretrained(folder, trust_remote_code=False)), 0, "the tokenizer", problems)
     return CheckpointInfo(str(folder), names[0], task, sum(int(torch.Size(s).numel()) for _, s in shapes), size,
                           tuple(sorted({d for d, _ in shapes})) or ("ONNX",) * (folder / "model.onnx").is_file(), rows, tuple(problems), facts)
 
@@ -610,12 +635,12 @@ def convert(model, output_dir, dtype=None, max_shard_size=None, overwrite=False)
     Returns
     -------
     CheckpointInfo
-        What the copy is.
+        What the copy is. It is of the class that the configuration names, and keeps all of its heads (BERT's two of pretraining).
 
     Raises
     ------
     ValueError
-        If the type is not known, or cannot hold a weight, or if `output_dir` is the model's own folder or holds it.
+        If the type is not known, or cannot hold a weight, if stored weights are missing or would be lost, or if `output_dir` is the model's own folder or holds it.
     FileExistsError
         If the folder holds something and `overwrite` is not set.
     """
@@ -624,7 +649,7 @@ def convert(model, output_dir, dtype=None, max_shard_size=None, overwrite=False)
     _check_shard_size(max_shard_size)
     check_output_dir(output_dir, overwrite)
     _check_other_folder(model, output_dir)
-    opened, tokenizer = load(model, device="cpu")
+    opened, tokenizer = _as_stored(model)
     before = str(opened.dtype).removeprefix("torch.")
     if dtype is not None:
         _check_range(opened, _DTYPES[dtype])
@@ -632,6 +657,17 @@ def convert(model, output_dir, dtype=None, max_shard_size=None, overwrite=False)
     facts = info(model).facts if Path(model).is_dir() else {"parent": str(model)}
     save(opened, tokenizer, output_dir, {**facts, "converted": {"from": before, "to": str(opened.dtype).removeprefix("torch.")}}, overwrite, max_shard_size)
     return info(output_dir)
+
+
+def _as_stored(model):
+    "A model in the class that its configuration names, so that every head that is stored is there; where the library has no such class, in that of its task, as long as no stored weights would be lost."
+    _check_whole(model)
+    with _opening(model):
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    kind = getattr(transformers, (config.architectures or ["?"])[0], None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        kind = getattr(transformers, _AUTO[task_of(config)])
+    return _opened(model, config, kind, "cpu", "auto", lost=kind.__name__ in _AUTO.values())
 
 
 def _check_other_folder(model, output_dir):
@@ -682,11 +718,11 @@ def average(models, output_dir, overwrite=False):
     check_output_dir(output_dir, overwrite)
     for name in models:
         _check_other_folder(name, output_dir)
-    mean, tokenizer = load(models[0], device="cpu")
+    mean, tokenizer = _as_stored(models[0])
     weights = mean.state_dict()
     sums = {key: tensor.double() for key, tensor in weights.items() if tensor.is_floating_point()}
     for name in models[1:]:
-        other, its_tokenizer = load(name, device="cpu")
+        other, its_tokenizer = _as_stored(name)
         _check_alike(mean, other, tokenizer, its_tokenizer, models[0], name)
         for key, tensor in other.state_dict().items():
             if key in sums:
@@ -779,7 +815,8 @@ def export(model, output_dir, overwrite=False):
     ModuleNotFoundError
         If the packages of the extra `onnx` are not installed.
     ValueError
-        If the model writes texts for texts: that is a loop of an encoder and a decoder, no one computation; if the exporter cannot
+        If the model writes texts for texts: that is a loop of an encoder and a decoder, no one computation; if it is a classifier
+        of T5's or BART's kind, which looks for the end of a text while it computes; if the exporter cannot
         trace it or the runtime cannot run it; or if `output_dir` is the model's own folder or holds it.
     RuntimeError
         If the exported logits differ by more than 1e-4 of the largest of them, or of 1, on one of the shapes: one row as long as the model
@@ -792,6 +829,8 @@ def export(model, output_dir, overwrite=False):
     family, segments = task_of(opened.config), "token_type_ids" in tokenizer.model_input_names and getattr(opened.config, "type_vocab_size", 1) > 1
     if family == "seq2seq":
         raise ValueError(f"model {str(model)!r} is for {family}, an encoder and a decoder that are called in turns: models that are one computation are exported")
+    if opened.config.is_encoder_decoder and family == "classification":
+        raise ValueError(f"model {str(model)!r} is a {type(opened).__name__}, which looks for the end of each text and computes on what it finds: models that are one computation are exported; fine-tune an encoder, such as BERT, for it")
     inputs = ["input_ids", "attention_mask"] + ["token_type_ids"] * segments
     outputs, limit = ["start_logits", "end_logits"] if family == "question-answering" else ["logits"], position_limit(opened) or _LONG
     with write_aside(output_dir, overwrite) as aside:

@@ -728,7 +728,7 @@ def _open(model, family, device):
 
     from lmnotes.checkpoints import _task_named, load
     try:
-        names = AutoConfig.from_pretrained(model).architectures or ["a model without a head"]
+        names = AutoConfig.from_pretrained(model, trust_remote_code=False).architectures or ["a model without a head"]
     except Exception:                                      # of many kinds: `load` says what is missing or damaged
         names = []
     if names and _task_named(names[0]) != family:
@@ -931,12 +931,10 @@ def _in_letters(name, text):
 
 
 def _prompt_ids(prompt, max_new_tokens, model, tokenizer):
-    "The prompt's ids, without an end of text after it; refuse a prompt that leaves no room."
-    from lmnotes.generation import _closing_id, _end_ids
+    "The prompt's ids, without an end of text that the tokenizer puts after it; refuse a prompt that leaves no room."
+    from lmnotes.generation import _closing_id, _end_ids, _open_ended
     from lmnotes.transformer import position_limit
-    ids = tokenizer(prompt).input_ids
-    while len(ids) > 1 and ids[-1] in [*_end_ids(model, tokenizer), _closing_id(model, tokenizer)]:       # some tokenizers close every text
-        ids.pop()
+    ids = _open_ended(tokenizer, prompt, tokenizer(prompt).input_ids, [*_end_ids(model, tokenizer), _closing_id(model, tokenizer)])
     ids = ids or ([tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else [])
     room = position_limit(model)                           # None: as many as there is memory for
     if not ids:
@@ -1094,7 +1092,7 @@ def open_tokenizer(tokenizer):
     """
     from transformers import AutoTokenizer
     try:
-        return AutoTokenizer.from_pretrained(tokenizer)
+        return AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
     except Exception as error:                             # of many kinds, some of the libraries' own
         if (Path(tokenizer) / "tokenizer.json").is_file():
             raise ValueError(f"tokenizer {str(tokenizer)!r} cannot be opened ({str(error).splitlines()[0]}): copy or train it again") from error

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
-from .pretraining import _check_above_zero, _check_seed, _checked_options, _is_causal, _is_inside, peak_flops, resolve_device, use_bf16
+from .pretraining import _check_above_zero, _check_seed, _checked_options, _config_of, _is_causal, _is_inside, peak_flops, resolve_device, use_bf16
 from .tokenization import _whole
 from .transformer import COUNTED, PRESETS, _feed_forward, _on_meta, flops_per_token, model_config, parameter_count, position_limit
 
@@ -403,7 +403,7 @@ def model_sizes(model, vocab_size=32_768):
 def _folder_config(folder):
     "The configuration in a folder; ValueError where a size of 0 divides another."
     try:
-        return AutoConfig.from_pretrained(folder)
+        return _config_of(folder)
     except ZeroDivisionError as error:
         raise ValueError(f"model {str(folder)!r} has a size of 0 in its config.json, such as num_attention_heads: give a whole number of at least 1") from error
 

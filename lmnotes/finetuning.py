@@ -33,15 +33,15 @@ import torch.nn.functional as F
 import transformers
 from sklearn.metrics import confusion_matrix
 from tokenizers.processors import Sequence, TemplateProcessing
-from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, TrainingArguments
+from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from . import pretraining as engine
-from .checkpoints import _check_other_folder, model_card, model_tokenizer, new_layer_expected
+from .checkpoints import _check_other_folder, _check_weights, model_card, model_tokenizer, new_layer_expected
 from .corpora import check_output_dir, write_aside
 from .generation import _texts, check_decoding, generate_texts, generation_features, generation_loss, open_generator
 from .metrics import _check_whole, _number_of, score
-from .pretraining import damaged_files, last_checkpoint, resolve_device, use_bf16, world_size, write_checksums
+from .pretraining import _config_of, damaged_files, last_checkpoint, resolve_device, use_bf16, world_size, write_checksums
 from .tasks import _groups_and_strata, _loaded_family, _trimmed, _values, class_weights, load_task, stratified_split
 from .transformer import evaluating, position_limit
 
@@ -1271,7 +1271,7 @@ def _open(model, task, names, seed, from_scratch):
     if task in ("tokens", "question-answering") and not tokenizer.is_fast:
         raise ValueError(f"the tokenizer of {str(model)!r} is a {type(tokenizer).__name__}, which does not say where in a text its tokens stand, as a {task} task needs: give a model with a fast tokenizer")
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = _config_of(model)
         opened = _with_head(model, config, task, names, from_scratch)
     except OSError as error:
         raise FileNotFoundError(f"model {str(model)!r} cannot be opened: {str(error).splitlines()[0]}") from error
@@ -1301,7 +1301,9 @@ def _with_head(model, config, task, names, from_scratch):
         if from_scratch:
             return kind.from_config(config, dtype=torch.float32)
         with new_layer_expected():
-            return kind.from_pretrained(model, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True)
+            opened, told = kind.from_pretrained(model, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True, trust_remote_code=False, output_loading_info=True)
+        _check_weights(model, opened, told, inner=True)
+        return opened
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
@@ -1359,7 +1361,7 @@ def _take_in(model, scale):
 @torch.no_grad()
 def _take_out(opened, model, scale, from_scratch=False):
     "The other way round, where the folder's last layer has learned to give numbers already: it goes on from what it knows."
-    config = AutoConfig.from_pretrained(model) if scale and not from_scratch else None
+    config = _config_of(model) if scale and not from_scratch else None
     if config is not None and config.num_labels == 1 and any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
         layer = _last_layer(opened)
         layer.weight.copy_(layer.weight.double() / scale[1])

@@ -18,6 +18,7 @@ import zlib
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -25,15 +26,15 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import (AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, BartConfig, DataCollatorForSeq2Seq,
+from transformers import (AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, BartConfig, DataCollatorForSeq2Seq,
                           EncoderDecoderConfig, EncoderDecoderModel, GenerationConfig, LogitsProcessor, LogitsProcessorList, T5Config,
                           TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
 
-from .checkpoints import model_tokenizer, new_layer_expected, task_of
+from .checkpoints import _check_weights, model_tokenizer, new_layer_expected, task_of
 from .corpora import _check_list
 from .metrics import _number_of
 from .perplexity import _check_ids, _check_number, _check_tokenizer, _check_whole
-from .pretraining import _check_seed, _cross_entropy
+from .pretraining import _check_seed, _config_of, _cross_entropy
 from .tokenization import _check_characters
 from .transformer import evaluating, position_limit
 
@@ -142,14 +143,25 @@ def _ids(tokenizer, texts, special=True):
 
 def _prompts(tokenizer, sources, separator, end):
     "Ids of prompts: the source, the separator, and no end of text after them; a beginning-of-text token where nothing would stand."
-    rows = _ids(tokenizer, [source + separator for source in sources])
-    for row in rows:
-        while len(row) > 1 and row[-1] == end:                 # some tokenizers close every text
-            row.pop()
+    texts = [source + separator for source in sources]
+    rows = [_open_ended(tokenizer, text, row, [end]) for text, row in zip(texts, _ids(tokenizer, texts))]
     first = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if first is None and not all(rows):
         raise ValueError("a source is empty, and the tokenizer has no token with which a text begins or ends: give a source")
     return [row or [first] for row in rows]
+
+
+def _open_ended(tokenizer, text, row, ends):
+    "A text's ids without the ends that its tokenizer puts after every text; those that the text itself ends with stay."
+    if not row or row[-1] not in ends:
+        return row
+    own = _ends_after(_ids(tokenizer, [text], special=False)[0], ends)
+    return row[:max(1, len(row) - _ends_after(row, ends) + own)]
+
+
+def _ends_after(row, ends):
+    "How many tokens that end a text stand last."
+    return next((i for i, token in enumerate(reversed(row)) if token not in ends), len(row))
 
 
 def _cut_left(row, length, tokenizer):
@@ -766,19 +778,33 @@ def only_said(model, options):
     Yields
     ------
     None
+
+    Notes
+    -----
+    RoBERTa and its kin as decoders count positions from the one after that of padding, while the library's `generate` counts from 0: inside, they are told their own.
     """
+    first = max((m.padding_idx + 1 for name, m in model.named_modules() if name.endswith("position_embeddings") and getattr(m, "padding_idx", None) is not None), default=0)
+    shift = model.register_forward_pre_hook(partial(_from_its_first, first), with_kwargs=True) if first and not model.config.is_encoder_decoder else None
     own, model.generation_config = model.generation_config, options
     try:
         yield
     finally:
         model.generation_config = own
+        if shift:
+            shift.remove()
+
+
+def _from_its_first(first, model, given, named):
+    "What a model is called with, its positions counted from its first."
+    places = named.get("position_ids")
+    return given, named if places is None else {**named, "position_ids": places + first}
 
 
 def _decoding(model, tokenizer, max_new_tokens, num_beams, length_penalty, no_repeat_ngram_size):
     "The library's options, each said: what a folder holds of its own (a penalty, a least length) does not apply."
     said, ends, tokens = model.generation_config, _end_ids(model, tokenizer), model.get_input_embeddings().weight.shape[0]
     pad = next(i for i in (getattr(model.config, "pad_token_id", None), tokenizer.pad_token_id, *ends, 0) if i is not None and 0 <= i < tokens)
-    first = {"decoder_start_token_id": _first(model, tokenizer), "forced_bos_token_id": said.forced_bos_token_id} if model.config.is_encoder_decoder else {}
+    first = {"decoder_start_token_id": _first(model, tokenizer), "forced_bos_token_id": said.forced_bos_token_id, "bad_words_ids": [[pad]] if [pad] in (said.bad_words_ids or []) else None} if model.config.is_encoder_decoder else {}
     return GenerationConfig(max_new_tokens=int(max_new_tokens), num_beams=int(num_beams), do_sample=False, length_penalty=float(length_penalty), early_stopping=False,
                             no_repeat_ngram_size=int(no_repeat_ngram_size), repetition_penalty=1.0, min_length=0, num_return_sequences=1,
                             eos_token_id=ends or None, pad_token_id=pad, use_cache=model.config.model_type not in _FORGETFUL, **first)
@@ -829,13 +855,14 @@ def warm_start(encoder_folder, decoder_folder=None, seed=0):
     tokenizer, other = model_tokenizer(encoder_folder, "encoder_folder"), model_tokenizer(decoder_folder, "decoder_folder")
     if tokenizer.get_vocab() != other.get_vocab():
         raise ValueError(f"the tokenizers of {str(encoder_folder)!r} and {str(decoder_folder)!r} differ: both sides need one vocabulary; pretrain them with the same tokenizer")
-    config = AutoConfig.from_pretrained(decoder_folder)
+    config = _config_of(decoder_folder)
     if config.model_type not in _DECODERS:
         raise ValueError(f"a model of type {config.model_type!r} has no place for attention to an encoder: the decoder can be one of {', '.join(_DECODERS)}")
     with _seeded(seed), new_layer_expected():
-        encoder = AutoModel.from_pretrained(encoder_folder, dtype=torch.float32, use_safetensors=True)
+        encoder, told = AutoModel.from_pretrained(encoder_folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
         config.is_decoder, config.add_cross_attention = True, True
-        decoder = AutoModelForCausalLM.from_pretrained(decoder_folder, config=config, dtype=torch.float32, use_safetensors=True)
+        decoder, its = AutoModelForCausalLM.from_pretrained(decoder_folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
+        _check_weights(encoder_folder, encoder, told, inner=True), _check_weights(decoder_folder, decoder, its, inner=True)
         joined = EncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config)
         model = EncoderDecoderModel(config=joined, encoder=encoder, decoder=decoder)
     return _with_tokens(model, tokenizer), tokenizer
@@ -901,10 +928,12 @@ def open_generator(model, tokenizer=None, seed=0, from_scratch=False, separator=
     its_own = model_tokenizer(model)
     tokenizer = tokenizer or its_own
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = _config_of(model)
         auto = AutoModelForCausalLM if generator_family(config) == "causal" else AutoModelForSeq2SeqLM
         with _seeded(seed), new_layer_expected():
-            opened = auto.from_config(config, dtype=torch.float32) if from_scratch else auto.from_pretrained(model, config=config, dtype=torch.float32, use_safetensors=True)
+            how = dict(dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
+            opened, told = (auto.from_config(config, dtype=torch.float32), {"missing_keys": ()}) if from_scratch else auto.from_pretrained(model, config=config, **how)
+        _check_weights(model, opened, told, inner=type(opened).__name__ not in (config.architectures or ()))
     except OSError as error:
         raise FileNotFoundError(f"model {str(model)!r} cannot be opened: {str(error).splitlines()[0]}") from error
     rows = opened.get_input_embeddings().weight.shape[0]

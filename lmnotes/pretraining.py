@@ -2003,12 +2003,12 @@ def _open_folder(model, options):
     if Path(model).is_dir() and not any(Path(model).glob("*.safetensors")) and (pickled := _pickled(model)):
         raise ValueError(f"checkpoint {model!r} cannot be opened: it {pickled}")
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise _not_opened(model, error) from error
     kind = _kind(config, options)
     try:
-        return kind.from_pretrained(model, dtype=torch.float32, use_safetensors=True)
+        return kind.from_pretrained(model, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:                                                  # of many kinds, some of the libraries' own
@@ -2016,8 +2016,20 @@ def _open_folder(model, options):
 
 
 def _line_of(error):
-    "The first line of an error of the libraries, or its kind where it says nothing; where it says much about sizes, that they differ."
+    "The first line of an error of the libraries, or its kind where it says nothing; where it says much about sizes, that they differ, and about code from elsewhere, that it is not run."
+    if "trust_remote_code" in str(error):
+        return "it needs code of its own (auto_map), which is not run"
     return "the weights have other sizes than config.json says" if "ignore_mismatched_sizes" in str(error) else (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _config_of(model):
+    "Configuration of a folder or a hub name; where it needs code of its own, the library would ask on standard input whether to run it, and nothing is asked or run here."
+    try:
+        return AutoConfig.from_pretrained(model, trust_remote_code=False)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(f"model {str(model)!r} cannot be opened: {_line_of(error)}") from error
 
 
 def _not_opened(model, error):

@@ -12,14 +12,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from huggingface_hub import ModelCard, metadata_load
 from safetensors import safe_open
-from safetensors.torch import load_file
-from transformers import (AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, BertConfig,
-                          BigBirdConfig, BigBirdForMaskedLM, GPT2Config, GPT2Model, LlamaConfig, ModernBertConfig, T5Config, T5ForConditionalGeneration)
+from safetensors.torch import load_file, save_file
+from transformers import (AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, BertConfig, BertForPreTraining,
+                          BigBirdConfig, BigBirdForMaskedLM, GPT2Config, GPT2Model, LlamaConfig, ModernBertConfig, T5Config, T5ForConditionalGeneration, T5ForSequenceClassification)
 
 from lmnotes.checkpoints import _compare, average, convert, energy, export, info, load, model_card, model_tokenizer, push, save, task_of, verify
 from lmnotes.cli import COMMANDS, execute
+from lmnotes.finetuning import finetune
 from lmnotes.pretraining import pretrain, save_folder, write_checksums
 from lmnotes.tokenization import train_tokenizer
 
@@ -189,6 +191,54 @@ def test_code_in_a_folder_is_not_run(bert, tokenizer, tmp_path):
     with pytest.raises((ValueError, OSError)):
         load(tmp_path / "m", device="cpu")
     assert not (tmp_path / "exploded").exists()
+
+
+def test_nobody_is_asked_whether_code_is_to_be_run(bert, tokenizer, tmp_path, monkeypatch, capsys):
+    "The library asks on standard input, where the first line of a pipe would be the answer."
+    bert.save_pretrained(tmp_path / "m"), tokenizer.save_pretrained(tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModelForMaskedLM": "mine.Model"}}))
+    (tmp_path / "m" / "mine.py").write_text(f"import os; os.mkdir({str(tmp_path / 'exploded')!r})")
+    (tmp_path / "t.txt").write_text("the cat sat\n")
+    Dataset.from_dict({"text": [f"{text} {n}" for n, text in enumerate(TEXTS)], "label": [0, 1] * 30}).to_csv(tmp_path / "t.csv")
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *words: asked.append(words) or "y")
+    for line in (["info"], ["convert", "c"], ["perplexity", "t.txt"], ["generate", "the"], ["fill-mask", "the [MASK]"], ["finetune", "t.csv", "--output-dir", "c"]):
+        code = execute(COMMANDS, [line[0], str(tmp_path / "m"), *(str(tmp_path / word) if word in ("c", "t.txt", "t.csv") else word for word in line[1:])])
+        said = "".join(capsys.readouterr())
+        assert "needs code of its own (auto_map), which is not run" in said and code == (0 if line == ["info"] else 2), (line, code, said)
+    assert asked == [] and not (tmp_path / "exploded").exists() and not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_weights_that_are_missing_are_named(kind, tokenizer, tmp_path):
+    "The library opens such a folder with random numbers in their place."
+    model = MAKE[kind]()
+    model.save_pretrained(tmp_path / "m"), tokenizer.save_pretrained(tmp_path / "m")
+    data = Dataset.from_dict({"text": [f"{text} {n}" for n, text in enumerate(TEXTS)], "label": [0, 1] * 30})
+    whole, lost = load_file(tmp_path / "m" / "model.safetensors"), {"llama": "model.layers.1.mlp.up_proj.weight", "bert": "bert.encoder.layer.1.output.dense.weight"}[kind]
+    for weights, needle in (({k: v for k, v in whole.items() if k != lost}, f"the weights '{lost}' are missing; copy or train it again"),
+                            ({f"_orig_mod.{k}": v for k, v in whole.items()}, "others are missing; the names of its weights begin with '_orig_mod.'"),
+                            ({f"module.{k}": v for k, v in whole.items()}, "begin with 'module.'")):
+        save_file(weights, tmp_path / "m" / "model.safetensors", metadata={"format": "pt"})
+        for call in (lambda: load(tmp_path / "m", device="cpu"), lambda: convert(tmp_path / "m", tmp_path / "c"), lambda: average([tmp_path / "m"] * 2, tmp_path / "c"),
+                     lambda: load(tmp_path / "m", task="classification", device="cpu"), lambda: finetune(tmp_path / "m", data, tmp_path / "c")):
+            with pytest.raises(ValueError, match=needle if call.__code__.co_names[0] == "load" else "is not whole: the weights|are missing"):
+                call()
+    save_file(whole, tmp_path / "m" / "model.safetensors", metadata={"format": "pt"})
+    assert same(load(tmp_path / "m", device="cpu")[0], model) and load(tmp_path / "m", task="classification", device="cpu") and not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("make", [BertForPreTraining, AutoModel.from_config], ids=["two heads", "no head"])
+def test_a_copy_keeps_every_weight(make, tokenizer, tmp_path):
+    torch.manual_seed(0)
+    models = [make(BertConfig(**SMALL)) for _ in range(2)]
+    for n, model in enumerate(models):
+        model.save_pretrained(tmp_path / f"m{n}"), tokenizer.save_pretrained(tmp_path / f"m{n}")
+    copy, mean = convert(tmp_path / "m0", tmp_path / "c", dtype="bf16"), average([tmp_path / "m0", tmp_path / "m1"], tmp_path / "mean")
+    first, second, copied, averaged = (load_file(tmp_path / name / "model.safetensors") for name in ("m0", "m1", "c", "mean"))
+    assert copy.parameters == mean.parameters == info(tmp_path / "m0").parameters and copy.architecture == info(tmp_path / "m0").architecture and first.keys() == copied.keys() == averaged.keys()
+    assert all(torch.equal(copied[key], first[key].bfloat16()) and torch.allclose(averaged[key], (first[key] + second[key]) / 2, atol=1e-7) for key in first)
 
 
 @pytest.mark.parametrize("call, error, needle", [
@@ -492,6 +542,9 @@ def test_what_cannot_be_exported_is_refused(tokenizer, tmp_path, monkeypatch):
     save(MAKE["t5"](), tokenizer, tmp_path / "t5")
     with pytest.raises(ValueError, match="seq2seq"):
         export(tmp_path / "t5", tmp_path / "x")
+    save(T5ForSequenceClassification(T5Config(vocab_size=100, d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2, **{**ENDS, "eos_token_id": 1}, decoder_start_token_id=0)), tokenizer, tmp_path / "classifier")
+    with pytest.raises(ValueError, match="T5ForSequenceClassification, which looks for the end of each text"):
+        export(tmp_path / "classifier", tmp_path / "x")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ModuleNotFoundError, match=r"onnxscript.*lmnotes\[onnx\]"):
         export(tmp_path / "t5", tmp_path / "x")

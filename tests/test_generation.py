@@ -11,8 +11,8 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
-from transformers import (AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, BartConfig, BartForCausalLM, DistilBertConfig, GenerationConfig, GPT2LMHeadModel, LEDConfig, MarianConfig,
-                          MarianForCausalLM, PreTrainedTokenizerFast, RecurrentGemmaConfig, RecurrentGemmaForCausalLM, RobertaConfig, RoFormerConfig, RoFormerForCausalLM, RwkvConfig, RwkvForCausalLM,
+from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, BartConfig, BartForCausalLM, DistilBertConfig, GenerationConfig, GPT2LMHeadModel, LEDConfig, MarianConfig,
+                          MarianForCausalLM, MarianMTModel, PreTrainedTokenizerFast, RecurrentGemmaConfig, RecurrentGemmaForCausalLM, RobertaConfig, RoFormerConfig, RoFormerForCausalLM, RwkvConfig, RwkvForCausalLM,
                           XLNetConfig)
 
 from lmnotes import generation
@@ -253,6 +253,54 @@ def test_nothing_that_a_folder_says_of_decoding_applies(tokenizers, name):
     own = model.generation_config
     own.suppress_tokens, own.num_beam_groups, own.bad_words_ids, own.min_new_tokens, own.encoder_no_repeat_ngram_size = list(range(3, 40)), None, [[i] for i in range(40, 60)], 6, 1
     assert write(model, tokenizer, SOURCES) == plain and model.generation_config is own
+
+
+def test_padding_is_not_written_where_a_folder_forbids_it(tokenizers):
+    "Marian's has no bias against it: all its translations would be empty."
+    tokenizer = tokenizers["unigram"]
+    torch.manual_seed(1)
+    pad, end = tokenizer.pad_token_id, end_of_text(tokenizer)
+    model = MarianMTModel(MarianConfig(vocab_size=len(tokenizer), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64,
+                                       max_position_embeddings=64, pad_token_id=pad, eos_token_id=end, decoder_start_token_id=pad)).eval()
+    model.final_logits_bias[:], model.final_logits_bias[0, pad] = -5, 0
+    model.get_input_embeddings().weight.data[pad] = 0
+    assert set(write(model, tokenizer, SOURCES)) == {""}
+    model.generation_config.bad_words_ids = [[pad], [end]]
+    texts = write(model, tokenizer, SOURCES, max_new_tokens=8)
+    model.generation_config.bad_words_ids, model.generation_config.forced_eos_token_id = [[pad]], None
+    expected = model.generate(**tokenizer(SOURCES, padding=True, return_tensors="pt", return_token_type_ids=False), max_new_tokens=8, num_beams=1, do_sample=False)
+    assert texts == write(model, tokenizer, SOURCES, max_new_tokens=8) == [text.strip() for text in tokenizer.batch_decode(expected, skip_special_tokens=True)] and all(texts)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "camembert", "data2vec-text"])
+def test_decoders_of_robertas_kin_stand_at_their_own_positions(tokenizers, kind):
+    "The library's `generate` counts from 0, and their training from the position after that of padding."
+    tokenizer = tokenizers["bpe"]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=64,
+                                                                  is_decoder=True, pad_token_id=1, bos_token_id=0, eos_token_id=2, initializer_range=0.4)).eval()
+    torch.nn.init.normal_(next(m for name, m in model.named_modules() if name.endswith("position_embeddings")).weight)
+    sources, expected = ["the cat", "a dog sees the red bird", "one"], []
+    for source in sources:
+        ids = tokenizer(source, return_tensors="pt")["input_ids"]
+        first = ids.shape[1]
+        with torch.no_grad():
+            for _ in range(6):
+                ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
+        ends = [n for n, token in enumerate(ids[0, first:].tolist()) if token == 2]
+        expected.append(tokenizer.decode(ids[0, first:first + ends[0] if ends else None], skip_special_tokens=True).strip())
+    assert [text.strip() for text in write(model, tokenizer, sources)] == expected and len(set(expected)) > 1
+
+
+def test_an_end_that_a_source_is_written_with_stays(tokenizers):
+    tokenizer = tokenizers["bpe"]
+    end = end_of_text(tokenizer)
+    row, = generation._prompts(tokenizer, ["the cat" + tokenizer.convert_ids_to_tokens(end)], "", end)
+    assert row[-1] == end and generation._prompts(tokenizer, ["the cat"], "", end)[0] == [token for token in row if token != end]
+    wordpiece = tokenizers["wordpiece"]
+    closed = wordpiece.sep_token_id
+    assert wordpiece("the cat")["input_ids"][-1] == closed != generation._prompts(wordpiece, ["the cat"], "", closed)[0][-1]
+    assert [generation._prompts(wordpiece, [text], "", closed)[0].count(closed) for text in ("the cat", "the cat [SEP]")] == [0, 1]
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bart"])

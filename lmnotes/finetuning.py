@@ -224,10 +224,10 @@ def _finds_end(inner):
 def _logits(model, inputs):
     "Logits of a batch, in parts where its texts have not equally many ends and the model looks for them."
     inner = _plain_model(model)
-    ends = inputs["input_ids"].eq(inner.config.eos_token_id).sum(1) if _finds_end(inner) else torch.zeros(1)
-    parts = [(ends == number).nonzero()[:, 0] for number in ends.unique()]
-    if len(parts) == 1:
+    if not _finds_end(inner):
         return model(**inputs).logits
+    ends = inputs["input_ids"].eq(inner.config.eos_token_id).sum(1)
+    parts = [(ends == number).nonzero()[:, 0] for number in ends.unique()]
     logits = [model(**{name: values[part] for name, values in inputs.items()}).logits for part in parts]
     return torch.cat(logits)[torch.cat(parts).argsort()]
 

@@ -192,14 +192,24 @@ def test_a_text_that_spells_the_end_of_texts_goes_with_others(kind, tmp_path):
     inputs = {**tokenizer(texts, padding=True, return_tensors="pt"), "labels": torch.tensor([0, 1, 1, 0, 1])}
     expected = F.cross_entropy(torch.tensor(alone), inputs["labels"], reduction="sum").item()
     assert finetuning._loss("classification", model, inputs).item() == pytest.approx(expected, abs=1e-4)
+    slopes = []
+    for loss in (finetuning._loss("classification", model, inputs), sum(F.cross_entropy(model(**tokenizer(text, return_tensors="pt")).logits, label[None]) for text, label in zip(texts, inputs["labels"]))):
+        model.zero_grad(), loss.backward()
+        slopes.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert all(torch.allclose(slopes[0][name], slope, atol=1e-4) for name, slope in slopes[1].items()) and set(slopes[0]) == set(slopes[1])
     folder = save_folder(tmp_path / "m", model, tokenizer)
     data = Dataset.from_dict({"text": [f"good film {'bad ' * (i % 5)}" for i in range(30)] + [f"<s>old</s> price {'bad ' * (i % 5)}" for i in range(30)], "label": ["new", "old"] * 30})
     assert set(finetune(folder, split(data), tmp_path / "f", epochs=1, samples=0).labels) == {"new", "old"}
+    asked = split(data)["test"]["text"][:] + texts
+    assert [p.label for p in predict(tmp_path / "f", asked)] == [predict(tmp_path / "f", text).label for text in asked] and explain(tmp_path / "f", texts[1], method="occlusion")
 
 
 @pytest.mark.parametrize("kind", ["xlm", "flaubert"])
 def test_blocks_that_are_cut_into_lists_are_whole(kind):
     model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, vocab_size=99, emb_dim=32, n_layers=3, n_heads=2))
+    rates = {id(p): group["lr"] for group in finetuning._make_optimizer(model, 1.0, 0.01, 0.5).param_groups for p in group["params"]}
+    place = lambda name: next((int(part) for part in name.split(".") if part.isdigit()), -1)                # 3 blocks above what is below them, the head above all
+    assert all(rates[id(p)] == (1.0 if "summary" in name else 0.5 ** (3 - place(name))) for name, p in model.named_parameters())
     choose_parameters(model, "last", 1)
     learned = {name for name, p in model.named_parameters() if p.requires_grad and name.startswith("transformer.")}
     parts = {"attentions.2", "layer_norm1.2", "ffns.2", "layer_norm2.2"}

@@ -665,6 +665,10 @@ def test_numbers_beside_names_are_to_be_cast():
     with pytest.raises(ValueError, match=r"test: labels 0, 1 are numbers, and training has the names neg, pos: let test name them, too, by test.cast_column\('label', train.features\['label'\]\)"):
         load_task({"train": train, "test": test})
     assert load_task({"train": train, "test": test.cast_column("label", train.features["label"])})["test"]["label"] == [0, 1] * 4
+    with pytest.raises(ValueError, match=r"by test.cast_column\('mood', train.features\['mood'\]\)"):                   # the column's own name
+        load_task({"train": train.rename_column("label", "mood"), "test": test.rename_column("label", "mood")}, label_column="mood")
+    with pytest.raises(ValueError, match="label 2 stands in a held-out split and not in training"):
+        load_task({"train": train, "test": Dataset.from_dict({"text": ["a"], "label": [2]})})
 
 
 def test_columns_that_were_not_named_and_cells_that_commas_do_not_separate(tmp_path):

@@ -2580,13 +2580,15 @@ def _alone():
 @contextmanager
 def _parts_compared_by_us():
     "While inside, Trainer does not compare the size of a process's batches with the checkpoint's: `_tell_of_other_parts` does, in words of ours."
-    module = sys.modules[Trainer.__module__]
-    compare = module.compare_trainer_and_checkpoint_args
-    module.compare_trainer_and_checkpoint_args = lambda *_: None
+    module, name = sys.modules[Trainer.__module__], "compare_trainer_and_checkpoint_args"
+    compare = getattr(module, name, None)                       # other versions of the library may have it elsewhere
+    if compare is not None:
+        setattr(module, name, lambda *_: None)
     try:
         yield
     finally:
-        module.compare_trainer_and_checkpoint_args = compare
+        if compare is not None:
+            setattr(module, name, compare)
 
 
 @contextmanager

@@ -1193,7 +1193,7 @@ def test_a_misspelt_model_does_not_wait_for_the_network(tmp_path, monkeypatch):
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *a, **k: (asked.append(k), own(*a, **k))[1])
     with pytest.raises(FileNotFoundError, match="model 'ber-tiny' is no folder, and the hub's cache on this machine does not hold it"):
         glue("ber-tiny", ["rte"], tmp_path / "run", data_dir=write_hub(tmp_path / "data"), **FAST)
-    assert asked == [{"local_files_only": True}] and not (tmp_path / "run").exists()
+    assert asked == [{"local_files_only": True, "trust_remote_code": False}] and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("content", ["{", "", "[1]", "3", b"\xff"])

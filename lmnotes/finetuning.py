@@ -638,7 +638,7 @@ class FinetuningOptions:
     learning_rate : float, optional
         Highest learning rate of AdamW; by default by the size of the model and the method (`default_learning_rate`).
     batch_size : int
-        Examples of mean length that a step has room for: batches hold at most so many tokens, padding included, and examples of like length, on average a few per cent fewer.
+        Examples of mean length that a step has room for: batches hold at most so many tokens, padding included, and examples of like length: on average a tenth fewer, of a few hundred examples a third to a half fewer (`training_batches` shows how many).
     batch_tokens : int, optional
         Tokens of a step, padding included, in place of what `batch_size` makes of them.
     max_length : int, optional
@@ -1086,14 +1086,16 @@ def _seen_rows(model, tokenizer, rows, options):
     "While inside, of the word embeddings only the rows of tokens that the examples have are parameters, where that saves something; gives a context inside of which the model is whole."
     part, plain = _plain_model(model).get_input_embeddings(), _plain_model(model)
     users = sum(weight is getattr(part, "weight", None) for module in model.modules() for weight in module._parameters.values())
-    if type(part) is not torch.nn.Embedding or users != 1 or not part.weight.requires_grad or part.weight.device.type != "cpu" or part.max_norm or part.sparse or part.scale_grad_by_freq:
+    if type(part) is not torch.nn.Embedding or users != 1 or not part.weight.requires_grad or part.max_norm or part.sparse or part.scale_grad_by_freq:
         yield nullcontext
         return
     seen = torch.from_numpy(np.unique(np.concatenate([*(row["input_ids"] for row in rows), tokenizer.all_special_ids])))
-    if plain.config.is_encoder_decoder or options.compile or world_size() > 1 or "forward" in vars(part) or 4 * len(seen) > 3 * part.num_embeddings:
+    part.weight.seen = seen                                                     # by which a run goes on that learned all rows, or these alone
+    if plain.config.is_encoder_decoder or part.weight.device.type != "cpu" or options.compile or world_size() > 1 or "forward" in vars(part) or 4 * len(seen) > 3 * part.num_embeddings:
         yield nullcontext
         return
     full, some, place = part.weight, torch.nn.Parameter(part.weight.detach()[seen]), torch.full((part.num_embeddings,), -1)
+    some.seen = seen
     place[seen] = torch.arange(len(seen))
     padding = None if part.padding_idx is None or place[part.padding_idx] < 0 else int(place[part.padding_idx])
 

@@ -1604,6 +1604,20 @@ def _set_random_state(state):
         torch.cuda.set_rng_state(state[f"rank{_rank()}.cuda"])
 
 # %% ../nbs/05_pretraining.ipynb #4d6a8f95
+def _at_rows(value, like, name, folder):
+    "A moment of the optimizer at the rows that a parameter has here: fine-tuning may learn those of seen tokens alone (their places are `like.seen`), and go on where all are learned, or the other way."
+    if value.ndim != like.ndim or value.shape == like.shape:
+        return value
+    seen = getattr(like, "seen", torch.empty(0, dtype=torch.long))
+    if len(value) == len(seen):                                                 # of the seen rows, for all: the others had no gradient
+        value = value.new_zeros(like.shape).index_copy_(0, seen, value)
+    elif len(like) == len(seen) and len(value) > int(seen.max()):               # of all rows, for the seen ones
+        value = value[seen]
+    if value.shape != like.shape:
+        raise ValueError(f"the checkpoint {folder} holds {name} of shape {tuple(value.shape)} where {tuple(like.shape)} is learned here: it was made by another version or other choices; start anew, in another folder or with overwrite=True (--overwrite)")
+    return value
+
+
 def _load_training_state(trainer, folder):
     "Put optimizer and schedule back to where a checkpoint was made."
     tensors, facts = load_file(folder / "optimizer.safetensors"), json.loads((folder / "progress.json").read_text(encoding="utf-8"))
@@ -1614,6 +1628,7 @@ def _load_training_state(trainer, folder):
             where, index, name = key.split(".", 2)
             if int(where) == k:
                 like = parameters[int(index)]
+                value = _at_rows(value, like, name, folder)
                 state["state"].setdefault(int(index), {})[name] = _dealt(value, like) if value.shape == like.shape else value
         part.load_state_dict(state)
     if hasattr(optimizer, "parts"):
@@ -2756,6 +2771,9 @@ def _train(model, tokenizer, blocks, held, causal, arguments, output_dir, option
             trainer.state.global_step = saved["step"]
         else:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if watch.interrupted.is_set():                                              # after the last step
+        logger.warning(_FINISHING)
+    with _interruptible(threading.Event(), _FINISHING):
         loss = _best_or_last(model, measure(), output_dir, options, run, measure)
     if not math.isfinite(loss):
         watch._broken(f"the validation loss is {loss}", trainer.state.global_step)

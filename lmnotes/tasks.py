@@ -579,7 +579,8 @@ def _with_test(rows, family, seed):
     elif "test" not in rows:
         held = stratified_split(*_groups_and_strata(rows["train"], family), 0.1, seed)
         if not held.any():
-            raise ValueError("the data has no test split and too few different texts to cut one off: give a split named test, or more examples")
+            several = _or_numbers(Counter(map(str, rows["train"].get("label", ())))) if family == "classification" else ""
+            raise ValueError(f"the data has no test split and too few different texts{' of each label' if several else ''} to cut one off: give a split named test, or more examples{several}")
         rows["train"], rows["test"] = _take(rows["train"], ~held), _take(rows["train"], held)
     return rows
 
@@ -733,6 +734,11 @@ def _with_usual_names(splits):
     return {name: splits[name] for name in sorted(splits, key=["train", "validation", "test", *splits].index)}
 
 # %% ../nbs/08a_tasks.ipynb #9bfd6d4d
+def _or_numbers(seen):
+    "Advice where labels are many different numbers, each of which would be a class."
+    return "; or say task='regression' (--task regression), if they are numbers to be predicted" if len(seen) > 20 and all(map(_is_number, seen)) else ""
+
+
 def _label_names(rows, feature, column, family, own):
     "Names of the labels: the feature's own where it has them, else those of the training split, in order; `own` is the column's name in the data."
     of = lambda columns: Counter(name for value in columns[column] for name in (value if isinstance(value, list) else [value]))
@@ -747,11 +753,13 @@ def _label_names(rows, feature, column, family, own):
             several, places = len(unknown) > 1, [n for n in unknown if re.fullmatch(r"\d+", n) and int(n) < len(declared)]
             if places == unknown:
                 raise ValueError(f"{split}: {'labels' if several else 'label'} {', '.join(unknown)} {'are numbers' if several else 'is a number'}, and training has the names {', '.join(names)}: let {split} name them, too, by {split}.cast_column({own!r}, train.features[{own!r}])")
-            raise ValueError(f"{'labels' if several else 'label'} {', '.join(unknown)} {'stand' if several else 'stands'} in a held-out split and not in training: the known ones are {', '.join(names)}; add training examples of {'them' if several else 'it'}, or leave these rows out")
+            raise ValueError(f"{'labels' if several else 'label'} {', '.join(unknown)} {'stand' if several else 'stands'} in a held-out split and not in training: the known ones are {', '.join(names)}; add training examples of {'them' if several else 'it'}, or leave these rows out{_or_numbers(seen)}")
         if unseen:
             logger.warning("%s: %s in no training example and cannot be learned", split, f"label {unseen[0]} stands" if len(unseen) == 1 else f"labels {', '.join(unseen)} stand")
     if family == "classification" and len(seen) > max(20, len(rows["train"][column]) // 2):
-        logger.warning("the label column has %s different values in %s examples: for text that is to be written say task='generation'", len(seen), len(rows["train"][column]))
+        logger.warning("the label column has %s different values in %s examples: for text that is to be written say task='generation'%s", len(seen), len(rows["train"][column]), _or_numbers(seen))
+    elif family == "classification" and str(getattr(feature, "dtype", "")).startswith("float") and _or_numbers(seen):
+        logger.warning("the label column has %s different numbers, and each is a class of its own%s", len(seen), _or_numbers(seen))
     return names
 
 # %% ../nbs/08a_tasks.ipynb #87bbe6ca

@@ -26,7 +26,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (AutoConfig, AutoModel, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, BartForConditionalGeneration, BertConfig, BertForMaskedLM,
                           BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification, ByT5Tokenizer, FNetConfig, FNetForTokenClassification, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, pipeline)
 
-from lmnotes import finetuning
+from lmnotes import finetuning, pretraining
 from lmnotes.applications import explain, predict, worst_errors
 from lmnotes.checkpoints import info, load, verify
 from lmnotes.cli import COMMANDS, execute
@@ -949,6 +949,48 @@ def test_a_run_that_learns_some_rows_resumes_too(start, alone, wide):
     assert outcome(start.place / "wide-killed") == outcome(start.place / "wide-alone")
 
 
+@pytest.mark.parametrize("first", [False, True], ids=["some-then-all", "all-then-some"])
+def test_a_run_goes_on_where_other_rows_of_the_embeddings_are_learned(wide, tmp_path, monkeypatch, first):
+    "Compiled, and on a GPU, all rows are learned, else those of seen tokens: the optimizer's moments go to the rows of their tokens."
+    some_rows, step_end, choices = finetuning._seen_rows, pretraining._Watch.on_step_end, {**RUN, "weight_decay": 0.0}
+
+    def learn(every):
+        @contextlib.contextmanager
+        def rows(*given):
+            with contextlib.ExitStack() as stack:
+                with monkeypatch.context() as patch:
+                    patch.setattr(finetuning, "world_size", lambda: 1 + every)  # several processes learn all
+                    whole = stack.enter_context(some_rows(*given))
+                yield whole
+        monkeypatch.setattr(finetuning, "_seen_rows", rows)
+
+    def stopped(self, args, state, control, **kwargs):
+        result = step_end(self, args, state, control, **kwargs)
+        if state.global_step == 12:
+            raise RuntimeError("stopped")
+        return result
+    learn(not first)
+    finetune(wide, classes(), tmp_path / "alone", **choices)
+    learn(first)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="stopped"):
+        patch.setattr(pretraining._Watch, "on_step_end", stopped)
+        finetune(wide, classes(), tmp_path / "x", **choices)
+    moments = {len(v) for k, v in load_file(last_checkpoint(tmp_path / "x") / "optimizer.safetensors").items() if k.endswith("exp_avg")}
+    rows = len(load_file(Path(wide) / "model.safetensors")["bert.embeddings.word_embeddings.weight"])
+    assert (rows in moments) is first
+    learn(not first)
+    finetune(wide, classes(), tmp_path / "x", resume=True, **choices)
+    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("alone", "x"))
+    assert all(torch.allclose(found[k], value, atol=1e-6) for k, value in expected.items())
+
+
+def test_moments_of_another_shape_are_refused():
+    value, like = torch.ones(4, 3), torch.ones(5, 3)
+    with pytest.raises(ValueError, match=r"step-1 holds exp_avg of shape \(4, 3\) where \(5, 3\) is learned here: .*start anew"):
+        pretraining._at_rows(value, like, "exp_avg", "step-1")
+    assert pretraining._at_rows(like, like, "exp_avg", "") is like and pretraining._at_rows(torch.tensor(2.0), like, "step", "") == 2
+
+
 def test_a_damaged_checkpoint_is_passed_over_and_a_whole_run_given_back(encoder, start, alone, tmp_path, caplog):
     assert start("damaged", kill_at=touch(alone[1], r"open .*/\.step-00000015.*/progress\.json")) == -signal.SIGKILL
     newest = sorted((start.place / "damaged" / "checkpoints").glob("step-*"))[-1]
@@ -1117,7 +1159,7 @@ def test_two_processes_are_a_run_in_two_parts(encoder, tokenizer, tmp_path):
 _TWO = """
 import json, os, signal, sys
 from datasets import load_from_disk
-from lmnotes import finetuning
+from lmnotes import finetuning, pretraining
 model, data, folder, options = sys.argv[1:]
 options = json.loads(options)
 die, step = options.pop("die", None), finetuning._Watch.on_step_end

@@ -636,7 +636,7 @@ def test_a_card_stands_in_the_folder_and_says_what_the_run_started_from(corpus, 
     assert "| steps | 1 |" in one and "started from" not in one and f"| started from | {first.output_dir} |" in two and damaged_files(tmp_path / "second") == []
 
 
-def test_ctrl_c_while_the_last_loss_is_measured_still_saves(corpus, tokenizer, tmp_path, monkeypatch):
+def test_ctrl_c_while_the_last_loss_is_measured_still_saves(corpus, tokenizer, tmp_path, monkeypatch, caplog):
     measured, calls, before = pretraining.validation_loss, [], signal.getsignal(signal.SIGINT)
 
     def interrupted(*arguments, **options):
@@ -646,7 +646,7 @@ def test_ctrl_c_while_the_last_loss_is_measured_still_saves(corpus, tokenizer, t
         return measured(*arguments, **options)
     monkeypatch.setattr(pretraining, "validation_loss", interrupted)
     result = pretrain(corpus, tokenizer, "bert-tiny", tmp_path / "x", steps=2, **TINY | {"evaluations": 0})
-    assert result.steps == 2 and damaged_files(tmp_path / "x") == [] and signal.getsignal(signal.SIGINT) is before
+    assert result.steps == 2 and "the run is at its end and gets saved" in caplog.text and damaged_files(tmp_path / "x") == [] and signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_scheduler_that_ends_the_process_gets_what_ctrl_c_gets(corpus, tokenizer, tmp_path, monkeypatch):

@@ -693,3 +693,20 @@ def test_pipes_and_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "load_dataset", fail)
     with pytest.raises(PermissionError, match="the cache folder cannot be written .No such file or directory: /nowhere.*HF_HOME.*cache_dir"):
         load_task(tmp_path / "a.csv")
+
+
+def test_many_whole_numbers_as_labels_are_met_with_the_advice_to_say_regression(caplog):
+    advice = r"task='regression' \(--task regression\)"
+    rows = lambda labels: Dataset.from_dict({"text": [f"text {i} of them" for i in range(len(labels))], "label": labels})
+    prices = [100.0 + i for i in range(80)]
+    with pytest.raises(ValueError, match=f"too few different texts of each label to cut one off: .*{advice}"):
+        load_task(rows(prices))
+    with pytest.raises(ValueError, match=f"leave these rows out; or say {advice}"):
+        load_task(DatasetDict(train=rows(prices[:60]), test=rows(prices[60:])))
+    load_task(rows([18.0 + i % 30 for i in range(90)]))
+    assert "30 different numbers, and each is a class of its own; or say task='regression'" in caplog.text
+    caplog.clear()
+    load_task(rows([i % 30 for i in range(90)])), load_task(rows([float(i % 5) for i in range(90)]))
+    assert not caplog.text
+    with pytest.raises(ValueError, match="cut one off: give a split named test, or more examples$"):
+        load_task(rows([f"c{i}" for i in range(30)]))

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import regex
 import torch
 import transformers
 from tqdm.auto import tqdm
@@ -277,6 +278,8 @@ class AnswerPrediction:
         Its share among the candidates of this question: no probability of being right.
     candidates : tuple of Answer
         The best answers, best first.
+    cut : bool
+        Whether the end of the question was not read: it takes half of a window at most.
     """
 
     question: str
@@ -286,14 +289,15 @@ class AnswerPrediction:
     end: int
     confidence: float
     candidates: tuple
+    cut: bool = False
 
     def __repr__(self):
-        return f"{_short(self.question)} {self.answer or 'no answer'!r} [{self.start}:{self.end}] ({self.confidence:.3f})"
+        return f"{_short(self.question)} {self.answer or 'no answer'!r} [{self.start}:{self.end}] ({self.confidence:.3f}){' [question not read whole]' * self.cut}"
 
     def _repr_html_(self):
         begin, end = max(0, self.start - 200), min(len(self.context), self.end + 200)
         marks = [(self.start - begin, self.end - begin, "background:#E69F0060", f"{self.confidence:.2f}")] if self.answer else []
-        return f"<p><b>{escape(self.question)}</b> {escape(self.answer) or 'no answer'}<br>{'…' if begin else ''}{_marked(self.context[begin:end], marks)}{'…' if end < len(self.context) else ''}</p>"
+        return f"<p><b>{escape(self.question)}</b> {escape(self.answer) or 'no answer'}{' [question not read whole]' * self.cut}<br>{'…' if begin else ''}{_marked(self.context[begin:end], marks)}{'…' if end < len(self.context) else ''}</p>"
 
 
 @dataclass(frozen=True)
@@ -334,7 +338,7 @@ class PredictionOptions:
     threshold : float
         Probability from which on a label of a multi-label model applies.
     word_pattern : str
-        Regular expression of a word to tag; by default a run of letters and digits, or any other mark alone. Words should be cut as in training.
+        Regular expression (of the package `regex`) of a word to tag; by default a run of letters and digits with their accents and vowel signs, or any other character alone (Unicode Technical Standard 18, annex C). Words should be cut as in training.
     n_best : int
         Candidates of an answer.
     max_answer_length : int
@@ -366,7 +370,7 @@ class PredictionOptions:
     max_length: int | None = None
     stride: int = 64
     threshold: float = 0.5
-    word_pattern: str = r"\w+|[^\w\s]"
+    word_pattern: str = r"[\p{L}\p{N}_][\p{L}\p{N}\p{M}_\u00ad\u200c\u200d]*|\S[\p{M}\u200d]*"
     n_best: int = 5
     max_answer_length: int = 30
     no_answer_threshold: float | None = None
@@ -397,18 +401,24 @@ class PredictionOptions:
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold {self.threshold} must lie between 0 and 1: it is a probability")
         try:
-            empty = re.match(self.word_pattern, "")
-        except (re.error, TypeError) as error:
+            empty = regex.match(self.word_pattern, "")
+        except (regex.error, TypeError) as error:
             raise ValueError(f"word_pattern {self.word_pattern!r} is no regular expression: {error}") from None
         if empty:
             raise ValueError(f"word_pattern {self.word_pattern!r} finds words without letters: let it take one character or more, as in '\\w+'")
         return self
 
-    def _fits(self, family):
-        "The choices themselves, refused where one is of what is written and the model writes nothing."
-        for name, value in self._decoding().items():
-            if family != "generation" and value != getattr(PredictionOptions, name):
-                raise ValueError(f"{name} {value} is for models that write texts, and this one is for {family}: leave it out")
+    def _fits(self, opened):
+        "The choices themselves, refused where one does nothing for the model's family."
+        family = "classes of one label" if opened.family == "classification" and _kind(opened.model) == "label" else opened.family
+        several = opened.family == "classification" and _kind(opened.model) == "multi-label"
+        answers, tags = opened.family == "question-answering", opened.family == "tokens"
+        uses = [("models that write texts", opened.family == "generation", tuple(self._decoding())), ("models of several labels", several, ("threshold",)), ("models that label words", tags, ("word_pattern",)),
+                ("models that label words or answer questions", tags or answers, ("stride",)), ("models that answer questions", answers, ("n_best", "max_answer_length", "no_answer_threshold"))]
+        for models, fits, names in uses:
+            for name in names:
+                if not fits and getattr(self, name) != getattr(PredictionOptions, name):
+                    raise ValueError(f"{name} {getattr(self, name)} is for {models}, and this one is for {family}: leave it out")
         return self
 
     def _decoding(self):
@@ -458,7 +468,7 @@ def _words(item, pattern):
     elif isinstance(item, dict):
         item = _pair(item, ("text",))[0]
     if not isinstance(item, (list, tuple)):
-        return _text(item), [m.span() for m in re.finditer(pattern, item) if m.group()]
+        return _text(item), [m.span() for m in regex.finditer(pattern, item) if m.group()]
     words = [word if isinstance(word, str) and not word.strip() else _text(word, "word") for word in item]
     ends = np.cumsum([len(word) + 1 for word in words]).tolist()
     if not words:
@@ -568,7 +578,18 @@ def _answered(opened, records, options):
     window = _longest(opened, options.max_length or 384)
     found = predict_answers(model, tokenizer, [q for q, _ in records], [c for _, c in records], window, options.stride, options.n_best,
                             options.max_answer_length, options.batch_tokens, options.no_answer_threshold)
-    return [AnswerPrediction(q, c, best[0].text, best[0].start, best[0].end, best[0].probability, tuple(best)) for (q, c), best in zip(records, found)]
+    cut = _cut_questions(tokenizer, records, window)
+    return [AnswerPrediction(q, c, best[0].text, best[0].start, best[0].end, best[0].probability, tuple(best), i in cut) for i, ((q, c), best) in enumerate(zip(records, found))]
+
+
+def _cut_questions(tokenizer, records, window):
+    "Numbers of the questions that have more tokens than half a window, with a warning."
+    _, half = _question_room(tokenizer, window)
+    ids = tokenizer([question.lstrip() for question, _ in records], add_special_tokens=False, truncation=True, max_length=half + 1)["input_ids"]
+    found = {i for i, row in enumerate(ids) if len(row) > half}
+    if found:
+        logger.warning("%d of %d questions are longer than the %d tokens that are read of a question: their ends were not read", len(found), len(records), half)
+    return found
 
 
 def _written(opened, records, options):
@@ -630,7 +651,7 @@ def predict(model, inputs, context=None, options=None, **changes):
         _check_list("inputs", inputs, "text")
     items = [inputs] if alone else list(inputs)
     opened = _opened(model, options.device)
-    options, records = options._fits(opened.family), []
+    options, records = options._fits(opened), []
     for number, item in enumerate(items):
         try:
             records.append(_record(item, opened.family, options, context))
@@ -957,7 +978,7 @@ def predict_file(model, file, output=None, text_column=None, overwrite=False, op
     file = _readable(file)
     output = None if output is None else _writable(output, file, overwrite)
     opened = _opened(model, options.device)
-    options._fits(opened.family)
+    options._fits(opened)
     if opened.family == "generation":
         _answers(opened, [], options)                          # a choice that no row could be written with is said before anything is
     if output is None:
@@ -1411,7 +1432,7 @@ def explain(model, text, method="occlusion", label=None, word=None, context=None
     if method not in ("occlusion", "gradient"):
         raise ValueError(f"method {method!r} is not known: 'occlusion' or 'gradient'")
     opened = _opened(model, options.device)
-    options = _settled(options._fits(opened.family), opened)
+    options = _settled(options._fits(opened), opened)
     if label is not None and not isinstance(label, str):
         raise TypeError(f"label {label!r} is a {type(label).__name__}: give the name of a label, or a text, as predict answers it")
     if word is not None and opened.family != "tokens":
@@ -1662,7 +1683,7 @@ class Dialogue:
         self.model = _opened(self.model, self.options.device)
         if self.model.family != "question-answering":
             raise ValueError(f"the model is for {self.model.family}: a dialogue needs one that answers questions about a text")
-        self.options._fits(self.model.family)
+        self.options._fits(self.model)
 
     def with_history(self, question):
         "The question behind as many earlier ones as fit."

@@ -712,7 +712,7 @@ def execute(table, argv):
     except typer.Exit as end:
         return end.exit_code
     except KeyboardInterrupt as stop:
-        _complain(f"interrupted; {stop or 'nothing was written'}")
+        _complain(f"interrupted; {str(stop) or 'nothing was written'}")
         return 130
     except BrokenPipeError:
         _drop_output()
@@ -900,12 +900,12 @@ def generate(model, prompt, max_new_tokens=50, temperature=1.0, top_k=None, top_
     """
     import torch
 
-    from lmnotes.generation import _end_ids, check_sampling, only_said
+    from lmnotes.generation import _end_ids, check_decoding, only_said
     from lmnotes.pretraining import _check_seed
     if not isinstance(max_new_tokens, numbers.Integral) or max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens!r} must be a whole number, 1 or more")
     _check_seed(seed)
-    check_sampling(temperature, top_k, top_p)
+    check_decoding(max_new_tokens, 1, temperature, top_k, top_p)
     prompt = _in_letters("prompt", prompt)
     network, tokenizer = _open(model, "causal", device)
     separator = getattr(network.config, "prompt_separator", None) or ""
@@ -1296,7 +1296,8 @@ def predict_rows(model, file, output=None, text_column=None, overwrite=False, pr
         raise ValueError(f"text_column is for files with columns, and {str(file)!r} is a text in each line: leave it out")
     if output is not None:                                 # said before the model is opened
         _check_writable(Path(output).expanduser().resolve().parent, f"output {str(output)!r}")
-    report = predict_file(model, file, output, text_column, overwrite, progress=progress, **options)
+    with _no_bar(Path(model).is_dir()):
+        report = predict_file(model, file, output, text_column, overwrite, progress=progress, **options)
     logging.getLogger("lmnotes").log(logging.INFO if output is None else logging.DEBUG, "%r", report)
     if report.rows and report.errors == report.rows:
         raise ValueError(f"file {str(file)!r}: none of its {report.rows:,} rows could be asked about; each line of {report.output or 'the output'} says why")
@@ -1355,7 +1356,7 @@ def chat(model, document, history_tokens=64, device="auto"):
     ValueError
         If the document is not UTF-8 or empty, standard input is closed, or the model answers no questions.
     """
-    from lmnotes.applications import PredictionOptions, converse
+    from lmnotes.applications import PredictionOptions, _opened, converse
     from lmnotes.corpora import _instead_of_file
     from lmnotes.metrics import _read_utf8
     if not Path(document).is_file():
@@ -1363,7 +1364,9 @@ def chat(model, document, history_tokens=64, device="auto"):
     text = _read_utf8("document", Path(document))
     if sys.stdin is None:
         raise ValueError("standard input is closed, and the questions are read from it: start chat in a terminal, or pipe in a line for each question")
-    turns = converse(model, text, _asked(sys.stdin.isatty()), history_tokens, PredictionOptions(device=device))
+    with _no_bar(Path(model).is_dir()):
+        opened = _opened(model, device)
+    turns = converse(opened, text, _asked(sys.stdin.isatty()), history_tokens, PredictionOptions(device=device))
     return (Turn(*(getattr(turn, field.name) for field in dataclasses.fields(Turn))) for turn in turns)
 
 
@@ -1372,8 +1375,11 @@ def _asked(prompted):
     while True:
         if prompted:
             typer.echo("> ", nl=False)
-        line = _in_letters("question", sys.stdin.readline()).strip()
+        read = sys.stdin.readline()
+        line = _in_letters("question", read).strip()
         if not line:
+            if prompted and not read:                                           # the end of input leaves the prompt's line open
+                typer.echo("")
             return
         yield line
 

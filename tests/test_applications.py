@@ -3,6 +3,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -173,6 +174,48 @@ def test_words_given_and_long_texts(tagger):
 
 def test_words_by_another_pattern(tagger):
     assert [w.text for w in predict(tagger, "soup.bread, a", word_pattern=r"[\w.]+").words] == ["soup.bread", "a"]
+
+
+@pytest.mark.parametrize("text, words", [("हिन्दी भाषा में लिखा", 4), ("Jose\u0301 Garci\u0301a", 2), ("مَرْحَبًا بِالعالم", 2), ("so\u00adft می\u200cخواهم ❤\ufe0f", 3)])
+def test_marks_stay_with_their_letters(tagger, text, words):
+    "UTS 18, annex C: a mark is a part of its word; Python's `re` cuts there."
+    assert [w.text for w in predict(tagger, text).words] == text.split() and len(text.split()) == words
+
+
+def test_words_without_marks_are_cut_as_ever(tagger):
+    text = "It's 3,5 % (x² + a_b)!  Größe—naïve; 文字 и слово…"
+    assert [w.text for w in predict(tagger, text).words] == re.findall(r"\w+|[^\w\s]", text)
+
+
+def test_a_question_that_is_not_read_whole_says_so(answerer, tmp_path, caplog):
+    context = "soup in the city " * 4
+    long, short = "the " * 100 + "city", "the city"
+    found = predict(answerer, [(long, context), (short, context)])
+    assert [a.cut for a in found] == [True, False] and "question not read whole" in repr(found[0]) and "not read whole" not in repr(found[1]) and "question not read whole" in found[0]._repr_html_()
+    assert "1 of 2 questions are longer than the" in caplog.text
+    save(*answerer, tmp_path / "m")
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps({"question": q, "context": context}) + "\n" for q in (long, short)))
+    report = predict_file(tmp_path / "m", tmp_path / "q.jsonl", tmp_path / "out.jsonl", progress=False)
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert report.cut == 1 and "1 not read whole" in repr(report) and rows[0]["cut"] is True and "cut" not in rows[1]
+
+
+@pytest.mark.parametrize("choice, models", [({"threshold": 0.9}, "models of several labels"), ({"word_pattern": "x"}, "models that label words"), ({"stride": 3}, "models that label words or answer questions"),
+                                            ({"n_best": 3}, "models that answer questions"), ({"max_answer_length": 2}, "models that answer questions"), ({"no_answer_threshold": 0.0}, "models that answer questions")])
+def test_choices_of_another_family_are_refused(classifier, tagger, answerer, writer, folder, tmp_path, choice, models):
+    name, value = next(iter(choice.items()))
+    fits = {"models of several labels": (), "models that label words": (tagger,), "models that label words or answer questions": (tagger, answerer), "models that answer questions": (answerer,)}[models]
+    for model, given in ((classifier, "soup"), (tagger, "x soup"), (answerer, ("who", "the soup")), (writer, "soup")):
+        if any(model is one for one in fits):
+            predict(model, given, **choice)
+        else:
+            with pytest.raises(ValueError, match=f"^{name} {value} is for {models}, and this one is for .*: leave it out$"):
+                predict(model, given, **choice)
+    (tmp_path / "a.txt").write_text("soup\n")
+    if not any(classifier is one for one in fits):
+        with pytest.raises(ValueError, match=f"{name} {value} is for"):
+            predict_file(folder, tmp_path / "a.txt", tmp_path / "out.jsonl", progress=False, **choice)
+        assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_the_models_own_threshold():

@@ -1,5 +1,6 @@
 """The command line: its generator against small functions, its errors and exit codes, its start, every example."""
 import dataclasses
+import io
 import json
 import os
 import re
@@ -270,6 +271,24 @@ def test_interrupt_says_what_was_saved(call, capsys, tmp_path):
         os.utime(tmp_path / "checkpoints" / f"step-{step:08d}", (step, step))
     assert call(f"fails stop --output-dir {tmp_path}") == 130
     assert capsys.readouterr().err == f"lmnotes: interrupted; {tmp_path / 'checkpoints' / 'step-00000010'} is the last checkpoint\n"
+
+
+def test_an_interruption_between_two_results_ends_its_sentence(capsys):
+    def answers():
+        yield "one"
+        raise KeyboardInterrupt
+
+    def asks():
+        return answers()
+    assert execute({"asks": Command(asks, ""), "other": Command(fails, "")}, ["asks"]) == 130
+    out = capsys.readouterr()
+    assert out.err == "lmnotes: interrupted; nothing was written\n" and out.out == "one\n"
+
+
+@pytest.mark.parametrize("read, end", [("who\n", "> > \n"), ("who\n\n", "> > ")], ids=["end-of-input", "empty-line"])
+def test_the_end_of_input_closes_the_line_of_the_prompt(monkeypatch, capsys, read, end):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(read))
+    assert list(cli._asked(True)) == ["who"] and capsys.readouterr().out == end
 
 
 def test_other_processes_are_silent(call, capsys, monkeypatch):
@@ -635,7 +654,8 @@ def test_empty_prompt_begins_with_the_start_of_text(models):
 
 
 @pytest.mark.parametrize("change, says", [({"max_new_tokens": 0}, "max_new_tokens=0"), ({"max_new_tokens": 2.5}, "max_new_tokens=2.5"), ({"seed": None}, "seed None must be a whole number"), ({"max_new_tokens": 65}, "64 positions"), ({"temperature": -1.0}, "temperature"),
-                                          ({"temperature": float("nan")}, "temperature"), ({"top_k": 0}, "top_k 0"), ({"top_p": 1.5}, "top_p 1.5")])
+                                          ({"temperature": float("nan")}, "temperature"), ({"top_k": 0}, "top_k 0"), ({"top_p": 1.5}, "top_p 1.5"),
+                                          ({"temperature": 0, "top_k": 3}, "top_k 3 chooses what is sampled from, and temperature 0 does not sample")])
 def test_generate_refuses(models, change, says):
     with pytest.raises(ValueError, match=says):
         cli.generate(models / "causal", "the", **{"device": "cpu", **change})
@@ -864,6 +884,22 @@ def test_a_seed_that_cannot_be_is_refused_first_in_the_same_words(name, seed):
     with pytest.raises(ValueError) as found:
         cli.call(cli.COMMANDS[name], {**values, "seed": seed})
     assert str(found.value) == str(said.value)
+
+
+def test_no_bar_of_the_library_for_local_folders(tmp_path, monkeypatch, capfd):
+    from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
+
+    from lmnotes.tokenization import train_tokenizer
+    tokenizer = train_tokenizer(["who eats the soup in the city"] * 9, vocab_size=90)
+    small = dict(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    for name, kind in (("c", BertForSequenceClassification), ("q", BertForQuestionAnswering)):
+        kind(BertConfig(**small)).save_pretrained(tmp_path / name), tokenizer.save_pretrained(tmp_path / name)
+    (tmp_path / "a.txt").write_text("the soup\n")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("who\n"))
+    capfd.readouterr()
+    for line in (["predict", str(tmp_path / "c"), str(tmp_path / "a.txt"), "--no-progress"], ["chat", str(tmp_path / "q"), str(tmp_path / "a.txt")]):
+        assert execute(cli.COMMANDS, line) == 0
+    assert "Loading weights" not in capfd.readouterr().err
 
 
 def test_generate_looks_at_the_seed_before_the_model():

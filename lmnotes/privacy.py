@@ -603,7 +603,7 @@ class Finding:
 _MAIL = "A-Za-z0-9À-ɏЀ-ӿ"              # letters of addresses: Latin and Cyrillic; Chinese stands beside an address with no space
 _EMAIL = re.compile(rf"(?<![{_MAIL}._%+'@-])(?<!//)[-']*([{_MAIL}_%+][{_MAIL}._%+'-]*@(?:[{_MAIL}](?:[{_MAIL}-]*[{_MAIL}])?\.)+(?:[A-Za-z]{{2,24}}|[Ѐ-ӿ]{{2,24}}))(?![A-Za-z0-9@]|-[A-Za-z0-9@])")
 _HOST = re.compile(r"(?i)(?:ip(?:v[46])?|addr(?:ess)?|host|server|from|to|src|dst|source|destination|dns|gateway|client|peer|remote|inet6?|bcast|地址|主机|服务器)[\"']?[:：]$")
-_IP = re.compile(r"(?<![A-Za-z0-9_.])(?:(?:\d{1,3}\.){3}\d{1,3}(?![\d-]|\.\d|[A-Za-z])|[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![A-Za-z0-9_:]))")
+_IP = re.compile(r"(?<![A-Za-z0-9_.])(?:(?:\d{1,3}\.){3}\d{1,3}(?!\d|-(?!(?:\d{1,3}\.){3}\d)|\.\d|[A-Za-z])|[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?:(?<!:)|(?<=::))(?![A-Za-z0-9_]|:(?!\s|$)))")
 _URL = re.compile(r"(?ai)\b[a-z][a-z0-9+.-]{1,15}://(?:[^\s/:@'\"<>]+:[^\s/@'\"<>]+@[^\s'\"<>）)，。；、]+"
                   r"|[^\s'\"<>?#]{1,2000}\?[^\s'\"<>]{0,2000}?\b(?:access_token|token|api_?key|key|sig|signature|password|secret)=[^\s&'\"<>）)，。；、]{8,}[^\s'\"<>）)，。；、]*)")
 _FILE = re.compile(r"(?i)@(?:.*\.(?:png|jpe?g|gif|svg|webp|js|css|html)|v?\d[\dx.]*\.py)$")      # .py is Paraguay, too
@@ -766,6 +766,9 @@ def _phones(text, regions=REGIONS, **_):
                 yield start, end
 
 
+_DATE = re.compile(r"(?<!\d)(?:19|20)\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?!\d)")
+
+
 def _is_phone(text, start, raw):
     "Whether a valid number was meant as one."
     if raw.startswith("+") or _CUE.search(text[max(0, start - 24):start]):
@@ -773,6 +776,8 @@ def _is_phone(text, start, raw):
     if _named_reference(text, start) or raw[:3] in ("978", "979") and isbn.is_valid(raw) or re.search(r"[A-Za-z0-9_#./=$-]$", text[max(0, start - 1):start]):
         return False
     if text[max(0, start - 1):start] in (",", ":") and not _FULL_NUMBER.fullmatch(raw):
+        return False
+    if _DATE.search(raw) or re.fullmatch(r"\d+\.\d+\s+\d+\.\d+", raw):      # beside a version; two numbers of a table
         return False
     if raw.isdigit():
         return bool(re.fullmatch(r"1[3-9]\d{9}", raw))
@@ -783,9 +788,10 @@ _LATIN = [chr(n) for n in (*range(0x250), *range(0x1e00, 0x1f00))]              
 _CAPITAL, _SMALL = ("[" + "".join(filter(case, _LATIN)) + "]" for case in (str.isupper, str.islower))
 _WORD = rf"{_CAPITAL}{_SMALL}+(?:[-'’]{_CAPITAL}{_SMALL}+)*|(?:[ODM]['’a]?c?|De|Di|La|Le|Fitz){_CAPITAL}{_SMALL}+"
 _FULL = rf"(?:(?:van|von|de|der|da|bin|al)[ ])*(?:{_WORD})(?:[ ](?:[A-Z]\.[ ])?(?:(?:van|von|de|der|da|bin|al)[ ])*(?:{_WORD})){{0,2}}"
-_WHOLE = r"(?![-'’]?\w)"
-_TITLED = re.compile(rf"\b(?:Mr|Mrs|Ms|Miss|Mister|Dr|Doctor|Prof|Professor|Sir|Madam|Mme|Herr|Frau)\b\.?[ ]((?:[A-Z]\.[ ]?){{0,2}}{_FULL}){_WHOLE}")
-_GREETED = re.compile(rf"(?:\b(?:Dear|Hi|Hello|Hey|Thanks|Thank you|Regards|Sincerely|Cheers|Best wishes|Yours truly),?[ \n]|\b[Mm]y name is |\bsigned,? |\b(?:[Cc]ontact|[Nn]ame|[Cc]ustomer|[Pp]atient): ?)({_FULL}){_WHOLE}")
+_WHOLE = r"(?!(?!['’]s\b)[-'’]?\w)"                                              # Smith's is Smith
+_TITLED = re.compile(rf"\b(?:(?:Mr|Mrs|Ms|Miss|Mister|Dr|Doctor|Prof|Professor|Sir|Madam|Mme|Herr|Frau)\b\.?[ ]){{1,4}}((?:[A-Z]\.[ ]?){{0,2}}{_FULL}){_WHOLE}")
+_GREETED = re.compile(rf"(?:\b(?:Dear|Hi|Hello|Hey|Thanks|Thank you|[Rr]egards|Sincerely|Cheers|Best wishes|Yours truly),?(?: |\r?\n)|\b(?:[Rr]egards|Sincerely|Cheers|Best wishes|Yours truly),[ ]*\r?\n[ \t]*\r?\n|\b[Mm]y name is |\bsigned,? |\b(?:[Cc]ontact|[Nn]ame|[Cc]ustomer|[Pp]atient): ?)({_FULL}){_WHOLE}")
+_ANNOTATION = re.compile(r"[Nn]ame: ?\w+(?: ?[\[|=]|\)|\()")                      # a type in code: name: Optional[str], name: Path)
 _NO_NAME = {"World", "All", "Everyone", "Team", "Sir", "Madam", "Customer", "There", "Friends", "Colleagues", "Reader", "Sirs", "God", "Kitty", "Again", "For", "The", "This", "That", "You",
             "Support", "Sales", "Service", "Info", "Python", "None", "Student", "Students", "Editor", "Users", "User", "Committee", "Hiring", "Mr", "Mrs", "Ms", "Miss", "Dr", "Prof", "Professor",
             "Your", "My", "Dear", "Subscriber", "Voucher", "Mobile", "Member", "Friend", "Valued"}
@@ -802,7 +808,7 @@ def _names(text, **_):
     "Names that a text introduces."
     for pattern in (_TITLED, _GREETED):
         for found in pattern.finditer(text):
-            if found[1].split()[0] not in _NO_NAME:
+            if found[1].split()[0] not in _NO_NAME and not (" " not in found[1] and _ANNOTATION.search(text[max(0, found.start(1) - 6):found.end(1) + 2])):
                 yield found.span(1)
     yield from (found.span(1) for found in _CHINESE_NAMED.finditer(text))
     best = {}
@@ -1188,15 +1194,20 @@ class _Scrubber:
     def __init__(self, kinds, regions, pseudonyms, key, model):
         self.kinds, self.regions, self.replacement = kinds, regions, _replacer(pseudonyms, key)
         self.named = _name_finder(model) if "name" in kinds else None
+        self.told = [kind for kind in ("secret", "phone") if kind in kinds]
         self.counts, self.documents, self.characters, self.plain = Counter(), 0, 0, set()
 
-    def __call__(self, text):
+    def __call__(self, text, field=""):
         self.documents, self.characters = self.documents + 1, self.characters + len(text)
-        return self.label(text)
+        return self.label(text, field)
 
-    def label(self, text):
-        "A key or a number, cleaned; it is not counted as a text."
+    def label(self, text, field=""):
+        "A key or a number, cleaned; it is not counted as a text. The name of its field tells what a text alone does not: a password, a telephone number."
         findings = _find(text, self.kinds, self.regions, self.named)
+        if isinstance(field, str) and _FIELD.search(field):
+            cue = len(field) + 2
+            told = [Finding(f.kind, f.start - cue, f.end - cue, f.text) for f in _find(f"{field}: {text}", self.told, self.regions, None) if f.start >= cue]
+            findings = sorted(findings + [t for t in told if all(t.end <= f.start or f.end <= t.start for f in findings)], key=lambda f: f.start)
         self.counts.update(f.kind for f in findings)
         return _replaced(text, findings, self.replacement)
 
@@ -1215,25 +1226,26 @@ class _Scrubber:
             new.append(key)
         return new
 
-    def value(self, value, column=None):
+    def value(self, value, column=None, field=""):
         "A JSON value with its keys, strings and long whole numbers cleaned; with `column`, only that field of the record."
         if isinstance(value, dict) and column is not None:
-            return {k: self.value(v) if k == column else v for k, v in value.items()}
+            return {k: self.value(v, field=k) if k == column else v for k, v in value.items()}
         if isinstance(value, dict):
-            return dict(zip(self.keys(value), map(self.value, value.values())))
-        if isinstance(value, int) and value >= _SHORTEST:
-            new = self.label(str(value))
+            return dict(zip(self.keys(value), [self.value(v, field=k) for k, v in value.items()]))
+        if isinstance(value, int) and value >= (_SHORTEST_TOLD if _FIELD.search(field) else _SHORTEST):
+            new = self.label(str(value), field)
             return value if new == str(value) else new
-        return [self.value(v) for v in value] if isinstance(value, list) else self(value) if isinstance(value, str) else value
+        return [self.value(v, field=field) for v in value] if isinstance(value, list) else self(value, field) if isinstance(value, str) else value
 
-    def strings(self, value):
+    def strings(self, value, field=""):
         "A value of a Parquet column with its strings cleaned; names of fields and numbers belong to the column's type."
         if isinstance(value, dict):
-            return {k: self.strings(v) for k, v in value.items()}
-        return type(value)(map(self.strings, value)) if isinstance(value, (list, tuple)) else self(value) if isinstance(value, str) else value
+            return {k: self.strings(v, k) for k, v in value.items()}
+        return type(value)(self.strings(v, field) for v in value) if isinstance(value, (list, tuple)) else self(value, field) if isinstance(value, str) else value
 
 
-_SHORTEST = 10**10               # a number of fewer digits is never found by itself
+_SHORTEST, _SHORTEST_TOLD = 10**10, 10**6               # a number of fewer digits is never found by itself, or in a field whose name tells that it is one
+_FIELD = re.compile(r"(?i)passw(?:or)?d|passphrase|secret|token|(?:api|access|auth)[_ -]?key|phone|(?<![a-z])tel(?![a-z])|mobile|(?<![a-z])cell(?![a-z])|(?<![a-z])fax|whatsapp|密码|口令|电话|手机|联系方式|传真")
 
 # %% ../nbs/13_privacy.ipynb #7dbe5946
 _PIECE = 200_000                 # characters of a paragraph at most, to the end of the line
@@ -1341,7 +1353,7 @@ def _scrub_csv(source, target, clean, column=None):
         raise ValueError(f"text_column {column!r} is not in {source.name}: there are {', '.join(header)}")
     _write_csv(target, header, [clean(cell) for cell in header] if column is None else header, lines, delimiter)       # a file without a header begins with data
     for row, lines in rows:
-        _write_csv(target, row, [clean(cell) if column in (None, name) else cell for name, cell in zip_longest(header[:len(row)], row)], lines, delimiter)
+        _write_csv(target, row, [clean(cell, name or "") if column in (None, name) else cell for name, cell in zip_longest(header[:len(row)], row)], lines, delimiter)
 
 
 def _write_csv(target, row, new, lines, delimiter):
@@ -1382,7 +1394,7 @@ def _scrub_parquet(source, target, clean, column=None):
         raise ValueError(f"text_column {column!r} is no column of strings of {source}: there are {', '.join(names)}")
     with pq.ParquetWriter(target, table.schema_arrow) as writer:
         for batch in table.iter_batches(1000):
-            columns = [pa.array([clean.strings(v) for v in c.to_pylist()], c.type) if n in names and column in (None, n) else c for n, c in zip(batch.schema.names, batch.columns)]
+            columns = [pa.array([clean.strings(v, n) for v in c.to_pylist()], c.type) if n in names and column in (None, n) else c for n, c in zip(batch.schema.names, batch.columns)]
             writer.write_batch(pa.record_batch(columns, schema=batch.schema))
 
 # %% ../nbs/13_privacy.ipynb #5b24e573
@@ -1442,7 +1454,7 @@ def scrub_corpus(source, output_dir="runs/scrubbed", *, kinds=KINDS, regions=REG
     Parameters
     ----------
     source : str or path
-        A file, or a folder of files: .txt, .md, .jsonl, .csv (cells separated by commas, semicolons or tabs; all also with .gz), .parquet.
+        A file, or a folder of files: .txt, .md, .jsonl, .csv (cells separated by commas, semicolons or tabs; all also with .gz), .parquet. The name of a field or column, such as `phone`, tells what its value is.
     output_dir : str or path
         Folder for the copy, under the same names, and for `result.json` with the counts.
     kinds : sequence of str

@@ -99,6 +99,9 @@ def _rewritten_columns(split, given, label):
     "Columns of a text and of the text to be made of it; no label column where text is to be continued."
     features = split.features
     languages = list(features["translation"]) if isinstance(features.get("translation"), dict) else [c for c in features if _LANGUAGE.fullmatch(c) and c not in _NUMBERING and _has_words(split, c)]
+    beside = next((n for n in ("input", "context") if "instruction" in features and n in features), None)
+    if beside and not given and any(n in features for n in ("output", "response")):
+        raise ValueError(f"an instruction stands in the column 'instruction' and what it is about in {beside!r}: write both into one column, as text = f\"{{row['instruction']}}\\n\\n{{row[{beside!r}]}}\", or say text_column='instruction' to read that alone")
     pairs = [p for p in _REWRITTEN if _is_rewriting(features, *p)] + ([(a, b) for a in languages for b in languages if a != b] if len(languages) > 1 else [])
     fit = [p for p in pairs if (not given or p[0] == given[0]) and (not label or p[1] == label[0])]
     if fit and not (given and label):

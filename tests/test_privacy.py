@@ -907,3 +907,32 @@ def test_rows_of_json_behind_a_mark_and_texts_of_another_encoding(tmp_path):
     with pytest.raises(ValueError, match=r"u\.txt is not utf-8: .*\(--encoding utf-16\)"):
         scrub_corpus(tmp_path / "u.txt", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("text, names", [("Mr. Smith's car", ["Smith"]), ("Prof. Dr. Hans Müller came", ["Hans Müller"]), ("Frau Dr. Merkel", ["Merkel"]), ("Sincerely,\r\nJohn Smith", ["John Smith"]),
+                                         ("Kind regards,\n\nJohn Smith", ["John Smith"]), ("Thanks\n\nHowever it is", []), ("def f(name: Optional[str] = None, g: int = 1):", []), ("def g(name: Path)", []), ("name: Anna", ["Anna"])])
+def test_names_with_endings_titles_and_closings(text, names):
+    assert [f.text for f in find_personal_data(text, kinds=["name"])] == names
+
+
+@pytest.mark.parametrize("text, found", [("connect to host 2001:4860:4860::8888: refused", ["2001:4860:4860::8888"]), ("8.8.8.8-8.8.4.4", ["8.8.8.8", "8.8.4.4"]), ("8.8.8.8-9", []),
+                                         ("# 2.0    2021-12-31  Drop", []), ("## [7.1] - 2015-04-14", []), ("2001-07-19 9.7", []), ("43.5503 5.1568", []), ("call 415-555-2671", ["415-555-2671"])])
+def test_addresses_before_signs_and_dates_beside_versions(text, found):
+    assert [f.text for f in find_personal_data(text, kinds=["ip", "phone"])] == found
+
+
+def test_the_name_of_a_field_tells_what_a_value_is(tmp_path):
+    import json
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    row = {"password": "hunter2abc1", "phone": "4155552671", "mobile_no": 4155552671, "text": "4155552671", "number": 4155552671, "user": {"tel": ["4155552671"]}}
+    (source / "a.jsonl").write_text(json.dumps(row) + "\n")
+    (source / "b.csv").write_text("password,phone,number\nhunter2abc1,4155552671,4155552671\n")
+    pq.write_table(pa.table({"phone": ["4155552671"], "number": ["4155552671"]}), source / "c.parquet")
+    scrub_corpus(source, target)
+    assert json.loads((target / "a.jsonl").read_text()) == {"password": "[SECRET]", "phone": "[PHONE]", "mobile_no": "[PHONE]", "text": "4155552671", "number": 4155552671, "user": {"tel": ["[PHONE]"]}}
+    assert (target / "b.csv").read_text() == "password,phone,number\n[SECRET],[PHONE],4155552671\n"
+    assert pq.read_table(target / "c.parquet").to_pylist() == [{"phone": "[PHONE]", "number": "4155552671"}]

@@ -710,3 +710,12 @@ def test_many_whole_numbers_as_labels_are_met_with_the_advice_to_say_regression(
     assert not caplog.text
     with pytest.raises(ValueError, match="cut one off: give a split named test, or more examples$"):
         load_task(rows([f"c{i}" for i in range(30)]))
+
+
+def test_an_instruction_with_an_input_is_not_read_in_halves():
+    "Alpaca's and Dolly's form: what is asked for and what it is about stand in two columns."
+    rows = [{"instruction": f"do {i}", "input": f"data {i}" * (i % 2), "output": f"done {i}"} for i in range(30)]
+    with pytest.raises(ValueError, match=r"'instruction' and what it is about in 'input': write both into one column.*or say text_column='instruction'"):
+        load_task(Dataset.from_list(rows))
+    assert load_task(Dataset.from_list(rows), text_column="instruction")["train"][0]["source"].startswith("do ")
+    assert load_task(Dataset.from_list([{k: v for k, v in row.items() if k != "input"} for row in rows]))["train"][0]["source"].startswith("do ")

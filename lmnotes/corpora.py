@@ -927,6 +927,9 @@ def _read_group(files, kind, text_column, encoding, streaming, cache_dir):
         for file in files:
             _check_encoding(file, encoding)
     marked = encoding if kind == "parquet" or codecs.lookup(encoding).name != "utf-8" else "utf-8-sig"      # leaves out the mark that some editors put first
+    packed = next((file for file in files if kind == "text" and file.endswith(".gz")), None)
+    if packed and codecs.lookup(encoding).name not in ("utf-8", "ascii"):           # the library reads them as UTF-8, whatever it is told
+        raise ValueError(f"encoding {encoding!r} is read from files that are not packed, and {packed} is: unpack it (gunzip), or save it as UTF-8")
     extra = {"text": {"encoding": marked, "sample_by": "paragraph"}, "csv": {"encoding": encoding}, "json": {"encoding": encoding}}.get(kind, {})
     try:
         extra |= _csv_gaps(files[0], text_column or "text", encoding, cache_dir) if kind == "csv" else {}

@@ -254,3 +254,15 @@ def test_semicolons_in_place_of_commas_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"the columns are text;n \(the cells seem to be separated by semicolons: save the file with commas\)"):
         load_corpus(tmp_path / "a.csv")
     assert corpora._separated_by(["a\tb"]).endswith("separated by tabs: save the file with commas, or with the ending .tsv)") and corpora._separated_by(["a;b", "c"]) == corpora._separated_by(["a"]) == ""
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "iso2022_jp", "utf-16"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_packed_texts_are_read_as_utf_8_only(tmp_path, encoding, streaming):
+    "The library would take their bytes for UTF-8: an error that blames the file, or rubbish."
+    import gzip
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress("one\n\ntwo".encode(encoding)))
+    with pytest.raises(ValueError, match=f"encoding '{encoding}' is read from files that are not packed, and .*a.txt.gz is: unpack it"):
+        load_corpus(tmp_path / "a.txt.gz", encoding=encoding, streaming=streaming, validation_fraction=0)
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress("one\n\nzwölf".encode()))
+    assert list(load_corpus(tmp_path / "b.txt.gz", validation_fraction=0)["train"]["text"]) == ["one", "zwölf"]

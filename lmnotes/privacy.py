@@ -1245,7 +1245,7 @@ class _Scrubber:
 
 
 _SHORTEST, _SHORTEST_TOLD = 10**10, 10**6               # a number of fewer digits is never found by itself, or in a field whose name tells that it is one
-_FIELD = re.compile(r"(?i)passw(?:or)?d|passphrase|secret|token|(?:api|access|auth)[_ -]?key|phone|(?<![a-z])tel(?![a-z])|mobile|(?<![a-z])cell(?![a-z])|(?<![a-z])fax|whatsapp|密码|口令|电话|手机|联系方式|传真")
+_FIELD = re.compile(r"(?i)passw(?:or)?d|passphrase|secret|(?:api|access|auth)[_ -]?(?:key|token)|phone|(?<![a-z])tel(?![a-z])|mobile|(?<![a-z])cell(?![a-z])|(?<![a-z])fax|whatsapp|密码|口令|电话|手机|联系方式|传真")
 
 # %% ../nbs/13_privacy.ipynb #7dbe5946
 _PIECE = 200_000                 # characters of a paragraph at most, to the end of the line

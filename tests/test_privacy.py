@@ -928,11 +928,11 @@ def test_the_name_of_a_field_tells_what_a_value_is(tmp_path):
     import pyarrow.parquet as pq
     source, target = tmp_path / "in", tmp_path / "out"
     source.mkdir()
-    row = {"password": "hunter2abc1", "phone": "4155552671", "mobile_no": 4155552671, "text": "4155552671", "number": 4155552671, "user": {"tel": ["4155552671"]}}
+    row = {"token": "1990s-era", "access_token": "hunter2abc1", "password": "hunter2abc1", "phone": "4155552671", "mobile_no": 4155552671, "text": "4155552671", "number": 4155552671, "user": {"tel": ["4155552671"]}}
     (source / "a.jsonl").write_text(json.dumps(row) + "\n")
     (source / "b.csv").write_text("password,phone,number\nhunter2abc1,4155552671,4155552671\n")
     pq.write_table(pa.table({"phone": ["4155552671"], "number": ["4155552671"]}), source / "c.parquet")
     scrub_corpus(source, target)
-    assert json.loads((target / "a.jsonl").read_text()) == {"password": "[SECRET]", "phone": "[PHONE]", "mobile_no": "[PHONE]", "text": "4155552671", "number": 4155552671, "user": {"tel": ["[PHONE]"]}}
+    assert json.loads((target / "a.jsonl").read_text()) == {"token": "1990s-era", "access_token": "[SECRET]", "password": "[SECRET]", "phone": "[PHONE]", "mobile_no": "[PHONE]", "text": "4155552671", "number": 4155552671, "user": {"tel": ["[PHONE]"]}}
     assert (target / "b.csv").read_text() == "password,phone,number\n[SECRET],[PHONE],4155552671\n"
     assert pq.read_table(target / "c.parquet").to_pylist() == [{"phone": "[PHONE]", "number": "4155552671"}]

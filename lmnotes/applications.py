@@ -468,7 +468,7 @@ def _words(item, pattern):
     elif isinstance(item, dict):
         item = _pair(item, ("text",))[0]
     if not isinstance(item, (list, tuple)):
-        return _text(item), [m.span() for m in regex.finditer(pattern, item) if m.group()]
+        return _text(item), [m.span() for m in regex.finditer(pattern, item) if m.group().strip()]
     words = [word if isinstance(word, str) and not word.strip() else _text(word, "word") for word in item]
     ends = np.cumsum([len(word) + 1 for word in words]).tolist()
     if not words:

@@ -791,7 +791,6 @@ _FULL = rf"(?:(?:van|von|de|der|da|bin|al)[ ])*(?:{_WORD})(?:[ ](?:[A-Z]\.[ ])?(
 _WHOLE = r"(?!(?!['’]s\b)[-'’]?\w)"                                              # Smith's is Smith
 _TITLED = re.compile(rf"\b(?:(?:Mr|Mrs|Ms|Miss|Mister|Dr|Doctor|Prof|Professor|Sir|Madam|Mme|Herr|Frau)\b\.?[ ]){{1,4}}((?:[A-Z]\.[ ]?){{0,2}}{_FULL}){_WHOLE}")
 _GREETED = re.compile(rf"(?:\b(?:Dear|Hi|Hello|Hey|Thanks|Thank you|[Rr]egards|Sincerely|Cheers|Best wishes|Yours truly),?(?: |\r?\n)|\b(?:[Rr]egards|Sincerely|Cheers|Best wishes|Yours truly),[ ]*\r?\n[ \t]*\r?\n|\b[Mm]y name is |\bsigned,? |\b(?:[Cc]ontact|[Nn]ame|[Cc]ustomer|[Pp]atient): ?)({_FULL}){_WHOLE}")
-_ANNOTATION = re.compile(r"[Nn]ame: ?\w+(?: ?[\[|=]|\)|\()")                      # a type in code: name: Optional[str], name: Path)
 _NO_NAME = {"World", "All", "Everyone", "Team", "Sir", "Madam", "Customer", "There", "Friends", "Colleagues", "Reader", "Sirs", "God", "Kitty", "Again", "For", "The", "This", "That", "You",
             "Support", "Sales", "Service", "Info", "Python", "None", "Student", "Students", "Editor", "Users", "User", "Committee", "Hiring", "Mr", "Mrs", "Ms", "Miss", "Dr", "Prof", "Professor",
             "Your", "My", "Dear", "Subscriber", "Voucher", "Mobile", "Member", "Friend", "Valued"}
@@ -804,11 +803,17 @@ _NO_CHINESE_NAME = ("[一-鿿]{0,2}[人员者的座]|程序[猿媛]|高[一二�
 _CHINESE_NAMED = re.compile(rf"(?:我叫|我是(?!(?:{_NO_CHINESE_NAME})(?![一-鿿]))|姓名[:：]?\s?|联系人[:：]\s?|收件人[:：]\s?|客户[:：]\s?|名叫)((?:{_COMPOUND}|[{_SURNAMES}])[一-鿿]{{1,2}})(?![一-鿿])")
 
 
+def _is_type(text, start, end):
+    "Whether a word behind `name:` is a type in code, as in `def open(name: Path)` or `name: Optional[str]`."
+    before = text[max(0, start - 200):start]
+    return " " not in text[start:end] and bool(re.search(r"name: ?$", before)) and (text[end:end + 1] == "[" or bool(re.search(r"\b(?:def|fn|func|function|lambda)\b[^\n]*$", before)))
+
+
 def _names(text, **_):
     "Names that a text introduces."
     for pattern in (_TITLED, _GREETED):
         for found in pattern.finditer(text):
-            if found[1].split()[0] not in _NO_NAME and not (" " not in found[1] and _ANNOTATION.search(text[max(0, found.start(1) - 6):found.end(1) + 2])):
+            if found[1].split()[0] not in _NO_NAME and not _is_type(text, *found.span(1)):
                 yield found.span(1)
     yield from (found.span(1) for found in _CHINESE_NAMED.finditer(text))
     best = {}
@@ -1204,7 +1209,7 @@ class _Scrubber:
     def label(self, text, field=""):
         "A key or a number, cleaned; it is not counted as a text. The name of its field tells what a text alone does not: a password, a telephone number."
         findings = _find(text, self.kinds, self.regions, self.named)
-        if isinstance(field, str) and _FIELD.search(field):
+        if _FIELD.search(field):
             cue = len(field) + 2
             told = [Finding(f.kind, f.start - cue, f.end - cue, f.text) for f in _find(f"{field}: {text}", self.told, self.regions, None) if f.start >= cue]
             findings = sorted(findings + [t for t in told if all(t.end <= f.start or f.end <= t.start for f in findings)], key=lambda f: f.start)

@@ -99,10 +99,10 @@ def _rewritten_columns(split, given, label):
     "Columns of a text and of the text to be made of it; no label column where text is to be continued."
     features = split.features
     languages = list(features["translation"]) if isinstance(features.get("translation"), dict) else [c for c in features if _LANGUAGE.fullmatch(c) and c not in _NUMBERING and _has_words(split, c)]
-    beside = next((n for n in ("input", "context") if "instruction" in features and n in features), None)
-    if beside and not given and any(n in features for n in ("output", "response")):
-        raise ValueError(f"an instruction stands in the column 'instruction' and what it is about in {beside!r}: write both into one column, as text = f\"{{row['instruction']}}\\n\\n{{row[{beside!r}]}}\", or say text_column='instruction' to read that alone")
     pairs = [p for p in _REWRITTEN if _is_rewriting(features, *p)] + ([(a, b) for a in languages for b in languages if a != b] if len(languages) > 1 else [])
+    beside = _first(("input", "context"), features)
+    if not given and beside and "instruction" in features and (label or _first(("output", "response"), features)):      # as Alpaca and Dolly have it
+        return ["instruction", *beside], label or _first(("output", "response"), features)
     fit = [p for p in pairs if (not given or p[0] == given[0]) and (not label or p[1] == label[0])]
     if fit and not (given and label):
         return [fit[0][0]], [fit[0][1]]
@@ -489,7 +489,7 @@ def _read_rewritten(split, name, texts, targets, family):
     if isinstance(split.features.get("translation"), dict) and not {*texts, *filter(None, [targets])} & set(split.column_names):
         split = split.select_columns(["translation"]).flatten()
         texts, targets = [f"translation.{texts[0]}"], f"translation.{targets}"
-    source = _texts_of(split, texts[0])
+    source = ["\n\n".join(filter(_filled, parts)) for parts in zip(*(_texts_of(split, name) for name in texts))] if len(texts) > 1 else _texts_of(split, texts[0])
     if targets is None:
         return {"source": [""] * len(source), "target": source}, list(map(_filled, source))
     target = _texts_of(split, targets)
@@ -829,7 +829,7 @@ def load_task(data="docstrings/package", task=None, *, text_column=None, label_c
         Family: `classification`, `regression`, `multi-label`, `tokens`, `question-answering`, `generation` (also `translation`, `summarization`);
         by default recognised by the columns, see `recognise`.
     text_column : str or list of str, optional
-        Column of the input; two for a pair, or for question and context. By default the usual names.
+        Column of the input; two for a pair, for question and context, or for an instruction and what it is about, which are joined by an empty line. By default the usual names.
     label_column : str, optional
         Column of the label, the labels, the tags, the answers, or the target. By default the usual names.
     regression : bool, optional

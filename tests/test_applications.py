@@ -183,7 +183,7 @@ def test_marks_stay_with_their_letters(tagger, text, words):
 
 
 def test_words_without_marks_are_cut_as_ever(tagger):
-    text = "It's 3,5 % (x² + a_b)!  Größe—naïve; 文字 и слово…"
+    text = "It's 3,5 % (x² + a_b)!  Größe—naïve;\x1c \x1f\t文字 и слово…"
     assert [w.text for w in predict(tagger, text).words] == re.findall(r"\w+|[^\w\s]", text)
 
 

@@ -910,7 +910,8 @@ def test_rows_of_json_behind_a_mark_and_texts_of_another_encoding(tmp_path):
 
 
 @pytest.mark.parametrize("text, names", [("Mr. Smith's car", ["Smith"]), ("Prof. Dr. Hans Müller came", ["Hans Müller"]), ("Frau Dr. Merkel", ["Merkel"]), ("Sincerely,\r\nJohn Smith", ["John Smith"]),
-                                         ("Kind regards,\n\nJohn Smith", ["John Smith"]), ("Thanks\n\nHowever it is", []), ("def f(name: Optional[str] = None, g: int = 1):", []), ("def g(name: Path)", []), ("name: Anna", ["Anna"])])
+                                         ("Kind regards,\n\nJohn Smith", ["John Smith"]), ("Thanks\n\nHowever it is", []), ("def f(name: Optional[str] = None, g: int = 1):", []), ("def g(name: Path)", []), ("name: Anna", ["Anna"]),
+                                         ("Name: Anna | Tel", ["Anna"]), ("the owner (name: Anna)", ["Anna"])])
 def test_names_with_endings_titles_and_closings(text, names):
     assert [f.text for f in find_personal_data(text, kinds=["name"])] == names
 

@@ -712,10 +712,13 @@ def test_many_whole_numbers_as_labels_are_met_with_the_advice_to_say_regression(
         load_task(rows([f"c{i}" for i in range(30)]))
 
 
-def test_an_instruction_with_an_input_is_not_read_in_halves():
-    "Alpaca's and Dolly's form: what is asked for and what it is about stand in two columns."
+def test_an_instruction_is_read_with_what_it_is_about():
+    "Alpaca's and Dolly's form: the source stands in two columns, the second often empty."
     rows = [{"instruction": f"do {i}", "input": f"data {i}" * (i % 2), "output": f"done {i}"} for i in range(30)]
-    with pytest.raises(ValueError, match=r"'instruction' and what it is about in 'input': write both into one column.*or say text_column='instruction'"):
-        load_task(Dataset.from_list(rows))
-    assert load_task(Dataset.from_list(rows), text_column="instruction")["train"][0]["source"].startswith("do ")
-    assert load_task(Dataset.from_list([{k: v for k, v in row.items() if k != "input"} for row in rows]))["train"][0]["source"].startswith("do ")
+    wanted = {(f"do {i}" + f"\n\ndata {i}" * (i % 2), f"done {i}") for i in range(30)}
+    found = lambda task: {(row["source"], row["target"]) for split in task.values() for row in split}
+    assert found(load_task(Dataset.from_list(rows))) == found(load_task(Dataset.from_list(rows), task="generation", text_column=["instruction", "input"], label_column="output")) == wanted
+    dolly = [{"instruction": row["instruction"], "context": row["input"] or None, "response": row["output"], "category": "open"} for row in rows]
+    assert found(load_task(Dataset.from_list(dolly))) == wanted
+    assert found(load_task(Dataset.from_list(rows), text_column="instruction")) == {(f"do {i}", f"done {i}") for i in range(30)}
+    assert found(load_task(Dataset.from_list([{k: v for k, v in row.items() if k != "input"} for row in rows]))) == {(f"do {i}", f"done {i}") for i in range(30)}

@@ -166,8 +166,22 @@ _AVERAGES = ("macro", "micro", "weighted", "binary", None)
 def _counted(predictions, references, labels=None):
     "A function that counts, for each label, the chosen examples that are called it rightly, are called it, and have it; and the labels."
     p, r, known = _codes(predictions, references, labels)
-    count = lambda codes: np.bincount(codes, minlength=len(known))              # no table of all pairs of labels, which may be many
-    return lambda chosen: (count(p[chosen][p[chosen] == r[chosen]]), count(p[chosen]), count(r[chosen])), known
+    pairs, place = np.unique(p * len(known) + r, return_inverse=True)           # of those that occur: no table of all pairs of labels, which may be many
+    said, true = np.divmod(pairs, len(known))
+    count = lambda codes, times: np.bincount(codes, times, len(known))
+
+    def counted(chosen):
+        times = np.bincount(place[chosen], minlength=len(pairs))
+        return count(said[said == true], times[said == true]), count(said, times), count(true, times)
+    return counted, known
+
+
+def _sums(rows, known):
+    "A function that counts how often each label stands in the rows of the chosen examples, by what stands there: no table of examples by labels, which may be many."
+    column = {label: i for i, label in enumerate(known)}
+    row_of = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    column_of = np.array([column[label] for row in rows for label in row], int)
+    return lambda chosen: np.bincount(column_of, np.bincount(np.arange(len(rows))[chosen], minlength=len(rows))[row_of], len(known))
 
 # %% ../nbs/08_metrics.ipynb #7c412fb2
 def _precision_recall_f1(predictions, references, average="macro", labels=None, positive=1):
@@ -251,7 +265,7 @@ def matthews_correlation(predictions, references, labels=None):
 
 # %% ../nbs/08_metrics.ipynb #65735c07
 def _label_sets(predictions, references, labels=None):
-    "Two boolean arrays (examples, labels), whether predicted and whether true, and the labels."
+    "Predicted and true labels as two lists of sets, and the labels in their order."
     for name, values in (("predictions", predictions), ("references", references)):
         if getattr(values, "ndim", 1) == 2:
             raise ValueError(f"{name} is an array with a column for each label: give lists of labels, [numpy.flatnonzero(row) for row in {name}]")
@@ -263,7 +277,7 @@ def _label_sets(predictions, references, labels=None):
         raise ValueError(f"{_shown(sorted(outside, key=str))} is not among the labels {_shown(known)}: correct it, or add it to labels")
     if not known:
         raise ValueError("no example has a label, predicted or true: there is nothing to score")
-    return [np.array([[label in row for label in known] for row in rows]) for rows in both] + [known]
+    return *both, known
 
 
 def _as_set(name, i, row):
@@ -279,13 +293,14 @@ def _as_set(name, i, row):
 
 
 def _multilabel_f1(predictions, references, average="micro", labels=None):
-    p, r, _ = _label_sets(predictions, references, labels)
-    return lambda chosen: _averaged((p & r)[chosen].sum(0), p[chosen].sum(0), r[chosen].sum(0), average)
+    p, r, known = _label_sets(predictions, references, labels)
+    counts = [_sums(rows, known) for rows in ([a & b for a, b in zip(p, r)], p, r)]
+    return lambda chosen: _averaged(*(count(chosen) for count in counts), average)
 
 
 def _subset_accuracy(predictions, references, labels=None):
     p, r, _ = _label_sets(predictions, references, labels)
-    right = (p == r).all(1)
+    right = np.array([a == b for a, b in zip(p, r)])
     return lambda chosen: float(right[chosen].mean())
 
 # %% ../nbs/08_metrics.ipynb #e9fe1d7d
@@ -560,13 +575,10 @@ def _set_f1(predictions, references, average, labels):
     if outside:
         raise ValueError(f"{outside[0]!r} is not among the labels {_shown(known)}: correct it, or add it to labels (types of spans without B- and I-)")
 
-    def count(rows):
-        found = [Counter(label for label, _, _ in row) for row in rows]
-        return np.array([[row[label] for label in known] for row in found]).reshape(len(rows), len(known))
-    hits, called, there = count([p & r for p, r in zip(predictions, references)]), count(predictions), count(references)
+    counts = [_sums([[label for label, _, _ in row] for row in rows], known) for rows in ([p & r for p, r in zip(predictions, references)], predictions, references)]
 
     def measure(chosen):
-        values = _averaged(hits[chosen].sum(0), called[chosen].sum(0), there[chosen].sum(0), average)
+        values = _averaged(*(count(chosen) for count in counts), average)
         return values if average else {label: {name: float(v[i]) for name, v in values.items()} for i, label in enumerate(known)}
     return measure
 

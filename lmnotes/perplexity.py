@@ -1394,8 +1394,19 @@ def _words_of(text, offsets):
     return found, np.minimum(np.searchsorted(ends, inner, side="right"), len(found) - 1)
 
 
+_EDGES = weakref.WeakKeyDictionary()                            # of a tokenizer: looking through a vocabulary takes longer than reading a sentence
+
+
 def _edges(tokenizer, rows):
     "Tokens that end the word before them, as they begin with white space or end the text; None if the tokenizer does not mark spaces so."
+    asked = rows, len(tokenizer), tokenizer.eos_token_id, tokenizer.bos_token_id
+    if _EDGES.get(tokenizer, (None,))[0] != asked:
+        _EDGES[tokenizer] = asked, _edges_of(tokenizer, rows)
+    return _EDGES[tokenizer][1]
+
+
+def _edges_of(tokenizer, rows):
+    "The same, looked up."
     pieces = tokenizer.convert_ids_to_tokens(list(range(min(rows, len(tokenizer)))))
     begins = [i for i, p in enumerate(pieces) if p and (p[0] in "Ġ▁Ċĉč \n\t\r" or p in ("<0x20>", "<0x0A>", "<0x09>", "<0x0D>"))]
     if not any(p and p[0] in "Ġ▁" and len(p) > 1 for p in pieces):

@@ -65,6 +65,23 @@ def test_label_sets_are_scored_as_scikit_learn_does(pairs):
     assert result["macro_f1"] == pytest.approx(sk.f1_score(matrix(r), matrix(p), average="macro", zero_division=0))
 
 
+def test_intervals_are_those_of_tables_of_all_labels():
+    "The bootstrap counts what stands in the rows drawn; here every draw is scored by scikit-learn on a table of examples by labels."
+    g = np.random.default_rng(0)
+    r = [sorted(set(row)) for row in g.integers(0, 30, (60, 3)).tolist()]
+    p = [row if g.random() < 0.5 else [] for row in r]
+    known = sorted({label for row in r for label in row})
+    said, true = (np.array([[int(label in row) for label in known] for row in rows]) for rows in (p, r))
+    result, draws = score("multi-label", p, r, samples=20), [d for d in np.random.default_rng(0).integers(0, 60, (20, 60))]
+    for name, measure in (("micro_f1", lambda d: sk.f1_score(true[d], said[d], average="micro", zero_division=0)), ("subset_accuracy", lambda d: (said[d] == true[d]).all(1).mean())):
+        values = [measure(d) for d in draws]
+        assert result.intervals[name] == pytest.approx(np.quantile(values, [0.025, 0.975]))
+    p, r = ([row[0] if row else 30 for row in rows] for rows in (p, r))
+    result = score("classification", p, r, samples=20)
+    for name, measure in (("macro_f1", lambda d: sk.f1_score(np.array(r)[d], np.array(p)[d], average="macro", zero_division=0)), ("matthews_correlation", lambda d: sk.matthews_corrcoef(np.array(r)[d], np.array(p)[d]))):
+        assert result.intervals[name] == pytest.approx(np.quantile([measure(d) for d in draws], [0.025, 0.975]))
+
+
 def test_labels_may_be_numbers_arrays_and_booleans():
     p, r = np.array([1, 0, 1]), np.array([1, 1, 0])
     assert accuracy(p, r) == accuracy(p.astype(bool), r.astype(bool)) == accuracy(p.tolist(), tuple(r.tolist())) == 1 / 3

@@ -1,5 +1,6 @@
 """Perplexity: equality with independent tools and with dense loops written apart from the package, invariances, streams, and bad input."""
 import argparse
+import copy
 import csv
 import functools
 import gzip
@@ -1480,3 +1481,15 @@ def test_a_table_that_cannot_be_written_is_named(bpe, tmp_path):
         found.to_csv(tmp_path, overwrite=True)
     with pytest.raises(TypeError, match="path None must be the name of a file"):
         found.to_csv(None)
+
+
+def test_the_vocabulary_is_looked_through_once(bpe, monkeypatch):
+    "Which tokens end a word is kept for a tokenizer, and looked up anew where it has got more of them."
+    model, tokenizer, calls, looked = gpt(len(bpe)), copy.deepcopy(bpe), [], room._edges_of
+    monkeypatch.setattr(room, "_edges_of", lambda *given: calls.append(given) or looked(*given))
+    first, again = (surprisal(model, TEXTS[0], tokenizer) for _ in range(2))
+    assert len(calls) == 1 and repr(first) == repr(again)
+    tokenizer.add_tokens(["\u0120zzz"])
+    model.resize_token_embeddings(len(tokenizer))
+    surprisal(model, TEXTS[0], tokenizer)
+    assert len(calls) == 2

@@ -379,8 +379,9 @@ def draw_value(rows):
             line = sorted((r for r in some if r["side"] == kind), key=lambda r: r["train_examples"])
             ax.plot([r["train_examples"] for r in line], [r["mean"] for r in line], "o-", color=colour, label=kind)
             ax.plot([r["train_examples"] for r in line for _ in r["scores"]], [x for r in line for x in r["scores"]], ".", color=colour, alpha=0.5)
-        ax.axhline(some[0]["without_a_model"], color="#999999", linestyle=":", label="without a model")
-        ax.set(xscale="log", xlabel="labelled examples", ylabel=some[0]["measure"], title=name, ylim=(0, None))
+        counts = sorted({r["train_examples"]: r["without_a_model"] for r in some}.items())
+        ax.plot(*zip(*counts), color="#999999", linestyle=":", label="without a model")
+        ax.set(xscale="log", xlabel="labelled examples", ylabel={"span_f1": "F1 of spans", "token_f1": "F1 of tokens", "rougeL": "ROUGE-L"}.get(some[0]["measure"], some[0]["measure"].replace("_", " ")), title=name, ylim=(0, None))
     axes[0].legend(fontsize=8), fig.tight_layout(), fig.savefig(RESULTS / "finetuning-value.png", dpi=90), plt.close(fig)
 
 

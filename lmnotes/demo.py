@@ -168,7 +168,7 @@ class DemoResult:
                  f"pretraining       loss {m['pretraining']['loss_before']:.3f} -> {m['pretraining']['loss_after']:.3f} nats, {m['pretraining']['tokens']:,} tokens",
                  f"saved, loaded     logits bit-identical: {m['round_trip_identical']}"]
         lines += [f"{k.replace('_', ' '):17} accuracy {f[k]['accuracy']:.3f}, macro precision {f[k]['precision']:.3f}, macro recall {f[k]['recall']:.3f}, macro F1 {f[k]['f1']:.3f}" for k in ("pretrained", "random_twin", "majority")]
-        lines += [f"pseudo-perplexity {m['pseudo_perplexity']['pretrained']:.1f}, untrained {m['pseudo_perplexity']['untrained']:.0f}"]
+        lines += [f"pseudo-perplexity {m['pseudo_perplexity']['pretrained']:.1f}, by token frequencies {m['pseudo_perplexity']['frequencies']:.0f}, untrained {m['pseudo_perplexity']['untrained']:.0f}"]
         lines += [f"gap               {g['sentence'][:90]}\n                  {g['word']}: {', '.join(w for w, _ in g['guesses'])}" for g in m["fill_mask"]]
         return "\n".join(lines + [f"{m['seconds']:.0f} s; results in {self.output_dir}, report in {self.output_dir}/report.html"])
 
@@ -353,23 +353,24 @@ def _steps(corpus, folder, budget, seed, device):
     tuned, twin = (_tuned(folder, name, seed, device) for name in ("finetuned", "twin"))
     logger.info("5/7 fine-tuning: %r; random twin: accuracy %.3f", tuned, twin.scores["accuracy"])
     scored = _pseudo_perplexities(model, tokenizer, [t[:300] for t in held[:16]], seed)
-    logger.info("6/7 pseudo-perplexity: %.1f, untrained %.0f", scored["pretrained"].perplexity, scored["untrained"].perplexity)
+    counted = _by_frequency(tokenizer, corpus["train"], [t[:300] for t in held[:16]])
+    logger.info("6/7 pseudo-perplexity: %.1f, by token frequencies %.0f, untrained %.0f", scored["pretrained"].perplexity, counted, scored["untrained"].perplexity)
     gaps = [g for g in (hide_word(s, tokenizer) for s in map(_first_sentence, held)) if g and len(tokenizer(g[0])["input_ids"]) <= _READ][:3]
     filled = [{"sentence": s, "word": w, "guesses": guesses(model, tokenizer, s)} for s, w in gaps]
     logger.info("7/7 gaps filled: %d", len(filled))
     bits = surprisal(model, _first_sentence(next((t for t in held if 40 < len(_first_sentence(t)) < 160), held[0])), tokenizer)
     shutil.rmtree(folder / "twin")
-    return _metrics(report, described, pretrained, identical, tuned, twin, scored, filled, seed, device), _figures(pretrained, tuned, bits)
+    return _metrics(report, described, pretrained, identical, tuned, twin, scored, counted, filled, seed, device), _figures(pretrained, tuned, bits)
 
 
-def _metrics(report, described, pretrained, identical, tuned, twin, scored, filled, seed, device):
+def _metrics(report, described, pretrained, identical, tuned, twin, scored, counted, filled, seed, device):
     "What goes into `metrics.json`."
     return {"corpus": {"source": report.source, "documents": report.documents, "characters": report.characters, "duplicates_removed": report.duplicates_removed},
             "tokenizer": {k: getattr(described, k) for k in ("vocab_size", "texts", "tokens", "characters_per_token", "unknown_tokens")},
             "pretraining": {k: getattr(pretrained, k) for k in ("parameters", "steps", "tokens", "seconds", "loss_before", "loss_after", "history")},
             "round_trip_identical": identical,
             "finetuning": {"pretrained": tuned.scores, "random_twin": twin.scores, "majority": tuned.majority, "labels": tuned.labels},
-            "pseudo_perplexity": {name: r.perplexity for name, r in scored.items()} | {f"{name}_interval": r.interval() for name, r in scored.items()},
+            "pseudo_perplexity": {name: r.perplexity for name, r in scored.items()} | {"frequencies": counted} | {f"{name}_interval": r.interval() for name, r in scored.items()},
             "protocol": scored["pretrained"].protocol | {"model": "pretrained"}, "fill_mask": filled,
             "seed": seed, "device": device, "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}}
 
@@ -400,6 +401,14 @@ def _pseudo_perplexities(model, tokenizer, texts, seed):
     torch.manual_seed(seed)
     untrained = AutoModelForMaskedLM.from_config(model.config).to(model.device).eval()
     return {name: perplexity(m, texts, tokenizer) for name, m in (("pretrained", model), ("untrained", untrained))}
+
+
+def _by_frequency(tokenizer, train, held):
+    "Perplexity of held-out texts where each token is guessed by how often it stands in some ten thousand training texts, drawn evenly: what a model has to beat."
+    texts = train.select(range(0, len(train), -(-len(train) // 10_000)))["text"][:]
+    ids, asked = (np.concatenate(tokenizer(rows, add_special_tokens=False)["input_ids"]).astype(int) for rows in (texts, held))
+    share = (np.bincount(ids, minlength=len(tokenizer)) + 1) / (len(ids) + len(tokenizer))
+    return float(np.exp(-np.log(share[asked]).mean()))
 
 
 def _held_out_texts(corpus, seed):
